@@ -1,0 +1,10 @@
+//! PostgreSQL: read dumps ([`archive`]), learn what a live database holds ([`schema`]), load rows beside production
+//! ([`stage`]), compare ([`diff`]), write what was approved and take it back ([`merge`]).
+
+pub mod archive;
+pub mod connect;
+pub mod diff;
+pub mod merge;
+pub mod name;
+pub mod schema;
+pub mod stage;

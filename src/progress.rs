@@ -1,0 +1,92 @@
+//! How work reports and how it is stopped. Work never draws: it updates one latest-value cell, which a console or a
+//! command line looks at as often as it likes, so a fast worker cannot flood a slow terminal.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+
+/// What the amounts of a [`Report`] count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Bytes,
+    Rows,
+    Items,
+}
+
+/// The latest state of a piece of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What is being done now, for a person: `staging public.registrations`.
+    pub doing: String,
+    pub done: u64,
+    pub total: Option<u64>,
+    pub unit: Unit,
+    /// When the present piece began, so that a viewer can show rate and time left.
+    pub since: Instant,
+}
+
+impl Report {
+    /// Amount per second over the present piece; `None` before there is enough to say.
+    pub fn rate(&self) -> Option<f64> {
+        let seconds = self.since.elapsed().as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
+        (seconds > 0.25 && self.done > 0).then(|| self.done as f64 / seconds)
+    }
+
+    /// Time left at the present rate.
+    pub fn eta(&self) -> Option<Duration> {
+        let left = self.total?.saturating_sub(self.done);
+        #[expect(clippy::cast_precision_loss, reason = "an estimate for the eye")]
+        let seconds = left as f64 / self.rate()?;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+/// The worker's end: cheap to clone, shared by everything that takes part in the work.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    cell: watch::Sender<Report>,
+    cancel: CancellationToken,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        let report = Report { doing: String::new(), done: 0, total: None, unit: Unit::Items, since: Instant::now() };
+        Self { cell: watch::Sender::new(report), cancel: CancellationToken::new() }
+    }
+}
+
+impl Progress {
+    /// Starts a new piece of work; amounts begin again at zero.
+    pub fn begin(&self, doing: impl Into<String>, unit: Unit, total: Option<u64>) {
+        let report = Report { doing: doing.into(), done: 0, total, unit, since: Instant::now() };
+        self.cell.send_replace(report);
+    }
+
+    pub fn advance(&self, amount: u64) {
+        self.cell.send_modify(|report| report.done += amount);
+    }
+
+    /// The viewer's end.
+    pub fn watch(&self) -> watch::Receiver<Report> {
+        self.cell.subscribe()
+    }
+
+    /// Asks the work to stop at its next safe point.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Errors with `cancelled` when the operator asked to stop. Work calls this at safe points only, never inside a write.
+    pub fn check(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// Resolves when the operator asks to stop.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+}
