@@ -1,1 +1,3 @@
-//! .
+//! Drills: the real console, against a private sandbox that nobody's data is in.
+
+pub mod cluster;

@@ -1,0 +1,206 @@
+//! A private PostgreSQL server in a folder: Unix socket only, no TCP, gone when dropped. Drills run against it, and so do
+//! the tests. PostgreSQL refuses to run as root, so root starts it as an ordinary user.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, chown, geteuid};
+
+use crate::error::{Error, Result};
+
+/// How long a server may take to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub struct Cluster {
+    folder: PathBuf,
+    programs: PathBuf,
+    settings: Vec<String>,
+    server: Option<Child>,
+    /// Held open as long as we live; see [`GUARD`].
+    #[expect(dead_code, reason = "it is open or closed, nothing more")]
+    lifeline: Option<ChildStdin>,
+}
+
+/// Waits until its standard input ends, which the kernel sees to even when we are killed, then stops the server and
+/// removes its folder.
+const GUARD: &str = r#"
+trap '' INT HUP TERM
+cat > /dev/null
+if pid=$(head -n 1 "$1/data/postmaster.pid" 2> /dev/null); then
+    kill -QUIT "$pid"
+    while kill -0 "$pid" 2> /dev/null; do sleep 0.1; done
+fi
+rm -rf "$1"
+"#;
+
+impl Cluster {
+    /// Creates and starts a server in a folder that must not exist yet. `programs` holds `initdb` and `postgres`.
+    /// Settings are like `track_commit_timestamp=on`.
+    pub fn create(folder: &Path, programs: &Path, settings: &[&str]) -> Result<Self> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            Error::operator(format!("cannot create the private PostgreSQL server in {}", folder.display()))
+                .detail(format!("{what}: {error}"))
+        };
+        fs::create_dir(folder).map_err(|error| failed("folder", &error))?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(|error| failed("folder", &error))?;
+        if let Some(user) = ordinary_user()? {
+            chown(folder, Some(user.uid), Some(user.gid)).map_err(|error| failed("owner", &error))?;
+        }
+        let mut cluster = Self {
+            folder: folder.to_owned(),
+            programs: programs.to_owned(),
+            settings: settings.iter().map(ToString::to_string).collect(),
+            server: None,
+            lifeline: None,
+        };
+        let output = cluster
+            .command("initdb")?
+            .arg("--pgdata")
+            .arg(cluster.data())
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
+            .output()
+            .map_err(|error| failed("initdb", &error))?;
+        if !output.status.success() {
+            return Err(failed("initdb", &String::from_utf8_lossy(&output.stderr)));
+        }
+        let guard = Command::new("/bin/sh")
+            .args(["-c", GUARD, "guard"])
+            .arg(folder)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| failed("guard", &error))?;
+        cluster.lifeline = guard.stdin;
+        cluster.start()?;
+        Ok(cluster)
+    }
+
+    /// Starts the server again after [`Cluster::kill`].
+    pub fn start(&mut self) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.log());
+        let failed = |why: String| Error::operator("the private PostgreSQL server does not start").detail(why);
+        let log = log.map_err(|error| failed(error.to_string()))?;
+        let mut command = self.command("postgres")?;
+        command.arg("-D").arg(self.data()).args(["-c", "listen_addresses=", "-c"]);
+        command.arg(format!("unix_socket_directories={}", self.folder.display()));
+        // Durability is not lost with fsync off as long as the machine itself stays up, and a sandbox does not outlive it.
+        for setting in ["fsync=off", "logging_collector=off", "timezone=UTC"].iter().copied() {
+            command.args(["-c", setting]);
+        }
+        for setting in &self.settings {
+            command.args(["-c", setting]);
+        }
+        let server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0).spawn();
+        self.server = Some(server.map_err(|error| failed(error.to_string()))?);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // The last line of this file says what state the server is in; it is `ready` once connections are taken.
+            let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+            if state.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+                return Ok(());
+            }
+            let ended = self.server.as_mut().is_some_and(|server| matches!(server.try_wait(), Ok(Some(_))));
+            if ended || Instant::now() > deadline {
+                return Err(failed(fs::read_to_string(self.log()).unwrap_or_default()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends the server as a crash would: SIGKILL to the postmaster and everything it started.
+    pub fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let group = Pid::from_raw(-i32::try_from(server.id()).unwrap_or(i32::MAX));
+            let _ = kill(group, Signal::SIGKILL);
+            let _ = server.wait();
+        }
+    }
+
+    /// A libpq connection string for one of its databases.
+    pub fn conninfo(&self, database: &str) -> String {
+        format!("host={} user=postgres dbname={database}", self.folder.display())
+    }
+
+    /// The folder that holds the socket.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A command of this server's version, run as the server's user.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new(self.programs.join(program));
+        command.current_dir("/").env_clear().env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin").env("TZ", "UTC");
+        command.env("PGHOST", &self.folder).env("PGUSER", "postgres");
+        if let Some(user) = ordinary_user()? {
+            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        }
+        Ok(command)
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let Some(mut server) = self.server.take() else { return };
+        // SIGINT asks for a fast shutdown: open transactions are rolled back, nobody is waited for.
+        let _ = kill(Pid::from_raw(i32::try_from(server.id()).unwrap_or(i32::MAX)), Signal::SIGINT);
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(server.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                self.server = Some(server);
+                self.kill();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The newest PostgreSQL server on this machine: Debian's folders first, then PATH.
+pub fn programs() -> Result<PathBuf> {
+    let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some((entry.as_ref().ok()?.file_name().to_str()?.parse::<u32>().ok()?, entry.ok()?.path())))
+        .collect();
+    versions.sort();
+    let debian = versions.into_iter().rev().map(|(_, path)| path.join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    debian
+        .chain(std::env::split_paths(&path).collect::<Vec<_>>())
+        .find(|folder| folder.join("initdb").is_file())
+        .ok_or_else(|| {
+            Error::operator("no PostgreSQL server is installed on this machine")
+                .hint("Install it: apt-get install postgresql.")
+        })
+}
+
+/// Whom root runs the server as; `None` when we are an ordinary user already.
+fn ordinary_user() -> Result<Option<User>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    for name in ["postgres", "nobody"] {
+        if let Ok(Some(user)) = User::from_name(name) {
+            return Ok(Some(user));
+        }
+    }
+    Err(Error::operator("PostgreSQL does not run as root, and there is no user \"postgres\" or \"nobody\"")
+        .hint("Run this as an ordinary user."))
+}

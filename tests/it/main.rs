@@ -1,0 +1,3 @@
+//! Every test of the project that needs more than one function: one binary, real servers.
+
+mod cluster;
