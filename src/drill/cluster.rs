@@ -23,7 +23,6 @@ pub struct Cluster {
     settings: Vec<String>,
     server: Option<Child>,
     /// Held open as long as we live; see [`GUARD`].
-    #[expect(dead_code, reason = "it is open or closed, nothing more")]
     lifeline: Option<ChildStdin>,
 }
 

@@ -1,0 +1,20 @@
+//! A merge turned out to be wrong: its pre-images are written back, for the rows that nobody has changed since.
+//!
+//! Nothing is asked but consent: what can be taken back is looked up fresh, and the rows that cannot are listed.
+
+use super::{Next, Refusal};
+use crate::recovery::plan::{Plan, Step};
+use crate::recovery::record::{Finding, Look, Record};
+
+/// What comes next in undoing the merge of `recovery`.
+pub fn next(recovery: &str, record: &Record) -> Next {
+    let look = Look::Undo { recovery: recovery.into() };
+    let Some(Finding::Undo(undo)) = record.finding(&look) else { return Next::Look(look) };
+    if undo.tables.iter().all(|table| table.remove + table.set_back + table.bring_back == 0) {
+        return Next::Refuse(Refusal {
+            why: "every row that this recovery wrote has been changed since by somebody else: there is nothing to take back".into(),
+            hints: vec!["The pre-images are still there; compare them by hand if you need to.".into()],
+        });
+    }
+    Next::Ready(Plan { steps: vec![Step::UndoRows { recovery: recovery.into(), undo: undo.clone() }] })
+}

@@ -1,0 +1,259 @@
+//! The journal: what was asked, answered, meant and done, as JSON Lines, one folder a recovery.
+//!
+//! Each line carries the SHA-256 of the line before it, so that an edit, a removal or a reordering shows. A line is on disk
+//! (file and folder synced) before [`Journal::write`] returns: what is intended is known before it is done, and what was
+//! done is known before anybody is told.
+//!
+//! ```text
+//!   {"n":7,"at":"2026-01-15T14:32:05.118Z","prev":"9f2c…","entry":"intent","step":0,…}
+//! ```
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::Flow;
+use super::record::Fact;
+use super::systems::Evidence;
+use crate::error::{Error, Result};
+
+/// The form of a journal; another one is refused with words.
+pub const VERSION: u32 = 1;
+
+const FILE: &str = "journal.jsonl";
+
+/// Something that happened in a recovery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub enum Entry {
+    Started {
+        recovery: String,
+        flow: Flow,
+        system: String,
+        operator: Operator,
+    },
+    Answered {
+        fact: Fact,
+    },
+    WentBack,
+    /// A look that took work: what and with what outcome, for a person.
+    Looked {
+        what: String,
+        outcome: String,
+    },
+    /// The operator typed the phrase; `plan` is the plan itself, `hash` what they saw.
+    Consented {
+        hash: String,
+        typed: String,
+        plan: super::plan::Plan,
+    },
+    /// About to do a step.
+    Intent {
+        step: usize,
+        title: String,
+        hash: String,
+    },
+    Applied {
+        step: usize,
+        evidence: Evidence,
+    },
+    NotApplied {
+        step: usize,
+        error: String,
+    },
+    /// The connection was lost before the outcome was known.
+    Unknown {
+        step: usize,
+        error: String,
+    },
+    Finished {
+        outcome: Outcome,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Recovered,
+    Failed,
+    /// Left before anything was changed.
+    Abandoned,
+}
+
+/// Who did it, and from where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operator {
+    pub user: String,
+    pub host: String,
+    /// The SSH client's address, when there is one.
+    pub from: Option<String>,
+}
+
+/// A line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    pub n: u64,
+    pub at: DateTime<Utc>,
+    pub prev: String,
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// An open journal, to append to.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+    file: File,
+    next: u64,
+    head: String,
+}
+
+impl Journal {
+    /// Creates the folder (mode 0700) and an empty journal (mode 0600) in it.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let failed = |error: std::io::Error| {
+            Error::operator(format!("cannot create the recovery's folder {}", folder.display()))
+                .detail(error)
+                .hint("Check that the folder's parent can be written and that the disk is not full; XDG_STATE_HOME chooses another place.")
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        let file = File::options().create_new(true).append(true).mode(0o600).open(folder.join(FILE)).map_err(failed)?;
+        sync_folder(folder).map_err(failed)?;
+        if let Some(parent) = folder.parent() {
+            sync_folder(parent).map_err(failed)?;
+        }
+        Ok(Self { folder: folder.to_owned(), file, next: 0, head: seed() })
+    }
+
+    /// Appends an entry and returns when it is on disk. An error here is final: nothing may be done that was not written.
+    pub fn write(&mut self, entry: Entry) -> Result<()> {
+        let line = Line { n: self.next, at: Utc::now(), prev: self.head.clone(), entry };
+        let mut text = serde_json::to_string(&line)
+            .map_err(|error| Error::bug("a journal entry cannot be written").detail(error))?;
+        let head = digest(&text);
+        text.push('\n');
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all());
+        written.map_err(|error| {
+            Error::operator(format!("cannot write the journal in {}", self.folder.display()))
+                .detail(error)
+                .hint("Nothing is done that the journal does not know of. Free some space or repair the disk, then start again.")
+        })?;
+        self.next += 1;
+        self.head = head;
+        Ok(())
+    }
+
+    /// The SHA-256 of the last line: whoever keeps it can tell whether the journal was cut later.
+    pub fn head(&self) -> &str {
+        &self.head
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// Reads a journal and checks its chain. The error names the first line that does not fit.
+pub fn read(folder: &Path) -> Result<Vec<Line>> {
+    let path = folder.join(FILE);
+    let wrong = |n: usize, why: &str| {
+        Error::operator(format!("line {} of {} {why}", n + 1, path.display()))
+            .hint("The journal was edited or damaged from that line on; what stands before it is sound.")
+    };
+    let file = File::open(&path).map_err(|error| {
+        Error::operator(format!("cannot read the journal {}", path.display()))
+            .detail(error)
+            .hint("Check the recovery's id: lifeboat journal lists them.")
+    })?;
+    let mut lines = Vec::new();
+    let mut prev = seed();
+    for (n, text) in BufReader::new(file).lines().enumerate() {
+        let text = text.map_err(|error| wrong(n, "cannot be read").detail(error))?;
+        let line: Line =
+            serde_json::from_str(&text).map_err(|error| wrong(n, "is not a journal entry").detail(error))?;
+        if line.prev != prev || line.n != n as u64 {
+            return Err(wrong(n, "does not follow from the line before it"));
+        }
+        prev = digest(&text);
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+/// The recoveries beneath a state folder, newest first.
+pub fn list(state: &Path) -> Vec<String> {
+    let folder = fs::read_dir(state.join("recoveries"));
+    let mut ids: Vec<_> =
+        folder.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    ids.sort_unstable_by(|a, b| b.cmp(a));
+    ids
+}
+
+/// A recovery's id: sorts by time, is unique, and fits into a schema's name: `20260115_143205_a1b2`.
+pub fn new_id(now: DateTime<Utc>) -> String {
+    let mut random = [0; 2];
+    // A clash makes `Journal::create` fail, so that even no randomness at all could not mix two recoveries.
+    let _ = File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut random));
+    format!("{}_{:02x}{:02x}", now.format("%Y%m%d_%H%M%S"), random[0], random[1])
+}
+
+/// Who is at the keyboard.
+pub fn operator() -> Operator {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+    let from = std::env::var("SSH_CONNECTION").ok().and_then(|from| from.split(' ').next().map(str::to_owned));
+    Operator { user: user.unwrap_or_else(|| "unknown".into()), host: host.unwrap_or_else(|| "unknown".into()), from }
+}
+
+fn seed() -> String {
+    digest(&format!("lifeboat journal {VERSION}"))
+}
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal(folder: &Path) -> PathBuf {
+        let folder = folder.join("r");
+        let mut journal = Journal::create(&folder).unwrap();
+        for outcome in ["3 points", "1 dump", "5 tables"] {
+            journal.write(Entry::Looked { what: "look".into(), outcome: outcome.into() }).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn every_edit_and_removal_is_found() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = journal(temporary.path());
+        assert_eq!(read(&folder).unwrap().len(), 3);
+        let path = folder.join(FILE);
+        let sound = fs::read_to_string(&path).unwrap();
+        let edited = sound.replace("3 points", "4 points");
+        fs::write(&path, edited).unwrap();
+        assert!(read(&folder).unwrap_err().message.starts_with("line 2 of"));
+        let removed: Vec<_> = sound.lines().enumerate().filter(|(n, _)| *n != 1).map(|(_, line)| line).collect();
+        fs::write(&path, removed.join("\n")).unwrap();
+        assert!(read(&folder).unwrap_err().message.ends_with("does not follow from the line before it"));
+    }
+
+    #[test]
+    fn ids_sort_by_time() {
+        let early = new_id(DateTime::from_timestamp(1_700_000_000, 0).unwrap());
+        let late = new_id(DateTime::from_timestamp(1_800_000_000, 0).unwrap());
+        assert!(early < late && late.len() == 20);
+    }
+}

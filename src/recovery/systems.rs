@@ -1,0 +1,37 @@
+//! The only door to anything outside: everything a recovery looks at or changes goes through here.
+
+use std::future::Future;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Step;
+use super::record::{Finding, Look};
+use crate::error::Result;
+use crate::postgres::diff::{Filter, Page};
+use crate::postgres::merge::{Applied, Proof};
+use crate::progress::Progress;
+
+/// What a step did, as its own checks saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "evidence", content = "of", rename_all = "snake_case")]
+pub enum Evidence {
+    Merged(Applied),
+    Proved(Proof),
+    Undone(Applied),
+    ScratchDropped,
+}
+
+/// The project's one trait, since tests need a scripted second implementation. Drills use the real one.
+pub trait Systems: Send + Sync + 'static {
+    /// Reads, or writes only in scratch space named after the recovery.
+    fn look(&self, look: &Look, progress: &Progress) -> impl Future<Output = Result<Finding>> + Send;
+
+    /// Does one step of a confirmed plan; `hash` is the plan's.
+    fn execute(&self, step: &Step, hash: &str, progress: &Progress) -> impl Future<Output = Result<Evidence>> + Send;
+
+    /// Some rows of the diff of the `table`-th staged table, after row number `after`.
+    fn page(&self, table: usize, filter: &Filter, after: i64, limit: u32) -> impl Future<Output = Result<Page>> + Send;
+
+    /// How many rows of that diff match.
+    fn matches(&self, table: usize, filter: &Filter) -> impl Future<Output = Result<u64>> + Send;
+}
