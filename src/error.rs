@@ -21,6 +21,8 @@ pub enum Kind {
     Target,
     /// The backup is missing, damaged or not what it was taken for.
     Backup,
+    /// The connection was lost in the one moment that matters, and nobody could be asked what happened since.
+    Unresolved,
     /// The operator asked to stop.
     Cancelled,
     /// Lifeboat itself is wrong.
@@ -63,6 +65,10 @@ impl Error {
         Self::new(Kind::Bug, message)
     }
 
+    pub fn unresolved(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unresolved, message)
+    }
+
     pub fn cancelled() -> Self {
         Self::new(Kind::Cancelled, "cancelled")
     }
@@ -88,6 +94,7 @@ impl Error {
             Kind::Refused => 3,
             Kind::Backup => 4,
             Kind::Target => 5,
+            Kind::Unresolved => 6,
             Kind::Bug => 70,
             Kind::Cancelled => 130,
         }

@@ -88,8 +88,13 @@ impl Recovery {
         Ok(self.record.back())
     }
 
-    pub fn found(&mut self, look: Look, finding: Finding) {
+    /// Takes a finding, and journals what it says when the recovery goes on from it.
+    pub fn found(&mut self, look: Look, finding: Finding) -> Result<()> {
+        if let Some((what, outcome)) = report::summary(&self.record, &look, &finding) {
+            self.journal.write(Entry::Looked { what, outcome })?;
+        }
         self.record.found(look, finding);
+        Ok(())
     }
 
     /// Forgets the diff and everything after it, so that production is compared afresh.

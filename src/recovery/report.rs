@@ -1,1 +1,322 @@
-//! .
+//! The report of a recovery, in Markdown, made from its journal and nothing else: what was asked and answered, what was
+//! found, what was done with which counts, and how it was proved.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::journal::{self, Entry, Line, Outcome};
+use super::plan::{Effect, Plan};
+use super::record::{Fact, Finding, Incident, Look, Record, Scope};
+use super::systems::Evidence;
+use crate::error::{Error, Result};
+use crate::postgres::merge::{Applied, Choice, Proof, Triggers};
+use crate::text::{self, clean, counted};
+
+const FILE: &str = "report.md";
+
+/// What a finding says, for the journal; `None` for looks that the recovery does not go on from.
+pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(String, String)> {
+    let what = match look {
+        Look::Points => return None,
+        Look::Contents { point } => {
+            if record.point() != Some(point) {
+                return None;
+            }
+            "recovery point"
+        }
+        Look::Tables { .. } => "server",
+        Look::Diff { .. } => "difference",
+        Look::Freeze { .. } => "change-set",
+        Look::Undo { .. } => "what can be taken back",
+    };
+    let outcome = match finding {
+        Finding::Points(_) => return None,
+        Finding::Contents(_) => {
+            let point = record.points()?.iter().find(|point| record.point() == Some(&point.id))?;
+            let loss = match record.incident() {
+                Some(Incident::At(incident)) => match (incident - point.instant.to_utc()).to_std() {
+                    Ok(loss) => format!(", data-loss window {}", text::duration(loss)),
+                    Err(_) => ", made after the incident".into(),
+                },
+                Some(Incident::Unknown) | None => String::new(),
+            };
+            format!(
+                "{} of {} from {} ({}){loss}, in {}",
+                point.short(),
+                point.instant.format("%Y-%m-%d %H:%M:%S %:z"),
+                point.host,
+                point.tags.join(", "),
+                point.repository
+            )
+        }
+        Finding::Tables(tables) => format!(
+            "{}, {}, system identifier {}",
+            tables.server.shown, tables.server.version, tables.server.system_identifier
+        ),
+        Finding::Diff(diffs) => join(diffs.iter().map(|diff| {
+            format!(
+                "{}: {} missing, {} changed, {} extra, {} same (backup {}, production {})",
+                diff.table,
+                text::count(diff.missing),
+                text::count(diff.changed),
+                text::count(diff.extra),
+                text::count(diff.same),
+                text::count(diff.backup_rows),
+                text::count(diff.live_rows)
+            )
+        })),
+        Finding::Frozen(changes) => format!(
+            "{}; SHA-256 {}",
+            join(changes.tables.iter().map(|table| {
+                format!(
+                    "{}: {} to insert, {} to update, {} to delete",
+                    table.table,
+                    text::count(table.inserts),
+                    text::count(table.updates),
+                    text::count(table.deletes)
+                )
+            })),
+            changes.hash
+        ),
+        Finding::Undo(undo) => join(undo.tables.iter().map(|table| {
+            format!(
+                "{}: {} to remove, {} to set back, {} to bring back, {} kept since they were changed",
+                table.table,
+                text::count(table.remove),
+                text::count(table.set_back),
+                text::count(table.bring_back),
+                text::count(table.kept)
+            )
+        })),
+    };
+    Some((what.into(), outcome))
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join("; ")
+}
+
+/// Writes the report into the recovery's folder and returns its path.
+pub fn write(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join(FILE);
+    std::fs::write(&path, markdown(&journal::read(folder)?)).map_err(|error| {
+        Error::operator(format!("cannot write the report {}", path.display()))
+            .detail(error)
+            .hint("What was done stands in the journal beside it: lifeboat report prints it again.")
+    })?;
+    Ok(path)
+}
+
+/// The report as Markdown.
+pub fn markdown(lines: &[Line]) -> String {
+    let mut page = String::new();
+    if let Some(Line { at, entry: Entry::Started { recovery, system, operator, .. }, .. }) = lines.first() {
+        let from = operator.from.as_deref().map(|from| format!(", connected from {}", clean(from))).unwrap_or_default();
+        let _ = writeln!(page, "# Recovery {}\n", clean(recovery));
+        let _ = writeln!(page, "- System: {}", clean(system));
+        let _ = writeln!(page, "- Operator: {} on {}{from}", clean(&operator.user), clean(&operator.host));
+        let _ = writeln!(page, "- Begun: {} UTC", at.format("%Y-%m-%d %H:%M:%S"));
+    }
+    if let Some(last) = lines.last() {
+        let _ = writeln!(page, "- Last entry: {} UTC", last.at.format("%Y-%m-%d %H:%M:%S"));
+    }
+    let _ = writeln!(page, "- Outcome: **{}**", outcome(lines));
+    let _ = writeln!(page, "- Changed in production: {}\n", changed(lines));
+    for line in lines {
+        if let Entry::Consented { hash, typed, plan } = &line.entry {
+            push_plan(&mut page, hash, typed, plan);
+        }
+    }
+    for line in lines {
+        if let Entry::Applied { evidence, .. } = &line.entry {
+            push_evidence(&mut page, evidence);
+        }
+    }
+    let _ = writeln!(page, "## Timeline (UTC)\n\n| time | what |\n|---|---|");
+    for line in lines {
+        let _ = writeln!(page, "| {} | {} |", line.at.format("%Y-%m-%d %H:%M:%S%.3f"), cell(&told(&line.entry)));
+    }
+    page
+}
+
+/// What the journal says was changed so far, for every place that shows an error.
+pub fn changed(lines: &[Line]) -> String {
+    let done: Vec<String> = lines
+        .iter()
+        .filter_map(|line| match &line.entry {
+            Entry::Applied { evidence: Evidence::Merged(applied) | Evidence::Undone(applied), .. } => {
+                Some(counts(applied))
+            }
+            Entry::Unknown { .. } => Some("not known: the connection was lost while committing".into()),
+            _ => None,
+        })
+        .collect();
+    if done.is_empty() { "nothing".into() } else { done.join("; ") }
+}
+
+fn outcome(lines: &[Line]) -> &'static str {
+    let last = lines
+        .iter()
+        .rev()
+        .find_map(|line| if let Entry::Finished { outcome } = line.entry { Some(outcome) } else { None });
+    match last {
+        Some(Outcome::Recovered) => "done and proved",
+        Some(Outcome::Failed) => "failed",
+        Some(Outcome::Abandoned) => "left before anything was changed",
+        None => "not finished",
+    }
+}
+
+fn push_plan(page: &mut String, hash: &str, typed: &str, plan: &Plan) {
+    let _ = writeln!(page, "## What was consented to\n\nTyped: `{}`. SHA-256 of the plan: `{hash}`.\n", clean(typed));
+    for (number, step) in plan.steps.iter().enumerate() {
+        let effect = match step.effect() {
+            Effect::Read => "reads",
+            Effect::Scratch => "scratch space",
+            Effect::Live => "**changes production**",
+        };
+        let _ = writeln!(page, "{}. {} ({effect})", number + 1, step.title());
+    }
+    let statements: Vec<_> = plan.steps.iter().flat_map(super::plan::Step::statements).collect();
+    if !statements.is_empty() {
+        let _ = writeln!(page, "\n```sql");
+        for line in statements.iter().flat_map(|statement| statement.lines()) {
+            let _ = writeln!(page, "{}", clean(line));
+        }
+        let _ = writeln!(page, "```\n");
+    }
+}
+
+fn push_evidence(page: &mut String, evidence: &Evidence) {
+    match evidence {
+        Evidence::Merged(applied) | Evidence::Undone(applied) => {
+            let _ = writeln!(page, "## What was written\n\nIn one transaction, {}.\n", clean(&applied.transaction));
+            let _ = writeln!(page, "| table | inserted | updated | deleted |\n|---|---:|---:|---:|");
+            for table in &applied.tables {
+                let _ = writeln!(
+                    page,
+                    "| {} | {} | {} | {} |",
+                    cell(&table.table.to_string()),
+                    text::count(table.inserted),
+                    text::count(table.updated),
+                    text::count(table.deleted)
+                );
+            }
+            page.push('\n');
+        }
+        Evidence::Proved(proof) => push_proof(page, proof),
+        Evidence::ScratchDropped => {}
+    }
+}
+
+fn push_proof(page: &mut String, proof: &Proof) {
+    let _ = writeln!(
+        page,
+        "## Proof\n\n| table | rows written | differ from the backup now | of those, written by others since |\n|---|---:|---:|---:|"
+    );
+    for table in &proof.tables {
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} | {} |",
+            cell(&table.table.to_string()),
+            text::count(table.written),
+            text::count(table.differing),
+            text::count(table.moved_since)
+        );
+    }
+    page.push('\n');
+    for (constraint, orphans) in &proof.foreign_keys {
+        let _ = writeln!(page, "- foreign key {}: {}", clean(constraint), counted(*orphans, "orphan", "orphans"));
+    }
+    page.push('\n');
+}
+
+fn counts(applied: &Applied) -> String {
+    join(applied.tables.iter().map(|table| {
+        format!(
+            "{}: {} inserted, {} updated, {} deleted",
+            clean(&table.table.to_string()),
+            text::count(table.inserted),
+            text::count(table.updated),
+            text::count(table.deleted)
+        )
+    }))
+}
+
+/// One journal entry as a sentence.
+pub fn told(entry: &Entry) -> String {
+    match entry {
+        Entry::Started { recovery, .. } => format!("recovery {recovery} begun"),
+        Entry::Answered { fact } => told_fact(fact),
+        Entry::WentBack => "last answer taken back".into(),
+        Entry::Looked { what, outcome } => format!("{what}: {outcome}"),
+        Entry::Consented { hash, typed, .. } => {
+            format!("consent given by typing {typed}; plan {}", &hash[..hash.len().min(12)])
+        }
+        Entry::Intent { title, .. } => format!("begin: {title}"),
+        Entry::Applied { evidence, .. } => match evidence {
+            Evidence::Merged(applied) => format!("committed: {}", counts(applied)),
+            Evidence::Undone(applied) => format!("taken back: {}", counts(applied)),
+            Evidence::Proved(proof) => format!(
+                "proved: {} differ",
+                counted(proof.tables.iter().map(|table| table.differing).sum(), "written row", "written rows")
+            ),
+            Evidence::ScratchDropped => "staging schema removed".into(),
+        },
+        Entry::NotApplied { error, .. } => format!("not applied, rolled back: {error}"),
+        Entry::Unknown { error, .. } => format!("outcome not known: {error}"),
+        Entry::Finished { outcome } => match outcome {
+            Outcome::Recovered => "finished".into(),
+            Outcome::Failed => "stopped at the first failure".into(),
+            Outcome::Abandoned => "left".into(),
+        },
+    }
+}
+
+fn told_fact(fact: &Fact) -> String {
+    match fact {
+        Fact::Incident(Incident::At(instant)) => format!("incident time {} UTC", instant.format("%Y-%m-%d %H:%M:%S")),
+        Fact::Incident(Incident::Unknown) => "incident time not known".into(),
+        Fact::Point(point) => format!("recovery point {}", point.get(..8).unwrap_or(point)),
+        Fact::Scope(Scope::System) => "the full system".into(),
+        Fact::Scope(Scope::Tables) => "some tables".into(),
+        Fact::Scope(Scope::Files) => "some files".into(),
+        Fact::Scope(Scope::Moment) => "a moment in time".into(),
+        Fact::Dump(path) => format!("dump {path}"),
+        Fact::Tables(tables) => format!("tables {}", join(tables.iter().map(ToString::to_string))),
+        Fact::Keys(keys) => {
+            join(keys.iter().map(|key| format!("rows of {} paired by {}", key.table, key.columns.join(", "))))
+        }
+        Fact::Stage => "agreed to load the rows beside production".into(),
+        Fact::Rows(choices) => join(choices.iter().map(told_choice)),
+        Fact::Triggers(Triggers::Fire) => "triggers fire".into(),
+        Fact::Triggers(Triggers::Skip) => "triggers skipped".into(),
+    }
+}
+
+fn told_choice(choice: &Choice) -> String {
+    let classes =
+        choice.classes.iter().map(|class| format!("{class:?}").to_lowercase()).collect::<Vec<_>>().join(" and ");
+    let mut told = format!("write {} rows of {}", if classes.is_empty() { "no" } else { &classes }, choice.table);
+    if let Some(columns) = &choice.columns {
+        let _ = write!(told, ", columns {}", columns.join(", "));
+    }
+    if let Some(transactions) = &choice.transactions {
+        let ids: Vec<_> = transactions.iter().map(ToString::to_string).collect();
+        let _ = write!(told, ", last written by transaction {}", ids.join(", "));
+    }
+    if let Some(condition) = &choice.condition {
+        let _ = write!(told, ", where {condition}");
+    }
+    if let Some(only) = &choice.only {
+        let _ = write!(told, ", only {}", counted(only.len() as u64, "row", "rows"));
+    }
+    if !choice.except.is_empty() {
+        let _ = write!(told, ", without {}", counted(choice.except.len() as u64, "row", "rows"));
+    }
+    told
+}
+
+fn cell(text: &str) -> String {
+    clean(text).replace('|', "\\|")
+}

@@ -24,12 +24,18 @@ pub enum Evidence {
 /// The project's one trait, since tests need a scripted second implementation. Drills use the real one.
 pub trait Systems: Send + Sync + 'static {
     /// Reads, or writes only in scratch space named after the recovery.
-    fn look(&self, look: &Look, progress: &Progress) -> impl Future<Output = Result<Finding>> + Send;
+    fn look(&self, recovery: &str, look: &Look, progress: &Progress) -> impl Future<Output = Result<Finding>> + Send;
 
     /// Does one step of a confirmed plan; `hash` is the plan's.
-    fn execute(&self, step: &Step, hash: &str, progress: &Progress) -> impl Future<Output = Result<Evidence>> + Send;
+    fn execute(
+        &self,
+        recovery: &str,
+        step: &Step,
+        hash: &str,
+        progress: &Progress,
+    ) -> impl Future<Output = Result<Evidence>> + Send;
 
-    /// Some rows of the diff of the `table`-th staged table, after row number `after`.
+    /// Some rows of the present diff's `table`-th table, after row number `after`.
     fn page(&self, table: usize, filter: &Filter, after: i64, limit: u32) -> impl Future<Output = Result<Page>> + Send;
 
     /// How many rows of that diff match.
