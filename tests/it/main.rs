@@ -2,4 +2,5 @@
 
 mod cluster;
 mod decisions;
+mod sandbox;
 mod tidy;
