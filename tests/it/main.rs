@@ -1,3 +1,4 @@
 //! Every test of the project that needs more than one function: one binary, real servers.
 
+mod backup;
 mod cluster;
