@@ -689,7 +689,7 @@ fn an_s3_bucket_is_read() {
     let port = free_port();
     let _server = Server::start(Command::new("moto_server").args(["-H", "127.0.0.1", "-p", &port.to_string()]), port);
     let none = Repository::open(&location(&format!("s3:http://127.0.0.1:{port}/nothing/db"))).err().unwrap();
-    assert_eq!(none.message, format!("there is no repository at s3:http://127.0.0.1:{port}/nothing/db"));
+    assert_eq!(none.message, format!("there is no repository at s3:http://127.0.0.1:{port}/nothing/db"), "{none:?}");
     round_trip(&format!("s3:http://127.0.0.1:{port}/backups/a/db"));
 }
 
