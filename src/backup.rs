@@ -10,8 +10,8 @@
 //! Calls block, also on the network: an asynchronous caller makes them on a blocking thread (`spawn_blocking`), and
 //! drops a [`Repository`] there too.
 //!
-//! Format: restic's `doc/design.rst`, repository versions 1 and 2. rustic_core derives the key and takes names apart,
-//! rustic_backend speaks REST and rclone; the head of each file here says why the rest is done by itself.
+//! Format: restic's `doc/design.rst`, repository versions 1 and 2. `rustic_core` derives the key and takes names apart,
+//! `rustic_backend` speaks REST and rclone; the head of each file here says why the rest is done by itself.
 
 mod blobs;
 mod file;
@@ -83,8 +83,11 @@ struct Inner {
     snapshots: Mutex<HashMap<Id, Snapshot>>,
     /// By the name of the damaged thing.
     damage: Mutex<BTreeMap<String, String>>,
-    trees: Mutex<VecDeque<(Id, usize, Arc<Vec<Node>>)>>,
+    trees: Mutex<VecDeque<KeptTree>>,
 }
+
+/// A folder's blob, its length and its content.
+type KeptTree = (Id, usize, Arc<Vec<Node>>);
 
 #[derive(Deserialize)]
 struct ConfigOfFile {

@@ -2,7 +2,7 @@
 //!
 //! Sealed bytes are `nonce (16) | AES-256-CTR ciphertext | Poly1305-AES tag (16)`. A repository file (snapshot, index,
 //! lock, config) is JSON inside, or in version 2 a byte `2` and zstd-compressed JSON. Source: restic's
-//! `doc/design.rst`. rustic_core derives the key; opening seals is done here, because its own readers decompress
+//! `doc/design.rst`. `rustic_core` derives the key; opening seals is done here, because its own readers decompress
 //! without a limit and hand the bytes out unchecked.
 
 use std::collections::BTreeMap;

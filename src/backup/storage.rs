@@ -3,7 +3,7 @@
 //! Invariant: nothing here can write. Every byte that comes in is counted, every whole file is compared with its name
 //! (which is its SHA-256), and every failure is told in our words, without the password that may be inside the URL.
 //!
-//! Local folders, S3 and SFTP are read directly and not through rustic_backend: its listings leave out what they could
+//! Local folders, S3 and SFTP are read directly and not through `rustic_backend`: its listings leave out what they could
 //! not read, so that an unreadable folder looks like a repository without snapshots, and its SFTP creates the folder
 //! it is pointed at.
 
@@ -34,7 +34,7 @@ use crate::text;
 /// How often a request is tried again, waiting 1 s, 2 s, 4 s.
 const RETRIES: usize = 3;
 /// How long one request may take.
-const TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What is stored in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,12 +303,12 @@ impl From<opendal::Error> for Trouble {
 
 impl From<Box<RusticError>> for Trouble {
     fn from(error: Box<RusticError>) -> Self {
-        let words = error.source().map_or_else(|| error.display_log(), |source| with_sources(source));
+        let words = error.source().map_or_else(|| error.display_log(), with_sources);
         Self { cause: cause_in(&words), words }
     }
 }
 
-/// rustic_backend hides the HTTP client's error type, so that its text is the only place that holds the cause.
+/// `rustic_backend` hides the HTTP client's error type, so that its text is the only place that holds the cause.
 fn cause_in(words: &str) -> Cause {
     let holds = |marks: &[&str]| marks.iter().any(|mark| words.contains(mark));
     if holds(&["404 Not Found", "NoSuchBucket"]) {

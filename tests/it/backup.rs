@@ -1,5 +1,7 @@
 //! Repositories made by the real restic, read by us.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -482,6 +484,7 @@ fn a_missing_path_names_what_is_there() {
 
 #[test]
 fn a_walk_lists_everything_or_says_that_it_did_not() {
+    use EntryKind::{File, Folder};
     let folder = TempDir::new().unwrap();
     let (source, repository) = (folder.path().join("source"), folder.path().join("repository"));
     fs::create_dir_all(source.join("a/b")).unwrap();
@@ -493,7 +496,6 @@ fn a_walk_lists_everything_or_says_that_it_did_not() {
     let snapshot = newest(&open);
     let all = open.entries(&snapshot, 100).unwrap();
     let shown: Vec<_> = all.entries.iter().map(|entry| (entry.path.as_str(), entry.kind, entry.size)).collect();
-    use EntryKind::{File, Folder};
     assert_eq!(shown, [("/a", Folder, 0), ("/a/b", Folder, 0), ("/a/b/c", File, 5), ("/z", File, 0)]);
     assert!(all.complete);
     let some = open.entries(&snapshot, 3).unwrap();
