@@ -10,9 +10,10 @@
 //! Calls block, also on the network: an asynchronous caller makes them on a blocking thread (`spawn_blocking`), and
 //! drops a [`Repository`] there too.
 //!
-//! Format: restic's `doc/design.rst`, repository versions 1 and 2. rustic_core derives the key and takes names apart,
-//! rustic_backend speaks REST and rclone; the head of each file here says why the rest is done by itself.
+//! Format: restic's `doc/design.rst`, repository versions 1 and 2. `rustic_core` derives the key and takes names apart,
+//! `rustic_backend` speaks REST and rclone; the head of each file here says why the rest is done by itself.
 
+mod blobs;
 mod file;
 mod index;
 mod location;
@@ -33,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::text;
-use index::{BlobKind, Copy, Index};
+use index::Index;
 use seal::Seal;
 use storage::{Failure, Storage, Stored, Why};
 use tree::Node;
@@ -43,10 +44,6 @@ pub use location::{Location, Password};
 pub use place::{Place, ReadSeek};
 pub use tree::{Entries, Entry, EntryKind};
 
-/// How many keys are tried with a password, as restic does.
-const MAX_KEYS: usize = 20;
-/// Bytes of folder blobs whose content is kept.
-const KEPT_TREES: usize = 8 << 20;
 /// restic refreshes its locks every 5 minutes and takes one for stale after 30.
 const STALE_LOCK_MINUTES: i64 = 30;
 
@@ -86,8 +83,11 @@ struct Inner {
     snapshots: Mutex<HashMap<Id, Snapshot>>,
     /// By the name of the damaged thing.
     damage: Mutex<BTreeMap<String, String>>,
-    trees: Mutex<VecDeque<(Id, usize, Arc<Vec<Node>>)>>,
+    trees: Mutex<VecDeque<KeptTree>>,
 }
+
+/// A folder's blob, its length and its content.
+type KeptTree = (Id, usize, Arc<Vec<Node>>);
 
 #[derive(Deserialize)]
 struct ConfigOfFile {
@@ -126,7 +126,7 @@ impl Repository {
         let storage = Storage::connect(location)?;
         let config = storage.read_config().map_err(|failure| no_repository(&storage, failure))?;
         let password = location.password()?;
-        let (seal, damage) = find_key(&storage, password.reveal())?;
+        let (seal, damage) = Seal::find(&storage, password.reveal())?;
         let damaged = |words| storage.damaged(&Stored::Config.file(&Id::default()), words).error;
         let config = seal.document(&config).map_err(damaged)?;
         let config: ConfigOfFile = serde_json::from_slice(&config).map_err(|error| damaged(error.to_string()))?;
@@ -356,142 +356,6 @@ impl Repository {
         }
         Ok(nodes)
     }
-
-    fn tree(&self, id: &Id) -> Result<Arc<Vec<Node>>, Failure> {
-        if let Some((_, _, nodes)) = held(&self.0.trees).iter().find(|(kept, _, _)| kept == id) {
-            return Ok(nodes.clone());
-        }
-        let json = self.fetch(BlobKind::Tree, id)?;
-        let nodes = tree::parse(&json).map_err(|error| self.damaged(&format!("folder {id}"), error))?;
-        let nodes = Arc::new(nodes);
-        let mut trees = held(&self.0.trees);
-        trees.push_back((*id, json.len(), nodes.clone()));
-        while trees.len() > 1 && trees.iter().map(|(_, size, _)| size).sum::<usize>() > KEPT_TREES {
-            trees.pop_front();
-        }
-        Ok(nodes)
-    }
-
-    /// The plain length of a blob, from the index.
-    fn blob_length(&self, id: &Id) -> Result<u32> {
-        let copies = self.located(BlobKind::Data, id, &*self.index()?)?;
-        if let Some(copy) = copies.first() {
-            return Ok(copy.plain_length());
-        }
-        let copies = self.located(BlobKind::Data, id, &*self.reload()?)?;
-        Ok(copies.first().map(Copy::plain_length).ok_or_else(|| self.not_indexed(id))?)
-    }
-
-    /// The bytes of a blob, proven by their SHA-256.
-    fn blob(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>> {
-        Ok(self.fetch(kind, id)?)
-    }
-
-    /// Tries every copy of a blob, and once more after reading the index again when it was moved or is new.
-    fn fetch(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>, Failure> {
-        let index = self.index()?;
-        match self.fetch_by(kind, id, &index) {
-            Err(failure) if failure.why == Why::Missing => {
-                let again = self.reload()?;
-                if Arc::ptr_eq(&index, &again) { Err(failure) } else { self.fetch_by(kind, id, &again) }
-            }
-            result => result,
-        }
-    }
-
-    fn fetch_by(&self, kind: BlobKind, id: &Id, index: &Index) -> Result<Vec<u8>, Failure> {
-        let mut failed = None;
-        for copy in self.located(kind, id, index)? {
-            match self.fetch_copy(id, &copy) {
-                Ok(plain) => return Ok(plain),
-                // A copy that is damaged is worth more words than one that is gone.
-                Err(failure) if failed.is_none() || failure.why == Why::Damaged => failed = Some(failure),
-                Err(_) => {}
-            }
-        }
-        Err(failed.unwrap_or_else(|| self.not_indexed(id)))
-    }
-
-    fn fetch_copy(&self, id: &Id, copy: &Copy) -> Result<Vec<u8>, Failure> {
-        let object = format!("blob {id} in pack {}", copy.pack);
-        let sealed = self.0.storage.read_part(&copy.pack, copy.offset, copy.length);
-        let sealed = sealed.inspect_err(|failure| self.remember(&object, failure))?;
-        let plain = self.0.seal.blob(&sealed, copy.compressed_from).map_err(|words| self.damaged(&object, words))?;
-        if storage::hash(&plain) == *id {
-            return Ok(plain);
-        }
-        Err(self.damaged(&object, "its SHA-256 is not its id".into()))
-    }
-
-    fn located(&self, kind: BlobKind, id: &Id, index: &Index) -> Result<Vec<Copy>, Failure> {
-        index.find(kind, id).map_err(|words| self.damaged("the index", words))
-    }
-
-    fn not_indexed(&self, id: &Id) -> Failure {
-        let error = Error::backup(format!("blob {id} is not in the index of repository {}", self.shown()));
-        let damage = held(&self.0.damage);
-        let error = damage.values().fold(error, |error, words| error.hint(format!("{words}.")));
-        let error = error
-            .hint("Other data of this repository is still usable: choose another recovery point or file.")
-            .hint("Run `restic check`; where an index file is damaged, `restic rebuild-index` makes it anew from the packs.");
-        Failure { why: Why::Missing, error }
-    }
-
-    fn index(&self) -> Result<Arc<Index>, Failure> {
-        let mut held = held(&self.0.index);
-        if let Some(index) = &*held {
-            return Ok(index.clone());
-        }
-        let index = Arc::new(self.read_index()?);
-        *held = Some(index.clone());
-        Ok(index)
-    }
-
-    /// The index as it is now: the same one when no index file came or went.
-    fn reload(&self) -> Result<Arc<Index>, Failure> {
-        let mut held = held(&self.0.index);
-        let mut files: Vec<Id> = self.0.storage.list(Stored::Index)?.into_iter().map(|(id, _)| id).collect();
-        files.sort_unstable();
-        if let Some(index) = &*held
-            && index.files == files
-        {
-            return Ok(index.clone());
-        }
-        let index = Arc::new(self.read_index()?);
-        *held = Some(index.clone());
-        Ok(index)
-    }
-
-    /// Reads all index files. A damaged one is remembered, and what it alone knew is not found.
-    fn read_index(&self) -> Result<Index, Failure> {
-        const ATTEMPTS: usize = 3;
-        let mut attempt = 1;
-        'again: loop {
-            let files = self.0.storage.list(Stored::Index)?;
-            let read =
-                at_once(self.parallel().min(4), &files, |(id, size)| (*id, self.document(Stored::Index, id, *size)));
-            let mut index = Index::default();
-            for (id, json) in read {
-                match json {
-                    Ok(json) => {
-                        if let Err(words) = index.add(id, &json) {
-                            self.damaged(&Stored::Index.file(&id), words);
-                            index.files.push(id);
-                        }
-                    }
-                    Err(failure) if failure.why == Why::Damaged => index.files.push(id),
-                    // Replaced since it was listed: a backup or a prune has just ended.
-                    Err(failure) if failure.why == Why::Missing && attempt < ATTEMPTS => {
-                        attempt += 1;
-                        continue 'again;
-                    }
-                    Err(failure) => return Err(failure),
-                }
-            }
-            index.sort();
-            return Ok(index);
-        }
-    }
 }
 
 /// Takes our error out of an [`io::Error`] that a [`File`] gave; another one becomes an error about the backup.
@@ -529,62 +393,6 @@ fn no_repository(storage: &Storage, failure: Failure) -> Error {
     let error = Error::operator(format!("there is no repository at {}", storage.shown));
     let error = if let Some(detail) = failure.error.detail { error.detail(detail) } else { error };
     error.hint("Check the location: a repository has a file named config. A disk or share may not be mounted.")
-}
-
-/// The key that the password opens, and the damage of the others.
-fn find_key(storage: &Storage, password: &str) -> Result<(Seal, BTreeMap<String, String>)> {
-    #[derive(Deserialize, Default)]
-    struct Owner {
-        #[serde(default)]
-        hostname: String,
-    }
-    let mut damage = BTreeMap::new();
-    let mut keys = Vec::new();
-    for (id, size) in storage.list(Stored::Key)? {
-        match storage.read_whole(Stored::Key, &id, size) {
-            Ok(bytes) => keys.push((id, bytes)),
-            Err(failure) if failure.why == Why::Damaged => {
-                damage.insert(Stored::Key.file(&id), sentence(&failure.error));
-            }
-            Err(failure) if failure.why == Why::Missing => {}
-            Err(failure) => return Err(failure.into()),
-        }
-    }
-    // Each try costs 0.4 s: the key that the environment names first, then those that this machine made.
-    let hint = std::env::var("RESTIC_KEY_HINT").ok().filter(|hint| !hint.is_empty());
-    let here = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    keys.sort_by_cached_key(|(id, bytes)| {
-        let owner: Owner = serde_json::from_slice(bytes).unwrap_or_default();
-        let hinted = hint.as_ref().is_some_and(|hint| id.to_hex().starts_with(hint));
-        (!hinted, owner.hostname != here.trim(), *id)
-    });
-    let tried = keys.len().min(MAX_KEYS);
-    for (id, bytes) in &keys[..tried] {
-        match Seal::derive(bytes, password) {
-            Ok(Some(seal)) => return Ok((seal, damage)),
-            Ok(None) => {}
-            Err(words) => {
-                let object = Stored::Key.file(id);
-                damage.insert(object.clone(), sentence(&storage.damaged(&object, words).error));
-            }
-        }
-    }
-    let damaged: Vec<String> = damage.into_values().collect();
-    if !damaged.is_empty() {
-        let error = Error::backup(format!("no key of repository {} can be opened", storage.shown));
-        let error = damaged.iter().fold(error, |error, words| error.hint(format!("{words}.")));
-        return Err(
-            error.hint("Put the key file back from a copy of the repository, or use the password of another key.")
-        );
-    }
-    if keys.is_empty() {
-        return Err(Error::backup(format!("repository {} has no key", storage.shown))
-            .hint("Its folder `keys` is empty: put it back from a copy of the repository."));
-    }
-    let number = text::counted(tried as u64, "key", "keys");
-    Err(Error::operator(format!("the password does not open repository {}", storage.shown)).hint(format!(
-        "It was tried with {number}. Check the password file or command, and that it belongs to this repository."
-    )))
 }
 
 /// The one node of a name.

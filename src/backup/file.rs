@@ -82,15 +82,14 @@ impl File {
         if self.ahead.as_ref().is_some_and(|ahead| ahead.expected != number) {
             self.ahead = None;
         }
-        let blob = match &mut self.ahead {
-            Some(ahead) => ahead.take(number, self.run / 2),
-            None => {
-                // Started before our own fetch, so that both are under way at the same time.
-                if self.run >= STRAIGHT && number + 1 < self.blobs.ids.len() {
-                    self.ahead = Some(Ahead::start(&self.blobs, number + 1));
-                }
-                self.blobs.fetch(number)
+        let blob = if let Some(ahead) = &mut self.ahead {
+            ahead.take(number, self.run / 2)
+        } else {
+            // Started before our own fetch, so that both are under way at the same time.
+            if self.run >= STRAIGHT && number + 1 < self.blobs.ids.len() {
+                self.ahead = Some(Ahead::start(&self.blobs, number + 1));
             }
+            self.blobs.fetch(number)
         }?;
         while !self.kept.is_empty() && self.kept.iter().map(|(_, kept)| kept.len()).sum::<usize>() + blob.len() > KEPT {
             self.kept.pop_front();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use url::Url;
@@ -113,8 +114,8 @@ impl Location {
 
     /// The texts that must not appear in a message: the password inside the URL, as written and as decoded.
     pub(super) fn hidden(&self) -> Vec<Secret> {
-        let Some((_, _, start, end)) = user_info(&self.url) else { return Vec::new() };
-        let written = self.url[start..end].to_owned();
+        let Some(position) = password_in(&self.url) else { return Vec::new() };
+        let written = self.url[position].to_owned();
         let decoded =
             url::form_urlencoded::parse(format!("p={}", written.replace('+', "%2B").replace('&', "%26")).as_bytes())
                 .next()
@@ -220,19 +221,19 @@ fn rest_server(rest: &str, variable: impl Fn(&str) -> Option<String>) -> Option<
     Some(url.into())
 }
 
-/// The user name and the position of the password in a URL: `scheme://user:password@host`.
-fn user_info(url: &str) -> Option<(&str, &str, usize, usize)> {
+/// Where the password is in a URL: `scheme://user:password@host`.
+fn password_in(url: &str) -> Option<Range<usize>> {
     let begin = url.find("://")? + 3;
     let authority = url[begin..].split('/').next()?;
-    let (user_info, host) = authority.rsplit_once('@')?;
+    let (user_info, _) = authority.rsplit_once('@')?;
     let (user, password) = user_info.split_once(':')?;
     let start = begin + user.len() + 1;
-    Some((user, host, start, start + password.len()))
+    Some(start..start + password.len())
 }
 
-pub(super) fn hide_password(url: &str) -> String {
-    match user_info(url) {
-        Some((_, _, start, end)) => format!("{}***{}", &url[..start], &url[end..]),
+fn hide_password(url: &str) -> String {
+    match password_in(url) {
+        Some(Range { start, end }) => format!("{}***{}", &url[..start], &url[end..]),
         None => url.to_owned(),
     }
 }

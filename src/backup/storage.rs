@@ -3,10 +3,11 @@
 //! Invariant: nothing here can write. Every byte that comes in is counted, every whole file is compared with its name
 //! (which is its SHA-256), and every failure is told in our words, without the password that may be inside the URL.
 //!
-//! Local folders, S3 and SFTP are read directly and not through rustic_backend: its listings leave out what they could
+//! Local folders, S3 and SFTP are read directly and not through `rustic_backend`: its listings leave out what they could
 //! not read, so that an unreadable folder looks like a repository without snapshots, and its SFTP creates the folder
 //! it is pointed at.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fs;
 use std::io;
@@ -33,7 +34,7 @@ use crate::text;
 /// How often a request is tried again, waiting 1 s, 2 s, 4 s.
 const RETRIES: usize = 3;
 /// How long one request may take.
-const TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What is stored in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +130,7 @@ impl Storage {
                     .map_err(Trouble::from),
             },
         };
-        let listed = listed.map_err(|trouble| self.failure(trouble, format!("cannot list {folder} of")))?;
+        let listed = listed.map_err(|trouble| self.failure(trouble, "list", folder))?;
         Ok(listed.into_iter().filter_map(|(name, size)| Some((name.parse().ok()?, size))).collect())
     }
 
@@ -176,7 +177,7 @@ impl Storage {
                 }
             },
         };
-        let bytes = fetched.map_err(|trouble| self.failure(trouble, format!("cannot read {} of", kind.file(id))))?;
+        let bytes = fetched.map_err(|trouble| self.failure(trouble, "read", &kind.file(id)))?;
         self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes)
     }
@@ -190,22 +191,17 @@ impl Storage {
         Failure { why: Why::Damaged, error }
     }
 
-    fn failure(&self, trouble: Trouble, action: String) -> Failure {
-        let error =
-            Error::backup(format!("{action} repository {}", self.shown)).detail(hide(trouble.words, &self.hidden));
+    fn failure(&self, trouble: Trouble, action: &str, object: &str) -> Failure {
+        let words = hide(trouble.words, &self.hidden);
+        let error = Error::backup(format!("cannot {action} {object} of repository {}", self.shown)).detail(&words);
         let (why, error) = match trouble.cause {
             Cause::Missing => (Why::Missing, error.hint("It is not there; a prune may have removed it. Try again.")),
-            Cause::Short => {
-                return self.damaged(
-                    action.trim_start_matches("cannot read ").trim_end_matches(" of"),
-                    error.detail.unwrap_or_default(),
-                );
-            }
+            Cause::Short => return self.damaged(object, words),
             Cause::Denied => (Why::Other, error.hint("Access was denied: check the permissions, keys or credentials.")),
-            Cause::Unreachable => (
-                Why::Other,
-                error.hint("The storage does not answer: check its address, the network and that it runs."),
-            ),
+            Cause::Unreachable => {
+                let hint = "The storage does not answer: check its address, the network and that it runs.";
+                (Why::Other, error.hint(hint))
+            }
             Cause::Unknown => {
                 (Why::Other, error.hint("Check that restic itself can read the repository: `restic snapshots`."))
             }
@@ -307,22 +303,29 @@ impl From<opendal::Error> for Trouble {
 
 impl From<Box<RusticError>> for Trouble {
     fn from(error: Box<RusticError>) -> Self {
-        let words = error.source().map_or_else(|| error.display_log(), |source| with_sources(source));
+        let words = error.source().map_or_else(|| error.display_log(), with_sources);
         Self { cause: cause_in(&words), words }
     }
 }
 
-/// rustic_backend hides the HTTP client's error type, so that its text is the only place that holds the cause.
+/// `rustic_backend` hides the HTTP client's error type, so that its text is the only place that holds the cause.
 fn cause_in(words: &str) -> Cause {
     let holds = |marks: &[&str]| marks.iter().any(|mark| words.contains(mark));
-    if holds(&["404 Not Found"]) {
+    if holds(&["404 Not Found", "NoSuchBucket"]) {
         Cause::Missing
     } else if holds(&["416 Range Not Satisfiable"]) {
         Cause::Short
     } else if holds(&["401 Unauthorized", "403 Forbidden"]) {
         Cause::Denied
-    } else if holds(&["error sending request", "onnection refused", "dns error", "timed out", "timeout", "502", "503"])
-    {
+    } else if holds(&[
+        "error sending request",
+        "onnection refused",
+        "dns error",
+        "timed out",
+        "timeout",
+        "502 Bad Gateway",
+        "503 Service",
+    ]) {
         Cause::Unreachable
     } else {
         Cause::Unknown
@@ -350,12 +353,7 @@ fn rustic(url: &str) -> Result<Arc<dyn WriteBackend>, String> {
     let options = [("retry", RETRIES.to_string()), ("timeout", format!("{}s", TIMEOUT.as_secs()))];
     BackendOptions::default()
         .repository(url)
-        .options(
-            options
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect::<std::collections::BTreeMap<_, _>>(),
-        )
+        .options(options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>())
         .to_backends()
         .map(|backends| backends.repository())
         .map_err(|error| error.display_log())
@@ -377,7 +375,7 @@ pub(super) fn runtime() -> &'static Runtime {
     })
 }
 
-fn s3(options: std::collections::BTreeMap<&'static str, String>) -> opendal::Result<opendal::blocking::Operator> {
+fn s3(options: BTreeMap<&'static str, String>) -> opendal::Result<opendal::blocking::Operator> {
     let options = options.into_iter().map(|(name, value)| (name.to_owned(), value));
     let operator = opendal::Operator::via_iter("s3", options)?
         .layer(TimeoutLayer::new().with_timeout(TIMEOUT).with_io_timeout(TIMEOUT))

@@ -110,7 +110,7 @@ impl Node {
     }
 }
 
-/// A stored name as text. restic stores names quoted as Go does; rustic_core knows how to take that back.
+/// A stored name as text. restic stores names quoted as Go does; `rustic_core` knows how to take that back.
 fn written(name: String) -> String {
     let stored = rustic_core::repofile::Node { name, ..Default::default() };
     let name = stored.name();
