@@ -1,7 +1,79 @@
-//! Lifeboat: a terminal recovery console.
+//! Lifeboat brings lost data back. It is a terminal console for incident responders: it shows what a backup holds, leads
+//! through the decision, shows every difference between backup and production before anything changes, writes what was
+//! approved, proves the result, and can undo it.
+//!
+//! This page is the map of the code. Read it from top to bottom once; then every behaviour is a minute away.
+//!
+//! # Decide, then do
+//!
+//! ```text
+//!  key -> ui::keymap -> Action -> screen -> Command --+                    ui draws, never decides
+//!                                                     v
+//!    recovery::flows::next(&Record) -> Ask | Look | Ready | Refuse          pure: no I/O, no clock
+//!         ^                             |     |      |
+//!         |  answer, finding            |     |      +- consent -> Confirmed -> recovery::run
+//!         +-----------------------------+-----+                                      |
+//!                                             |                    journal -> execute -> check -> journal
+//!            the only door ------------------ +--- recovery::systems ---+
+//!                                                        |
+//!                                        backup (restic, dumps on disk), postgres
+//! ```
+//!
+//! - A **flow** is one pure function, run again from the top after every answer. Back drops the last answer and all after
+//!   it. A test answers every question every way and prints the decision tree (`tests/it/snapshots/`), so an operator can
+//!   review the product's judgement without reading Rust.
+//! - A **look** reads, or writes only in scratch space that carries the recovery's name.
+//! - A **plan** is a flat list of steps. [`recovery::plan::Step`] is the complete list of things this program can change on
+//!   anybody's systems. [`recovery::plan::Plan::confirm`] makes the only thing that [`recovery::run`] accepts, and it holds
+//!   the hash of what was shown.
+//!
+//! # What always holds
+//!
+//! 1. *The ui decides nothing.* Screens show what a flow returned and hand back an answer.
+//! 2. *Deciding never writes outside scratch.* Production is changed by a confirmed plan and by nothing else.
+//! 3. *One door.* Only [`recovery::systems`] calls an engine; engines never call each other (`tests/it/tidy.rs` holds it).
+//! 4. *The preview is the deed.* The chosen rows are copied aside, frozen and hashed when they are shown; the merge writes
+//!    those bytes and checks the hash again inside its transaction.
+//! 5. *Row guards.* A row is written only while it is still the version that was shown (`xmin`); otherwise everything is
+//!    rolled back and the rows that moved are named. Nothing of the application's is overwritten.
+//! 6. *One transaction.* Pre-images, rows, sequences, a token row and the checks of the promised counts go in together or
+//!    not at all. A COMMIT whose reply was lost is settled by the token, never by a guess.
+//! 7. *No step runs unjournaled,* and the journal is on disk before the deed ([`recovery::journal`]).
+//! 8. *Bytes are proven before use.* The SHA-256 of every blob and every repository file is compared with its name by us, on
+//!    every read ([`backup`]).
+//! 9. *No SQL text from data.* Identifiers are quoted in [`postgres::name`] and nowhere else; values are bound or copied.
+//!    Nothing of a dump is ever executed.
+//! 10. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it
+//!     another one.
+//!
+//! # Where things are
+//!
+//! | question | file |
+//! |---|---|
+//! | what is the operator asked when rows are lost? | `recovery/flows/rows.rs`, or its printed tree |
+//! | what can this program change at all? | `recovery/plan.rs`, `enum Step` |
+//! | what SQL does a merge run? | `postgres/merge/` |
+//! | how are rows compared? | `postgres/diff.rs` |
+//! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
+//! | why am I asked to type a name? | `recovery/plan.rs`, `Effect` |
+//! | which key does what, where? | `ui/keymap.rs` |
+//! | what is in the journal? | `recovery/journal.rs` |
+//! | how does a drill know the truth? | `drill/sandbox.rs` |
+//!
+//! Upper layers use lower ones, never back:
+//! `main, cli -> ui -> drill -> recovery -> {backup, postgres, config} -> {error, progress, secret, text}`.
+//!
+//! # Where this differs from the first design
+//!
+//! - There is one flow per kind of incident so far, [`recovery::flows::rows`], and its undo. Dropped tables, files, whole
+//!   databases and moments in time are shown in the decision and refused in words.
+//! - Pre-images and the token live in a schema per recovery, `lifeboat_undo_<recovery>`, created inside the merge's own
+//!   transaction: a merge that is rolled back leaves nothing to clean up.
+//! - A recovery still runs inside the console's process. The journal and the token row already settle what a lost
+//!   connection did; a worker that outlives the terminal is the next step.
 
 pub mod backup;
-pub mod cli;
+
 pub mod config;
 pub mod drill;
 pub mod error;

@@ -1,0 +1,757 @@
+//! The state of the console and how it changes: keys and messages in, a screen out.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crossterm::event::{KeyCode, KeyEvent};
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Clear, Paragraph, Wrap};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::Console;
+use super::filter::FilterLine;
+use super::keymap::{self, Action, Place};
+use super::screens::done::Done;
+use super::screens::home::{Earlier, Home};
+use super::screens::plan::Review;
+use super::screens::points::Points;
+use super::screens::question::{KeyColumns, One, Refused, Time};
+use super::screens::rows::RowsScreen;
+use super::screens::run::{Failed, Running, Waiting};
+use super::screens::tables::Tables;
+use super::screens::{Command, Screen};
+use super::theme::Theme;
+use crate::error::{Error, Result};
+use crate::postgres::diff::{Filter, Page};
+use crate::progress::Progress;
+use crate::recovery::flows::{Answers, Next, Question};
+use crate::recovery::journal::{self, Entry, Outcome};
+use crate::recovery::plan::{Confirmed, Step};
+use crate::recovery::record::{Contents, Fact, Finding, Incident, Look};
+use crate::recovery::run::{self, StepEvent};
+use crate::recovery::systems::{Evidence, Systems};
+use crate::recovery::{Flow, Recovery, report};
+use crate::text::{clean, fit};
+
+/// Smaller terminals get a message instead of a screen.
+const LEAST: (u16, u16) = (60, 16);
+/// Rows of a diff fetched at a time.
+const PAGE: u32 = 200;
+
+/// What a job answers.
+pub enum Message {
+    Looked(Look, Result<Finding>),
+    /// What lies inside a recovery point, for the points screen.
+    Inside(String, Result<Contents, String>),
+    Paged {
+        table: usize,
+        filter: Filter,
+        after: i64,
+        page: Result<Page>,
+    },
+    Counted {
+        table: usize,
+        filter: Filter,
+        rows: Result<u64>,
+    },
+    Stepped(StepEvent),
+    Ran(Box<Recovery>, Result<Vec<Evidence>>),
+    Judged(Result<Vec<super::screens::done::Check>, String>),
+}
+
+/// What lies over the screen.
+enum Overlay {
+    Help {
+        scroll: u16,
+    },
+    Palette {
+        filter: FilterLine,
+        selected: usize,
+    },
+    /// Leaving would lose something: what, in a sentence.
+    Leaving(&'static str),
+}
+
+pub struct App<S> {
+    console: Console<S>,
+    theme: Theme,
+    messages: UnboundedSender<Message>,
+    recovery: Option<Recovery>,
+    screen: Screen,
+    overlay: Option<Overlay>,
+    /// The look or the run that is under way.
+    work: Option<Progress>,
+    /// The confirmed plan that runs or failed, for another try.
+    confirmed: Option<Confirmed>,
+    inside: HashMap<String, Result<Contents, String>>,
+    looking_inside: bool,
+    facts: Header,
+    notice: Option<String>,
+    copied: Option<String>,
+    left: bool,
+}
+
+/// What the header says, as it becomes known.
+#[derive(Default)]
+struct Header {
+    server: Option<String>,
+    database: Option<String>,
+}
+
+impl<S: Systems> App<S> {
+    pub fn new(console: Console<S>, theme: Theme) -> (Self, UnboundedReceiver<Message>) {
+        let (messages, receiver) = unbounded_channel();
+        let screen = Screen::Home(home(&console));
+        let app = Self {
+            console,
+            theme,
+            messages,
+            recovery: None,
+            screen,
+            overlay: None,
+            work: None,
+            confirmed: None,
+            inside: HashMap::new(),
+            looking_inside: false,
+            facts: Header::default(),
+            notice: None,
+            copied: None,
+            left: false,
+        };
+        (app, receiver)
+    }
+
+    pub fn left(&self) -> bool {
+        self.left
+    }
+
+    /// Whether a job runs whose progress is on screen.
+    pub fn working(&self) -> bool {
+        self.work.is_some()
+    }
+
+    /// Whether the passing of time changed what is on screen.
+    pub fn ticked(&self) -> bool {
+        self.work.is_some()
+    }
+
+    pub fn take_copied(&mut self) -> Option<String> {
+        self.copied.take()
+    }
+
+    pub fn paste(&mut self, text: &str) {
+        match &mut self.screen {
+            Screen::Plan(screen) if screen.wants_text() => screen.pasted(),
+            screen if screen.wants_text() => {
+                for letter in text.chars().filter(|letter| !letter.is_control()) {
+                    if let Some(command) = screen.typed(KeyEvent::from(KeyCode::Char(letter))) {
+                        self.notice = Some(format!("{command:?}"));
+                    }
+                }
+            }
+            _ => self.notice = Some("pasted text was ignored".into()),
+        }
+    }
+
+    pub fn key(&mut self, key: KeyEvent) {
+        self.notice = None;
+        if self.overlay.is_some() {
+            self.key_on_overlay(key);
+            return;
+        }
+        let control = key.modifiers.contains(crossterm::event::KeyModifiers::CONTROL);
+        let command = if self.screen.wants_text() && !control {
+            self.screen.typed(key)
+        } else {
+            match keymap::lookup(self.screen.place(), key) {
+                None => return,
+                Some(action) => {
+                    self.act(action);
+                    None
+                }
+            }
+        };
+        if let Some(command) = command {
+            self.obey(command);
+        }
+        self.look_inside();
+        self.fetch_rows();
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Help => self.overlay = Some(Overlay::Help { scroll: 0 }),
+            Action::Palette => {
+                let mut filter = FilterLine::default();
+                filter.open();
+                self.overlay = Some(Overlay::Palette { filter, selected: 0 });
+            }
+            Action::Quit => self.quit(),
+            Action::Cancel => self.cancel(),
+            Action::Back if matches!(self.screen, Screen::Home(_)) => {
+                self.notice = Some("this is the first screen; q leaves".into());
+            }
+            Action::Back if matches!(self.screen, Screen::Waiting(_)) => self.cancel(),
+            _ => {
+                if let Some(command) = self.screen.act(action) {
+                    self.obey(command);
+                }
+            }
+        }
+    }
+
+    fn cancel(&mut self) {
+        if let Some(work) = &self.work {
+            work.cancel();
+        }
+        match &mut self.screen {
+            Screen::Waiting(screen) => screen.cancelling = true,
+            Screen::Running(screen) => screen.cancelling = true,
+            _ => {}
+        }
+    }
+
+    fn quit(&mut self) {
+        let loss =
+            match &self.screen {
+                Screen::Running(_) => {
+                    Some("A plan is running. Leaving asks it to stop: what is not committed is rolled back.")
+                }
+                Screen::Waiting(_) => Some("Work is under way. Leaving cancels it and removes what was staged."),
+                _ => self.recovery.as_ref().filter(|recovery| recovery.record().stage()).map(
+                    |_| "What was staged and compared is removed when you leave. Production is not changed by that.",
+                ),
+            };
+        match loss {
+            Some(loss) => self.overlay = Some(Overlay::Leaving(loss)),
+            None => self.left = true,
+        }
+    }
+
+    fn key_on_overlay(&mut self, key: KeyEvent) {
+        match &mut self.overlay {
+            Some(Overlay::Help { scroll }) => match key.code {
+                KeyCode::Down | KeyCode::Char('j') => *scroll = scroll.saturating_add(1),
+                KeyCode::Up | KeyCode::Char('k') => *scroll = scroll.saturating_sub(1),
+                _ => self.overlay = None,
+            },
+            Some(Overlay::Leaving(_)) => {
+                self.overlay = None;
+                if key.code == KeyCode::Char('y') {
+                    self.cancel();
+                    self.left = true;
+                }
+            }
+            Some(Overlay::Palette { filter, selected }) => {
+                let place = self.screen.place();
+                let shown: Vec<Action> = palette(place, filter).into_iter().map(|(action, _)| action).collect();
+                match key.code {
+                    KeyCode::Esc => self.overlay = None,
+                    KeyCode::Down => *selected = (*selected + 1).min(shown.len().saturating_sub(1)),
+                    KeyCode::Up => *selected = selected.saturating_sub(1),
+                    KeyCode::Enter => {
+                        let action = shown.get(*selected).copied();
+                        self.overlay = None;
+                        if let Some(action) = action {
+                            self.act(action);
+                        }
+                    }
+                    _ => {
+                        filter.typed(key);
+                        *selected = 0;
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Start => self.start(Flow::Rows),
+            Command::Undo(recovery) => self.start(Flow::Undo { recovery }),
+            Command::Report(recovery) => self.show_report(&recovery, "An earlier recovery".into(), None),
+            Command::Answer(fact) => {
+                let answered = self.recovery.as_mut().map(|recovery| recovery.answer(fact));
+                self.go_on(answered.unwrap_or(Ok(())));
+            }
+            Command::Back => self.back(),
+            Command::Page { table, filter, after } => self.page(table, filter, after),
+            Command::Count { table, filter } => self.count(table, filter),
+            Command::Run(confirmed) => self.run(*confirmed),
+            Command::Refresh => {
+                let refreshed = self.recovery.as_mut().map(Recovery::refresh);
+                self.go_on(refreshed.unwrap_or(Ok(())));
+            }
+            Command::Retry => match self.confirmed.take() {
+                // Production may have moved since: what was consented to is looked at again, not forced.
+                Some(_) => {
+                    let refreshed = self.recovery.as_mut().map(Recovery::refresh);
+                    self.go_on(refreshed.unwrap_or(Ok(())));
+                }
+                None => self.next(),
+            },
+            Command::Home => self.go_home(),
+            Command::Copy(text) => {
+                self.copied = Some(text);
+                self.notice = Some("copied".into());
+            }
+            Command::Notice(text) => self.notice = Some(text),
+        }
+    }
+
+    fn start(&mut self, flow: Flow) {
+        match Recovery::start(flow, &self.console.system, &self.console.state) {
+            Ok(recovery) => {
+                self.recovery = Some(recovery);
+                self.next();
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn go_on(&mut self, done: Result<()>) {
+        match done {
+            Ok(()) => self.next(),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn back(&mut self) {
+        self.confirmed = None;
+        match self.recovery.as_mut().map(Recovery::back) {
+            Some(Ok(true)) => self.next(),
+            Some(Err(error)) => self.fail(error),
+            Some(Ok(false)) | None => self.go_home(),
+        }
+    }
+
+    fn go_home(&mut self) {
+        if let Some(mut recovery) = self.recovery.take() {
+            self.drop_scratch(&recovery.id);
+            abandon(&mut recovery);
+        }
+        self.confirmed = None;
+        self.screen = Screen::Home(home(&self.console));
+    }
+
+    /// Removes a recovery's staging schema in the background.
+    fn drop_scratch(&self, recovery: &str) {
+        let (systems, recovery) = (self.console.systems.clone(), recovery.to_owned());
+        tokio::spawn(async move { systems.execute(&recovery, &Step::DropScratch, "", &Progress::default()).await });
+    }
+
+    /// Shows what the flow wants next.
+    fn next(&mut self) {
+        let Some(recovery) = &self.recovery else { return self.go_home() };
+        match recovery.next() {
+            Next::Ask(question) => self.screen = self.ask(question),
+            Next::Look(look) => self.look(look),
+            Next::Refuse(refusal) => self.screen = Screen::Refused(Refused { refusal }),
+            Next::Ready(plan) => match plan.hash() {
+                Ok(hash) => self.screen = Screen::Plan(Review::new(plan, hash)),
+                Err(error) => self.fail(error),
+            },
+        }
+        self.look_inside();
+        self.fetch_rows();
+    }
+
+    fn ask(&self, question: Question) -> Screen {
+        let now = (self.console.now)();
+        let incident = self.recovery.as_ref().and_then(|recovery| recovery.record().incident());
+        match question.answers.clone() {
+            Answers::Time => {
+                Screen::Time(Time { question, input: tui_input::Input::default(), now: self.console.now, error: None })
+            }
+            Answers::Point(ranked) => {
+                let mut points = Points::new(question.title, question.why, ranked, incident, now);
+                points.contents.clone_from(&self.inside);
+                Screen::Points(points)
+            }
+            Answers::One(choices) => Screen::Choice(One::new(question.title, question.why, choices)),
+            Answers::Tables(tables) => Screen::Tables(Tables::new(question.title, question.why, tables)),
+            Answers::Key { table, columns } => Screen::Key(KeyColumns {
+                title: question.title,
+                why: question.why,
+                table,
+                columns,
+                marked: std::collections::BTreeSet::new(),
+                cursor: super::table::Cursor::default(),
+            }),
+            Answers::Rows(diffs) => Screen::Rows(Box::new(RowsScreen::new(diffs))),
+        }
+    }
+
+    fn look(&mut self, look: Look) {
+        let progress = Progress::default();
+        self.screen = Screen::Waiting(Waiting { reports: progress.watch(), since: Instant::now(), cancelling: false });
+        self.work = Some(progress.clone());
+        let recovery = self.recovery.as_ref().map(|recovery| recovery.id.clone()).unwrap_or_default();
+        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
+        tokio::spawn(async move {
+            let found = systems.look(&recovery, &look, &progress).await;
+            let _ = messages.send(Message::Looked(look, found));
+        });
+    }
+
+    /// While the points are on screen, what lies inside them is found out one by one.
+    fn look_inside(&mut self) {
+        let Screen::Points(points) = &self.screen else { return };
+        if self.looking_inside {
+            return;
+        }
+        let Some(point) = points.unknown() else { return };
+        self.looking_inside = true;
+        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
+        tokio::spawn(async move {
+            let look = Look::Contents { point: point.clone() };
+            let found = match systems.look("", &look, &Progress::default()).await {
+                Ok(Finding::Contents(contents)) => Ok(contents),
+                Ok(_) => Err("something else was found".into()),
+                Err(error) => Err(error.message),
+            };
+            let _ = messages.send(Message::Inside(point, found));
+        });
+    }
+
+    /// Lets the rows screen fetch what it needs first.
+    fn fetch_rows(&mut self) {
+        if let Screen::Rows(rows) = &mut self.screen {
+            let mut wanted = Vec::new();
+            while let Some(command) = rows.pending() {
+                wanted.push(command);
+            }
+            for command in wanted {
+                self.obey(command);
+            }
+        }
+    }
+
+    fn page(&self, table: usize, filter: Filter, after: i64) {
+        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
+        tokio::spawn(async move {
+            let page = systems.page(table, &filter, after, PAGE).await;
+            let _ = messages.send(Message::Paged { table, filter, after, page });
+        });
+    }
+
+    fn count(&self, table: usize, filter: Filter) {
+        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
+        tokio::spawn(async move {
+            let rows = systems.matches(table, &filter).await;
+            let _ = messages.send(Message::Counted { table, filter, rows });
+        });
+    }
+
+    fn run(&mut self, confirmed: Confirmed) {
+        let Some(mut recovery) = self.recovery.take() else { return };
+        let progress = Progress::default();
+        self.screen = Screen::Running(Running {
+            plan: confirmed.plan().clone(),
+            reports: progress.watch(),
+            ended: 0,
+            cancelling: false,
+        });
+        self.work = Some(progress.clone());
+        self.confirmed = Some(confirmed.clone());
+        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
+        tokio::spawn(async move {
+            let steps = messages.clone();
+            let on_step = move |event| {
+                let _ = steps.send(Message::Stepped(event));
+            };
+            let outcome = run::run(&confirmed, systems.as_ref(), &mut recovery, &progress, on_step).await;
+            let _ = messages.send(Message::Ran(Box::new(recovery), outcome));
+        });
+    }
+
+    fn fail(&mut self, error: Error) {
+        let lines = self.recovery.as_ref().and_then(|recovery| journal::read(recovery.journal.folder()).ok());
+        let changed = report::changed(&lines.unwrap_or_default());
+        self.screen = Screen::Failed(Failed { error, changed, details: false });
+    }
+
+    /// Takes in what a job answered.
+    pub fn receive(&mut self, message: Message) {
+        match message {
+            Message::Looked(look, found) => {
+                self.work = None;
+                match found {
+                    Ok(finding) => {
+                        self.note(&finding);
+                        let noted = self.recovery.as_mut().map(|recovery| recovery.found(look, finding));
+                        self.go_on(noted.unwrap_or(Ok(())));
+                    }
+                    Err(error) => self.fail(error),
+                }
+            }
+            Message::Inside(point, found) => {
+                self.looking_inside = false;
+                self.inside.insert(point.clone(), found.clone());
+                if let Screen::Points(points) = &mut self.screen {
+                    points.contents.insert(point, found);
+                }
+                self.look_inside();
+            }
+            Message::Paged { table, filter, after, page } => {
+                if let Screen::Rows(rows) = &mut self.screen {
+                    match page {
+                        Ok(page) => rows.page(table, &filter, after, page),
+                        Err(error) => rows.failed(error),
+                    }
+                }
+                self.fetch_rows();
+            }
+            Message::Counted { table, filter, rows: count } => {
+                if let Screen::Rows(rows) = &mut self.screen {
+                    match count {
+                        Ok(count) => rows.count(table, &filter, count),
+                        Err(error) => rows.failed(error),
+                    }
+                }
+                self.fetch_rows();
+            }
+            Message::Stepped(StepEvent::Began(_)) => {}
+            Message::Stepped(StepEvent::Ended(number)) => {
+                if let Screen::Running(running) = &mut self.screen {
+                    running.ended = number + 1;
+                }
+            }
+            Message::Ran(recovery, outcome) => self.ran(*recovery, outcome),
+            Message::Judged(verdict) => {
+                if let Screen::Done(done) = &mut self.screen {
+                    done.verdict = Some(verdict);
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, finding: &Finding) {
+        if let Finding::Tables(tables) = finding {
+            self.facts.server = Some(format!("{} PostgreSQL {}", tables.server.shown, tables.server.version));
+            self.facts.database = Some(tables.server.database.clone());
+            self.notice = tables.server.warnings.first().cloned();
+        }
+    }
+
+    fn ran(&mut self, recovery: Recovery, outcome: Result<Vec<Evidence>>) {
+        self.work = None;
+        let id = recovery.id.clone();
+        match outcome {
+            Err(error) => {
+                self.recovery = Some(recovery);
+                self.fail(error);
+            }
+            Ok(_) => {
+                self.confirmed = None;
+                self.show_report(&id, "Done, and proved".into(), self.console.verdict.clone());
+            }
+        }
+    }
+
+    fn show_report(&mut self, recovery: &str, title: String, verdict: Option<super::Verdict>) {
+        let folder = self.console.state.join("recoveries").join(recovery);
+        let lines = match journal::read(&folder) {
+            Ok(lines) => lines,
+            Err(error) => return self.fail(error),
+        };
+        let path = folder.join("report.md").display().to_string();
+        self.screen = Screen::Done(Done {
+            title,
+            recovery: recovery.into(),
+            wrote: report::changed(&lines) != "nothing",
+            report: report::markdown(&lines),
+            path,
+            verdict: None,
+            scroll: 0,
+        });
+        if let Some(verdict) = verdict {
+            let messages = self.messages.clone();
+            tokio::task::spawn_blocking(move || {
+                let _ = messages.send(Message::Judged(verdict().map_err(|error| error.to_string())));
+            });
+        }
+    }
+
+    /// Cleans up before the console closes.
+    pub async fn leave(&mut self) {
+        if let Some(work) = &self.work {
+            work.cancel();
+        }
+        if let Some(mut recovery) = self.recovery.take() {
+            let progress = Progress::default();
+            let cleaned = self.console.systems.execute(&recovery.id, &Step::DropScratch, "", &progress);
+            // A server that does not answer must not keep the terminal.
+            let _ = tokio::time::timeout(Duration::from_secs(5), cleaned).await;
+            abandon(&mut recovery);
+        }
+    }
+
+    pub fn draw(&mut self, frame: &mut Frame) {
+        let area = frame.area();
+        if area.width < LEAST.0 || area.height < LEAST.1 {
+            let text = format!(
+                "This terminal is {}x{}; Lifeboat needs {}x{}. Make it larger.",
+                area.width, area.height, LEAST.0, LEAST.1
+            );
+            frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
+            return;
+        }
+        let header = self.header(area.width);
+        let top = u16::try_from(header.len()).unwrap_or(2);
+        frame.render_widget(Paragraph::new(header), Rect { height: top, ..area });
+        let body = Rect { x: area.x + 1, y: area.y + top, width: area.width - 2, height: area.height - top - 2 };
+        self.screen.draw(frame, body, &self.theme);
+        let foot = Rect { y: area.bottom() - 2, height: 2, ..area };
+        frame.render_widget(Paragraph::new(self.footer(area.width)), foot);
+        self.draw_overlay(frame, body);
+    }
+
+    fn header(&self, width: u16) -> Vec<Line<'static>> {
+        let quiet = self.theme.quiet();
+        let mut first = vec![
+            Span::styled(" LIFEBOAT ", self.theme.title()),
+            Span::styled(format!(" {} ", self.console.environment), self.theme.environment(&self.console.environment)),
+            Span::raw(format!(" {}", clean(&self.console.system))),
+        ];
+        if let Some(database) = &self.facts.database {
+            first.push(Span::raw(format!("  {}", clean(database))));
+        }
+        if let Some(server) = &self.facts.server {
+            first.push(Span::styled(format!(" on {}", clean(server)), quiet));
+        }
+        let mut second = Vec::new();
+        if let Some(recovery) = &self.recovery {
+            second.push(format!("recovery {}", recovery.id));
+            if let Some(Incident::At(instant)) = recovery.record().incident() {
+                let local = instant.with_timezone(&chrono::Local);
+                second.push(format!(
+                    "incident {} ({} UTC)",
+                    local.format("%Y-%m-%d %H:%M:%S %:z"),
+                    instant.format("%H:%M:%S")
+                ));
+            }
+            second.extend(recovery.record().answers().iter().filter_map(crumb));
+        }
+        let second = fit(&clean(&second.join(" > ")), usize::from(width.saturating_sub(2))).into_owned();
+        vec![
+            Line::from(first),
+            Line::styled(format!(" {second}"), quiet),
+            Line::styled(self.theme.rule().repeat(usize::from(width)), quiet),
+        ]
+    }
+
+    fn footer(&self, width: u16) -> Vec<Line<'static>> {
+        let rule = Line::styled(self.theme.rule().repeat(usize::from(width)), self.theme.quiet());
+        if let Some(notice) = &self.notice {
+            let text = format!(" {}", fit(&clean(notice), usize::from(width.saturating_sub(2))));
+            return vec![rule, Line::styled(text, self.theme.bad())];
+        }
+        let place = if self.screen.wants_text() { Place::Typing } else { self.screen.place() };
+        let mut spans = vec![Span::raw(" ")];
+        if place == Place::Typing {
+            for (key, label) in [("Enter", "go on"), ("Esc", "back")] {
+                spans.push(Span::styled(key, self.theme.key()));
+                spans.push(Span::raw(format!(" {label}   ")));
+            }
+        }
+        for binding in keymap::bindings(place).filter(|binding| !binding.label.is_empty()) {
+            spans.push(Span::styled(binding.key(), self.theme.key()));
+            spans.push(Span::raw(format!(" {}   ", binding.label)));
+        }
+        vec![rule, Line::from(spans)]
+    }
+
+    fn draw_overlay(&mut self, frame: &mut Frame, body: Rect) {
+        let place = self.screen.place();
+        let (title, lines, scroll) = match &mut self.overlay {
+            None => return,
+            Some(Overlay::Help { scroll }) => {
+                let lines: Vec<Line> = keymap::bindings(place)
+                    .map(|binding| {
+                        let keys: Vec<_> = binding.keys.iter().map(ToString::to_string).collect();
+                        Line::from(vec![
+                            Span::styled(format!("{:<18}", keys.join(", ")), self.theme.key()),
+                            Span::raw(binding.help),
+                        ])
+                    })
+                    .collect();
+                ("Keys of this screen (any key closes, j and k scroll)", lines, *scroll)
+            }
+            Some(Overlay::Palette { filter, selected }) => {
+                let mut lines = vec![Line::styled(format!(": {}", clean(filter.text())), self.theme.key())];
+                for (at, (_, help)) in palette(place, filter).into_iter().enumerate() {
+                    let line = Line::raw(format!("{} {help}", if at == *selected { ">" } else { " " }));
+                    lines.push(if at == *selected { line.style(self.theme.selected()) } else { line });
+                }
+                ("What do you want to do? (Enter does it, Esc closes)", lines, 0)
+            }
+            Some(Overlay::Leaving(loss)) => {
+                ("Leave?", vec![Line::raw(*loss), Line::raw(""), Line::raw("y leaves, any other key stays.")], 0)
+            }
+        };
+        let mut page = vec![Line::styled(title.to_owned(), self.theme.title()), Line::raw("")];
+        page.extend(lines);
+        let page = Paragraph::new(page).wrap(Wrap { trim: false }).scroll((scroll, 0));
+        let area = Rect {
+            x: body.x + 1,
+            y: body.y + 1,
+            width: body.width.saturating_sub(2),
+            height: body.height.saturating_sub(2),
+        };
+        frame.render_widget(Clear, area);
+        let block = ratatui::widgets::Block::bordered().border_style(self.theme.key());
+        frame.render_widget(page.block(if self.theme.ascii { ratatui::widgets::Block::new() } else { block }), area);
+    }
+}
+
+/// The actions of a screen that match what is typed.
+fn palette(place: Place, filter: &FilterLine) -> Vec<(Action, &'static str)> {
+    let all: Vec<_> = keymap::bindings(place).filter(|binding| binding.action != Action::Palette).collect();
+    filter
+        .matching(all.iter().map(|binding| binding.help.to_lowercase()))
+        .into_iter()
+        .map(|at| (all[at].action, all[at].help))
+        .collect()
+}
+
+/// An answer as a step of the breadcrumb.
+fn crumb(fact: &Fact) -> Option<String> {
+    match fact {
+        Fact::Incident(_) | Fact::Stage | Fact::Triggers(_) => None,
+        Fact::Point(point) => Some(point.get(..8).unwrap_or(point).to_owned()),
+        Fact::Scope(scope) => Some(format!("{scope:?}").to_lowercase()),
+        Fact::Dump(path) => path.rsplit('/').next().map(str::to_owned),
+        Fact::Tables(tables) => Some(tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        Fact::Keys(_) => Some("key named".into()),
+        Fact::Rows(_) => Some("rows chosen".into()),
+    }
+}
+
+/// Journals that a recovery was left before it came to an end.
+fn abandon(recovery: &mut Recovery) {
+    let finished = journal::read(recovery.journal.folder())
+        .is_ok_and(|lines| lines.iter().any(|line| matches!(line.entry, Entry::Finished { .. })));
+    if !finished {
+        // The journal's disk may be the very thing that failed; there is nobody left to tell.
+        let _ = recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned });
+    }
+}
+
+fn home<S>(console: &Console<S>) -> Home {
+    let earlier = journal::list(&console.state).into_iter().take(50).map(|id| {
+        let lines = journal::read(&console.state.join("recoveries").join(&id));
+        let (what, wrote) = match lines {
+            Ok(lines) => {
+                let changed = report::changed(&lines);
+                (format!("changed: {changed}"), changed != "nothing")
+            }
+            Err(error) => (error.message, false),
+        };
+        Earlier { id, what, wrote }
+    });
+    Home { briefing: console.briefing.clone(), earlier: earlier.collect(), cursor: super::table::Cursor::default() }
+}

@@ -1,0 +1,468 @@
+//! The one table of keys. Lookup, footer, help and palette are made from it, so they cannot drift apart.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+/// What a key means. Screens handle the actions that concern them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Up,
+    Down,
+    Left,
+    Right,
+    PageUp,
+    PageDown,
+    Top,
+    Bottom,
+    Enter,
+    Back,
+    Mark,
+    MarkRelated,
+    Filter,
+    NextPane,
+    Missing,
+    Changed,
+    Extra,
+    Columns,
+    Condition,
+    Record,
+    Write,
+    Refresh,
+    Sql,
+    Undo,
+    Report,
+    Retry,
+    Details,
+    Copy,
+    Help,
+    Palette,
+    Quit,
+    Cancel,
+}
+
+/// The screens, as far as keys differ between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Home,
+    Time,
+    Points,
+    Choice,
+    Tables,
+    Key,
+    Overview,
+    Rows,
+    Record,
+    Plan,
+    Waiting,
+    Running,
+    Done,
+    Refused,
+    Failed,
+    /// Text is being typed into a line.
+    Typing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    Char(char),
+    Ctrl(char),
+    Code(KeyCode),
+}
+
+pub struct Binding {
+    pub keys: &'static [Key],
+    pub action: Action,
+    /// Empty: everywhere but where text is typed.
+    pub places: &'static [Place],
+    /// Two words for the footer; empty keeps it out of there.
+    pub label: &'static str,
+    /// A sentence for help and palette.
+    pub help: &'static str,
+}
+
+const LISTS: &[Place] = &[
+    Place::Home,
+    Place::Points,
+    Place::Choice,
+    Place::Tables,
+    Place::Key,
+    Place::Overview,
+    Place::Rows,
+    Place::Record,
+    Place::Plan,
+    Place::Done,
+];
+
+use Place as P;
+
+/// Every key of the console. The first binding that fits wins, so a screen's own keys stand before the general ones.
+pub const BINDINGS: &[Binding] = &[
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Home, P::Time, P::Choice],
+        label: "choose",
+        help: "Choose what is selected and go on.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Points],
+        label: "use point",
+        help: "Use the selected recovery point.",
+    },
+    Binding {
+        keys: &[Key::Char(' ')],
+        action: Action::Mark,
+        places: &[P::Tables, P::Key],
+        label: "mark",
+        help: "Mark or unmark what is selected.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Tables, P::Key],
+        label: "go on",
+        help: "Go on with what is marked.",
+    },
+    Binding {
+        keys: &[Key::Char('a')],
+        action: Action::MarkRelated,
+        places: &[P::Tables],
+        label: "mark related",
+        help: "Also mark the tables that refer to the marked ones: a DELETE may have taken their rows along.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Overview],
+        label: "see rows",
+        help: "See the differing rows of the selected table, or of the selected transaction.",
+    },
+    Binding {
+        keys: &[Key::Char(' ')],
+        action: Action::Mark,
+        places: &[P::Overview],
+        label: "choose",
+        help: "Choose the selected line: a class of rows, or the rows of a transaction.",
+    },
+    Binding {
+        keys: &[Key::Char('w')],
+        action: Action::Write,
+        places: &[P::Overview, P::Rows],
+        label: "write these",
+        help: "Go on to the plan with the rows that are chosen. Nothing is written before you have seen it and typed the name.",
+    },
+    Binding {
+        keys: &[Key::Char('m')],
+        action: Action::Missing,
+        places: &[P::Overview, P::Rows],
+        label: "",
+        help: "Bring missing rows back, or not.",
+    },
+    Binding {
+        keys: &[Key::Char('u')],
+        action: Action::Changed,
+        places: &[P::Overview, P::Rows],
+        label: "",
+        help: "Put changed rows back to the backup's values, or not.",
+    },
+    Binding {
+        keys: &[Key::Char('X')],
+        action: Action::Extra,
+        places: &[P::Overview, P::Rows],
+        label: "",
+        help: "Delete the rows that only production has, or not. Never on by itself.",
+    },
+    Binding {
+        keys: &[Key::Char('c')],
+        action: Action::Columns,
+        places: &[P::Overview],
+        label: "columns",
+        help: "Choose which columns of changed rows are put back.",
+    },
+    Binding {
+        keys: &[Key::Char('s')],
+        action: Action::Condition,
+        places: &[P::Overview, P::Rows],
+        label: "condition",
+        help: "Type a SQL condition over backup and live that chosen rows must meet: live.status = 'void'.",
+    },
+    Binding {
+        keys: &[Key::Char('r')],
+        action: Action::Refresh,
+        places: &[P::Overview, P::Rows],
+        label: "",
+        help: "Compare again with production as it is now.",
+    },
+    Binding {
+        keys: &[Key::Char(' ')],
+        action: Action::Mark,
+        places: &[P::Rows, P::Record],
+        label: "leave out",
+        help: "Leave this row out of what is written, or take it in again.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter), Key::Char('v')],
+        action: Action::Record,
+        places: &[P::Rows],
+        label: "whole row",
+        help: "See the whole row, column by column.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Tab)],
+        action: Action::NextPane,
+        places: &[P::Overview],
+        label: "next table",
+        help: "Go to the next table.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Tab)],
+        action: Action::NextPane,
+        places: &[P::Rows],
+        label: "class",
+        help: "Show all rows, or only missing, changed or extra ones.",
+    },
+    Binding {
+        keys: &[Key::Char('s')],
+        action: Action::Sql,
+        places: &[P::Plan],
+        label: "SQL",
+        help: "Show or hide the exact SQL.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter), Key::Char('c')],
+        action: Action::Enter,
+        places: &[P::Plan],
+        label: "consent",
+        help: "Go to the line where you type the name to consent.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Done],
+        label: "home",
+        help: "Go to the first screen.",
+    },
+    Binding {
+        keys: &[Key::Char('u')],
+        action: Action::Undo,
+        places: &[P::Done, P::Home],
+        label: "undo",
+        help: "Take back what this recovery wrote, after a preview and your consent.",
+    },
+    Binding {
+        keys: &[Key::Char('o')],
+        action: Action::Report,
+        places: &[P::Home],
+        label: "report",
+        help: "Read the report of the selected recovery.",
+    },
+    Binding {
+        keys: &[Key::Char('r')],
+        action: Action::Retry,
+        places: &[P::Failed],
+        label: "try again",
+        help: "Try the same again.",
+    },
+    Binding {
+        keys: &[Key::Char('d')],
+        action: Action::Details,
+        places: &[P::Failed],
+        label: "details",
+        help: "Show or hide the other side's own words.",
+    },
+    Binding {
+        keys: &[Key::Char('y')],
+        action: Action::Copy,
+        places: &[P::Failed, P::Plan, P::Done],
+        label: "copy",
+        help: "Copy what is shown to the clipboard of your terminal (OSC 52).",
+    },
+    Binding {
+        keys: &[Key::Char('/')],
+        action: Action::Filter,
+        places: &[P::Points, P::Tables],
+        label: "filter",
+        help: "Filter by typing some letters.",
+    },
+    Binding {
+        keys: &[Key::Ctrl('c')],
+        action: Action::Cancel,
+        places: &[P::Waiting, P::Running],
+        label: "cancel",
+        help: "Cancel what is running, at its next safe point.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Up), Key::Char('k')],
+        action: Action::Up,
+        places: LISTS,
+        label: "",
+        help: "One up.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Down), Key::Char('j')],
+        action: Action::Down,
+        places: LISTS,
+        label: "",
+        help: "One down.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Left), Key::Char('h')],
+        action: Action::Left,
+        places: LISTS,
+        label: "",
+        help: "Left: earlier columns, or the row before in the whole-row view.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Right), Key::Char('l')],
+        action: Action::Right,
+        places: LISTS,
+        label: "",
+        help: "Right: later columns, or the next row in the whole-row view.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::PageUp), Key::Ctrl('b')],
+        action: Action::PageUp,
+        places: LISTS,
+        label: "",
+        help: "A page up.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::PageDown), Key::Ctrl('f')],
+        action: Action::PageDown,
+        places: LISTS,
+        label: "",
+        help: "A page down.",
+    },
+    Binding {
+        keys: &[Key::Char('g'), Key::Code(KeyCode::Home)],
+        action: Action::Top,
+        places: LISTS,
+        label: "",
+        help: "To the first.",
+    },
+    Binding {
+        keys: &[Key::Char('G'), Key::Code(KeyCode::End)],
+        action: Action::Bottom,
+        places: LISTS,
+        label: "",
+        help: "To the last.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Esc), Key::Code(KeyCode::Backspace)],
+        action: Action::Back,
+        places: &[],
+        label: "back",
+        help: "Back: takes the last answer back. Never leaves the console.",
+    },
+    Binding {
+        keys: &[Key::Char('?')],
+        action: Action::Help,
+        places: &[],
+        label: "help",
+        help: "Every key of this screen.",
+    },
+    Binding {
+        keys: &[Key::Char(':'), Key::Ctrl('p')],
+        action: Action::Palette,
+        places: &[],
+        label: "",
+        help: "Find an action by its name.",
+    },
+    Binding {
+        keys: &[Key::Char('q')],
+        action: Action::Quit,
+        places: &[],
+        label: "leave",
+        help: "Leave. Asks first when something would be lost.",
+    },
+    Binding { keys: &[Key::Ctrl('c')], action: Action::Quit, places: &[], label: "", help: "Leave." },
+];
+
+impl Binding {
+    fn holds(&self, place: Place) -> bool {
+        if self.places.is_empty() { place != Place::Typing } else { self.places.contains(&place) }
+    }
+
+    /// The first key as it is written on screens.
+    pub fn key(&self) -> String {
+        self.keys.first().map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Char(' ') => f.write_str("Space"),
+            Self::Char(letter) => write!(f, "{letter}"),
+            Self::Ctrl(letter) => write!(f, "Ctrl-{}", letter.to_ascii_uppercase()),
+            Self::Code(code) => write!(f, "{code}"),
+        }
+    }
+}
+
+/// What a key means on a screen.
+pub fn lookup(place: Place, event: KeyEvent) -> Option<Action> {
+    let control = event.modifiers.contains(KeyModifiers::CONTROL);
+    let pressed = |key: &Key| match (key, event.code) {
+        (Key::Char(letter), KeyCode::Char(typed)) => !control && *letter == typed,
+        (Key::Ctrl(letter), KeyCode::Char(typed)) => control && letter.eq_ignore_ascii_case(&typed),
+        (Key::Code(code), typed) => *code == typed,
+        _ => false,
+    };
+    bindings(place).find(|binding| binding.keys.iter().any(pressed)).map(|binding| binding.action)
+}
+
+/// The bindings of a screen, its own before the general ones.
+pub fn bindings(place: Place) -> impl Iterator<Item = &'static Binding> {
+    BINDINGS.iter().filter(move |binding| binding.holds(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACES: [Place; 15] = [
+        Place::Home,
+        Place::Time,
+        Place::Points,
+        Place::Choice,
+        Place::Tables,
+        Place::Key,
+        Place::Overview,
+        Place::Rows,
+        Place::Record,
+        Place::Plan,
+        Place::Waiting,
+        Place::Running,
+        Place::Done,
+        Place::Refused,
+        Place::Failed,
+    ];
+
+    #[test]
+    fn every_screen_has_a_way_back_and_help() {
+        for place in PLACES {
+            for action in [Action::Back, Action::Help, Action::Quit] {
+                assert!(bindings(place).any(|binding| binding.action == action), "{place:?} lacks {action:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_key_of_a_screen_means_two_things_by_accident() {
+        for place in PLACES {
+            let own: Vec<_> = BINDINGS.iter().filter(|binding| binding.places.contains(&place)).collect();
+            for (position, binding) in own.iter().enumerate() {
+                for other in &own[position + 1..] {
+                    assert!(
+                        !binding.keys.iter().any(|key| other.keys.contains(key)),
+                        "{place:?}: {:?} and {:?} share a key",
+                        binding.action,
+                        other.action
+                    );
+                }
+            }
+        }
+    }
+}

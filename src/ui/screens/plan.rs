@@ -1,0 +1,249 @@
+//! The plan: everything that will happen, and the line where consent is typed.
+
+use std::time::{Duration, Instant};
+
+use crossterm::event::{KeyCode, KeyEvent};
+use ratatui::Frame;
+use ratatui::layout::{Position, Rect};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Paragraph, Wrap};
+use tui_input::Input;
+use tui_input::backend::crossterm::EventHandler as _;
+use unicode_width::UnicodeWidthStr;
+
+use super::{Command, in_a_line};
+use crate::postgres::merge::{ChangeSet, TableChange, Triggers, Undo};
+use crate::recovery::plan::{Effect, Plan, Step};
+use crate::text::{self, clean};
+use crate::ui::keymap::Action;
+use crate::ui::theme::Theme;
+
+/// Keys that come sooner after the line opened were typed for something else.
+const ARMING: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub struct Review {
+    plan: Plan,
+    /// What was shown; consent is bound to it.
+    hash: String,
+    sql: Sql,
+    scroll: u16,
+    /// The line where consent is typed, and when it opened.
+    consent: Option<(Input, Instant)>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sql {
+    Hidden,
+    Shown,
+}
+
+impl Review {
+    pub fn new(plan: Plan, hash: String) -> Self {
+        Self { plan, hash, sql: Sql::Hidden, scroll: 0, consent: None, error: None }
+    }
+
+    pub fn wants_text(&self) -> bool {
+        self.consent.is_some()
+    }
+
+    /// Pasted text is not consent.
+    pub fn pasted(&mut self) {
+        self.error = Some("pasting is not consent: type the name".into());
+    }
+
+    pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
+        let (input, opened) = self.consent.as_mut()?;
+        if key.code == KeyCode::Esc {
+            self.consent = None;
+            self.error = None;
+            return None;
+        }
+        if opened.elapsed() < ARMING {
+            return None;
+        }
+        if key.code != KeyCode::Enter {
+            self.error = None;
+            input.handle_event(&crossterm::event::Event::Key(key));
+            return None;
+        }
+        match self.plan.clone().confirm(input.value(), &self.hash) {
+            Ok(confirmed) => Some(Command::Run(Box::new(confirmed))),
+            Err(error) => {
+                self.error = Some(in_a_line(&error));
+                None
+            }
+        }
+    }
+
+    pub fn act(&mut self, action: Action) -> Option<Command> {
+        match action {
+            Action::Up => self.scroll = self.scroll.saturating_sub(1),
+            Action::Down => self.scroll = self.scroll.saturating_add(1),
+            Action::PageUp => self.scroll = self.scroll.saturating_sub(10),
+            Action::PageDown => self.scroll = self.scroll.saturating_add(10),
+            Action::Top => self.scroll = 0,
+            Action::Bottom => self.scroll = u16::MAX,
+            Action::Sql => self.sql = if self.sql == Sql::Shown { Sql::Hidden } else { Sql::Shown },
+            Action::Enter => self.consent = Some((Input::default(), Instant::now())),
+            Action::Copy => return Some(Command::Copy(self.statements().join("\n"))),
+            Action::Back => return Some(Command::Back),
+            _ => {}
+        }
+        None
+    }
+
+    fn statements(&self) -> Vec<String> {
+        self.plan.steps.iter().flat_map(Step::statements).collect()
+    }
+
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: &Theme) {
+        let foot_height = if self.consent.is_some() { 5 } else { 2 };
+        let body = Rect { height: area.height.saturating_sub(foot_height), ..area };
+        let foot = Rect { y: area.y + body.height, height: area.height - body.height, ..area };
+        let page = Paragraph::new(self.page(theme)).wrap(Wrap { trim: false });
+        let most = u16::try_from(page.line_count(body.width)).unwrap_or(u16::MAX).saturating_sub(body.height);
+        self.scroll = self.scroll.min(most);
+        let more = most > self.scroll;
+        frame.render_widget(page.scroll((self.scroll, 0)), body);
+        let Some((input, _)) = &self.consent else {
+            let more = if more { "More below (j, PgDn). " } else { "" };
+            let line = format!("{more}Nothing has been changed yet. Enter goes to the line where you consent.");
+            frame.render_widget(Paragraph::new(vec![Line::raw(""), Line::styled(line, theme.title())]), foot);
+            return;
+        };
+        let phrase = self.plan.phrase();
+        let prompt = "> ";
+        let lines = vec![
+            Line::styled(theme.rule().repeat(usize::from(foot.width)), theme.live()),
+            Line::from(vec![
+                Span::raw("This changes production. To consent, type  "),
+                Span::styled(clean(&phrase).into_owned(), theme.live()),
+            ]),
+            Line::from(vec![Span::styled(prompt, theme.live()), Span::raw(clean(input.value()).into_owned())]),
+            Line::styled(
+                self.error
+                    .clone()
+                    .unwrap_or_else(|| "Enter writes, Esc goes back to the plan. Nothing has been changed yet.".into()),
+                if self.error.is_some() { theme.bad() } else { theme.quiet() },
+            ),
+        ];
+        frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), foot);
+        let shift = u16::try_from((44 + phrase.width()) / usize::from(foot.width.max(1))).unwrap_or(0);
+        let column = u16::try_from(prompt.width() + input.visual_cursor()).unwrap_or(0);
+        frame.set_cursor_position(Position {
+            x: (foot.x + column).min(foot.right().saturating_sub(1)),
+            y: (foot.y + 2 + shift).min(foot.bottom().saturating_sub(1)),
+        });
+    }
+
+    fn page(&self, theme: &Theme) -> Vec<Line<'static>> {
+        let mut page = vec![Line::styled("What will be done", theme.title()), Line::raw("")];
+        for (number, step) in self.plan.steps.iter().enumerate() {
+            let effect = match step.effect() {
+                Effect::Read => Span::styled("reads only", theme.quiet()),
+                Effect::Scratch => Span::styled("scratch space only", theme.quiet()),
+                Effect::Live => Span::styled("CHANGES PRODUCTION, can be undone", theme.live()),
+            };
+            page.push(Line::from(vec![Span::raw(format!("{}. {}  ", number + 1, step.title())), effect]));
+            match step {
+                Step::MergeRows { changes } => push_changes(&mut page, changes, theme),
+                Step::UndoRows { undo, .. } => push_undo(&mut page, undo, theme),
+                Step::Prove { .. } | Step::DropScratch => {}
+            }
+        }
+        page.push(Line::raw(""));
+        page.push(Line::styled(
+            format!("plan {}   s shows the exact SQL, y copies it", &self.hash[..self.hash.len().min(12)]),
+            theme.quiet(),
+        ));
+        if self.sql == Sql::Shown {
+            for statement in self.statements() {
+                page.push(Line::raw(""));
+                page.extend(statement.lines().map(|line| Line::raw(clean(line).into_owned())));
+            }
+        }
+        page
+    }
+}
+
+fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: &Theme) {
+    page.push(Line::raw(
+        "   All of it in one transaction: if a single row has moved since you saw it, or a count differs from",
+    ));
+    page.push(Line::raw("   what is promised here, everything is rolled back and you are told."));
+    for table in &changes.tables {
+        page.push(Line::raw(""));
+        page.push(Line::styled(format!("   {}", clean(&table.table.to_string())), theme.title()));
+        for (symbol, rows, what, style) in [
+            ("-", table.inserts, "inserted: they are missing in production", theme.missing()),
+            ("~", table.updates, "updated to the backup's values", theme.changed()),
+            ("+", table.deletes, "DELETED: only production has them", theme.live()),
+        ] {
+            if rows > 0 {
+                page.push(Line::styled(format!("     {symbol} {} {what}", text::counted(rows, "row", "rows")), style));
+            }
+        }
+        push_consequences(page, table, changes.triggers, theme);
+    }
+}
+
+fn push_consequences(page: &mut Vec<Line<'static>>, table: &TableChange, triggers: Triggers, theme: &Theme) {
+    if table.updates > 0 {
+        page.push(Line::raw(format!("     columns put back: {}", clean(&table.columns.join(", ")))));
+    }
+    for trigger in &table.triggers {
+        let word = match triggers {
+            Triggers::Fire => "fires",
+            Triggers::Skip => "is skipped",
+        };
+        page.push(Line::raw(format!("     trigger {} {word}", clean(&trigger.name))));
+    }
+    for sequence in &table.sequences {
+        page.push(Line::raw(format!(
+            "     sequence {} moves forward from {} to {}",
+            clean(&sequence.sequence.to_string()),
+            sequence.from,
+            sequence.to
+        )));
+    }
+    for cascade in &table.cascades {
+        page.push(Line::styled(
+            format!(
+                "     takes along {} of {} ({})",
+                text::counted(cascade.rows, "row", "rows"),
+                clean(&cascade.child.to_string()),
+                clean(&cascade.constraint)
+            ),
+            theme.live(),
+        ));
+    }
+}
+
+fn push_undo(page: &mut Vec<Line<'static>>, undo: &Undo, theme: &Theme) {
+    page.push(Line::raw("   Only rows that nobody has changed since are taken back."));
+    for table in &undo.tables {
+        page.push(Line::raw(""));
+        page.push(Line::styled(format!("   {}", clean(&table.table.to_string())), theme.title()));
+        for (rows, what) in [
+            (table.remove, "removed again"),
+            (table.set_back, "set back to what they were"),
+            (table.bring_back, "brought back"),
+        ] {
+            if rows > 0 {
+                page.push(Line::raw(format!("     {} {what}", text::counted(rows, "row", "rows"))));
+            }
+        }
+        if table.kept > 0 {
+            page.push(Line::styled(
+                format!(
+                    "     {} changed since, left as they are: {}",
+                    text::counted(table.kept, "row", "rows"),
+                    clean(&table.kept_sample.join(", "))
+                ),
+                theme.bad(),
+            ));
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The plain questions: a time, one of a few, the columns of a key; and the refusal, which is an answer too.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Local, Utc};
+use crossterm::event::{KeyCode, KeyEvent};
+use ratatui::Frame;
+use ratatui::layout::{Position, Rect};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Paragraph, Wrap};
+use tui_input::Input;
+use tui_input::backend::crossterm::EventHandler as _;
+use unicode_width::UnicodeWidthStr;
+
+use super::{Command, in_a_line};
+use crate::postgres::name::Name;
+use crate::recovery::flows::{Choice, Question, Refusal, rows};
+use crate::recovery::record::{Fact, Incident};
+use crate::text::clean;
+use crate::ui::keymap::Action;
+use crate::ui::table::{self, Align, Cell, Column, Cursor};
+use crate::ui::theme::Theme;
+
+/// Title and reason of a question, wrapped; returns the room below.
+pub fn draw_head(frame: &mut Frame, area: Rect, theme: &Theme, title: &str, why: &str) -> Rect {
+    let head = vec![Line::styled(title.to_owned(), theme.title()), Line::raw(why.to_owned()), Line::raw("")];
+    let head = Paragraph::new(head).wrap(Wrap { trim: true });
+    let height = u16::try_from(head.line_count(area.width)).unwrap_or(area.height).min(area.height.saturating_sub(2));
+    frame.render_widget(head, Rect { height, ..area });
+    Rect { y: area.y + height, height: area.height - height, ..area }
+}
+
+/// A time is typed; what is understood is echoed at once in every zone that matters.
+#[derive(Debug)]
+pub struct Time {
+    pub question: Question,
+    pub input: Input,
+    pub now: fn() -> DateTime<Utc>,
+    pub error: Option<String>,
+}
+
+impl Time {
+    pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
+        match key.code {
+            KeyCode::Esc => return Some(Command::Back),
+            KeyCode::Enter => match rows::parse_incident(self.input.value(), (self.now)()) {
+                Ok(fact) => return Some(Command::Answer(fact)),
+                Err(error) => self.error = Some(in_a_line(&error)),
+            },
+            _ => {
+                self.error = None;
+                self.input.handle_event(&crossterm::event::Event::Key(key));
+            }
+        }
+        None
+    }
+
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: &Theme) {
+        let below = draw_head(frame, area, theme, &self.question.title, &self.question.why);
+        let prompt = "Incident time: ";
+        let mut lines = vec![
+            Line::from(vec![Span::styled(prompt, theme.key()), Span::raw(clean(self.input.value()).into_owned())]),
+            Line::raw(""),
+        ];
+        match (&self.error, rows::parse_incident(self.input.value(), (self.now)())) {
+            (Some(error), _) => lines.push(Line::styled(error.clone(), theme.bad())),
+            (None, Ok(Fact::Incident(Incident::At(instant)))) => {
+                let local = instant.with_timezone(&Local);
+                lines.push(Line::raw(format!("  your zone  {}", local.format("%a %Y-%m-%d %H:%M:%S %:z"))));
+                lines.push(Line::raw(format!("  UTC        {}", instant.format("%a %Y-%m-%d %H:%M:%S"))));
+                let ago = ((self.now)() - instant).to_std().unwrap_or_default();
+                lines.push(Line::raw(format!("  that is    {} ago", crate::text::duration(ago))));
+            }
+            (None, Ok(_)) => {
+                lines.push(Line::styled("Empty: nobody knows when. Points will not be ranked.", theme.quiet()))
+            }
+            (None, Err(_)) => lines.push(Line::styled("not a time yet", theme.quiet())),
+        }
+        lines.push(Line::raw(""));
+        lines.push(Line::styled("Enter goes on, Esc goes back.", theme.quiet()));
+        frame.render_widget(Paragraph::new(lines), below);
+        let column = u16::try_from(prompt.width() + self.input.visual_cursor()).unwrap_or(0);
+        frame.set_cursor_position(Position { x: (below.x + column).min(below.right().saturating_sub(1)), y: below.y });
+    }
+}
+
+/// One of a few choices, each with what it leads to.
+#[derive(Debug)]
+pub struct One {
+    pub title: String,
+    pub why: String,
+    pub choices: Vec<Choice>,
+    pub selected: usize,
+}
+
+impl One {
+    pub fn new(title: String, why: String, choices: Vec<Choice>) -> Self {
+        let selected = choices.iter().position(|choice| choice.recommended).unwrap_or(0);
+        Self { title, why, choices, selected }
+    }
+
+    pub fn act(&mut self, action: Action) -> Option<Command> {
+        match action {
+            Action::Up => self.selected = self.selected.saturating_sub(1),
+            Action::Down => self.selected = (self.selected + 1).min(self.choices.len().saturating_sub(1)),
+            Action::Top => self.selected = 0,
+            Action::Bottom => self.selected = self.choices.len().saturating_sub(1),
+            Action::Enter => {
+                let choice = self.choices.get(self.selected)?;
+                return Some(match &choice.unavailable {
+                    Some(why) => Command::Notice(format!("cannot be chosen: {why}")),
+                    None => Command::Answer(choice.fact.clone()),
+                });
+            }
+            Action::Back => return Some(Command::Back),
+            _ => {}
+        }
+        None
+    }
+
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: &Theme) {
+        let below = draw_head(frame, area, theme, &clean(&self.title), &self.why);
+        let mut lines = Vec::new();
+        let mut line_of_selected = 0;
+        for (at, choice) in self.choices.iter().enumerate() {
+            let selected = at == self.selected;
+            if selected {
+                line_of_selected = lines.len();
+            }
+            let pointer = if selected { "> " } else { "  " };
+            let mut title = vec![
+                Span::raw(pointer),
+                Span::styled(
+                    clean(&choice.label).into_owned(),
+                    if choice.unavailable.is_some() { theme.quiet() } else { theme.title() },
+                ),
+            ];
+            if choice.recommended {
+                title.push(Span::styled("  (recommended)", theme.good()));
+            }
+            if let Some(why) = &choice.unavailable {
+                title.push(Span::styled(format!("  ({})", clean(why)), theme.quiet()));
+            }
+            let line = Line::from(title);
+            lines.push(if selected { line.style(theme.selected()) } else { line });
+            for consequence in &choice.consequences {
+                lines.push(Line::styled(
+                    format!("    {consequence}"),
+                    if choice.unavailable.is_some() { theme.quiet() } else { theme.text() },
+                ));
+            }
+            lines.push(Line::raw(""));
+        }
+        let scroll = u16::try_from((line_of_selected + 4).saturating_sub(usize::from(below.height))).unwrap_or(0);
+        frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).scroll((scroll, 0)), below);
+    }
+}
+
+/// The columns that pair the rows of a table without a key.
+#[derive(Debug)]
+pub struct KeyColumns {
+    pub title: String,
+    pub why: String,
+    pub table: Name,
+    pub columns: Vec<String>,
+    pub marked: BTreeSet<usize>,
+    pub cursor: Cursor,
+}
+
+const KEY_COLUMNS: [Column; 1] = [Column { title: "column", least: 10, most: 63, yields: 0, align: Align::Left }];
+
+impl KeyColumns {
+    pub fn act(&mut self, action: Action) -> Option<Command> {
+        match action {
+            Action::Up => self.cursor.step(-1, self.columns.len()),
+            Action::Down => self.cursor.step(1, self.columns.len()),
+            Action::Mark => {
+                if !self.marked.remove(&self.cursor.selected) {
+                    self.marked.insert(self.cursor.selected);
+                }
+            }
+            Action::Enter => {
+                let columns = self.marked.iter().filter_map(|at| self.columns.get(*at).cloned()).collect();
+                return Some(Command::Answer(rows::named_keys(self.table.clone(), columns)));
+            }
+            Action::Back => return Some(Command::Back),
+            _ => {}
+        }
+        None
+    }
+
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: &Theme) {
+        let below = draw_head(frame, area, theme, &self.title, &self.why);
+        table::draw(frame, below, theme, &KEY_COLUMNS, &mut self.cursor, self.columns.len(), |at| {
+            let marker = if self.marked.contains(&at) { "x" } else { "." };
+            (marker.into(), vec![Cell::new(clean(&self.columns[at]))])
+        });
+    }
+}
+
+/// The flow cannot go on.
+#[derive(Debug)]
+pub struct Refused {
+    pub refusal: Refusal,
+}
+
+impl Refused {
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: &Theme) {
+        let mut lines = vec![
+            Line::styled("This cannot go on", theme.bad()),
+            Line::raw(""),
+            Line::raw(self.refusal.why.clone()),
+            Line::raw(""),
+            Line::styled("Changed so far: nothing.", theme.title()),
+            Line::raw(""),
+        ];
+        lines.extend(self.refusal.hints.iter().map(|hint| Line::raw(format!("- {hint}"))));
+        lines.push(Line::raw("- Esc goes back to the last question."));
+        frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), area);
+    }
+}

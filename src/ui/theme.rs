@@ -1,0 +1,94 @@
+//! Styles by role. Meaning never depends on colour alone: every role has a symbol or a word beside it. The terminal's own
+//! colours are used, so that light, dark and 16-colour terminals all work; NO_COLOR leaves bold, underline and reverse.
+
+use ratatui::style::{Color, Modifier, Style};
+
+#[derive(Debug, Clone, Copy)]
+pub struct Theme {
+    colors: bool,
+    /// Lines that a terminal without UTF-8 can draw.
+    pub ascii: bool,
+}
+
+impl Theme {
+    /// As the environment asks for: NO_COLOR, and the locale's character set.
+    pub fn from_environment() -> Self {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let locale =
+            set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default().to_lowercase();
+        Self { colors: set("NO_COLOR").is_none(), ascii: !locale.contains("utf-8") && !locale.contains("utf8") }
+    }
+
+    /// For tests and pictures: the same everywhere.
+    pub fn plain() -> Self {
+        Self { colors: false, ascii: false }
+    }
+
+    fn color(&self, color: Color) -> Style {
+        if self.colors { Style::new().fg(color) } else { Style::new() }
+    }
+
+    pub fn text(&self) -> Style {
+        Style::new()
+    }
+
+    /// Labels and what matters less.
+    pub fn quiet(&self) -> Style {
+        Style::new().add_modifier(Modifier::DIM)
+    }
+
+    pub fn title(&self) -> Style {
+        Style::new().add_modifier(Modifier::BOLD)
+    }
+
+    pub fn selected(&self) -> Style {
+        Style::new().add_modifier(Modifier::REVERSED)
+    }
+
+    pub fn key(&self) -> Style {
+        self.color(Color::Cyan).add_modifier(Modifier::BOLD)
+    }
+
+    /// What changes production, and the word for a production system.
+    pub fn live(&self) -> Style {
+        self.color(Color::Magenta).add_modifier(Modifier::BOLD)
+    }
+
+    pub fn good(&self) -> Style {
+        self.color(Color::Blue).add_modifier(Modifier::BOLD)
+    }
+
+    pub fn bad(&self) -> Style {
+        self.color(Color::Yellow).add_modifier(Modifier::BOLD)
+    }
+
+    pub fn missing(&self) -> Style {
+        self.color(Color::Blue)
+    }
+
+    pub fn changed(&self) -> Style {
+        self.color(Color::Yellow)
+    }
+
+    pub fn extra(&self) -> Style {
+        self.color(Color::Cyan)
+    }
+
+    /// The word for an environment.
+    pub fn environment(&self, word: &str) -> Style {
+        match word {
+            "DRILL" => self.good().add_modifier(Modifier::REVERSED),
+            "STAGING" => self.bad().add_modifier(Modifier::REVERSED),
+            _ => self.live().add_modifier(Modifier::REVERSED),
+        }
+    }
+
+    /// A horizontal line.
+    pub fn rule(&self) -> &'static str {
+        if self.ascii { "-" } else { "─" }
+    }
+
+    pub fn bar(&self) -> (&'static str, &'static str) {
+        if self.ascii { ("#", ".") } else { ("█", "░") }
+    }
+}
