@@ -11,10 +11,13 @@ DRILL_PACKAGES = gcc libc6-dev postgresql restic
 TEST_PACKAGES = $(DRILL_PACKAGES) fonts-dejavu-core openssh-client openssh-server pgbouncer python3 python3-pip \
 	python3-venv rclone strace
 
+# rustup puts cargo here; a shell that was opened before does not know yet.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
 .PHONY: drill test bench screenshots install-tools install-test-tools
 
 drill: install-tools
-	@cargo build --quiet --locked
+	@cargo build --locked
 	@cargo run --quiet --locked -- drill
 
 test: install-test-tools
