@@ -14,7 +14,7 @@ use nix::unistd::{Pid, User, chown, geteuid};
 use crate::error::{Error, Result};
 
 /// How long a server may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub struct Cluster {
@@ -22,7 +22,8 @@ pub struct Cluster {
     programs: PathBuf,
     settings: Vec<String>,
     server: Option<Child>,
-    /// After the server, so that it finds nothing to stop when we go in good order.
+    /// Dropped after `Drop` has stopped the server, so that it finds nothing to stop when we go in good order.
+    #[expect(dead_code, reason = "it acts when we are gone")]
     guard: Option<Guard>,
 }
 

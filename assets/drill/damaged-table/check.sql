@@ -69,7 +69,9 @@ select * from (
     from live.registrations_audit
     union all
     select 70, 'tables, triggers, constraints and other objects that differ', 0, count(*), string_agg(name, ', ')
-    from ((table live.catalog except table found.catalog) union (table found.catalog except table live.catalog)) differing
+    from (select distinct kind, name
+          from ((table live.catalog except table found.catalog) union
+                (table found.catalog except table live.catalog)) either_way) differing
     union all
     select 80, 'sequences that moved backwards', 0, count(*), string_agg(name, ', ')
     from live.sequence_state live left join found.sequence_state found using (name)

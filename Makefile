@@ -1,0 +1,38 @@
+# make drill     practise a recovery in a private sandbox; without a terminal it recovers by itself and prints the report
+# make test      every test, on real servers
+# make bench     the comparisons that the README's numbers come from
+# make screenshots   the pictures in screenshots/, from the real program
+#
+# Each installs what it needs and does not find; see .make/install.
+
+# What a drill needs, and the linker and C library that Rust builds against.
+DRILL_PACKAGES = gcc libc6-dev postgresql restic
+# Other servers and ways to a repository, and fonts for pictures; only tests need them.
+TEST_PACKAGES = $(DRILL_PACKAGES) fonts-dejavu-core openssh-client openssh-server pgbouncer python3 python3-pip \
+	python3-venv rclone strace
+
+# rustup puts cargo here; a shell that was opened before does not know yet.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: drill test bench screenshots install-tools install-test-tools
+
+drill: install-tools
+	@cargo build --locked
+	@cargo run --quiet --locked -- drill
+
+test: install-test-tools
+	cargo test --locked
+
+bench: install-test-tools
+	cargo bench --locked
+
+screenshots: install-test-tools
+	UPDATE_SCREENSHOTS=1 cargo test --locked --test it screenshots
+
+install-tools:
+	@.make/install $(DRILL_PACKAGES)
+
+# PostgreSQL 16 and 18 as well: archives are read as each version writes them.
+install-test-tools:
+	@.make/install $(TEST_PACKAGES)
+	@tests/get-postgres
