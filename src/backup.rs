@@ -1,1 +1,633 @@
-//! .
+//! Reading restic repositories, safely and at random access. restic stays the only writer.
+//!
+//! - Nothing is written, neither to the repository nor to a cache: a repository that is mounted read-only will do.
+//! - Bytes are proven before use, on every read: the SHA-256 of a blob is its id, the SHA-256 of a repository file is
+//!   its name. What does not match is an error that names it; all other data stays usable.
+//! - Lengths have limits that are checked before anything is allocated, and no input is recursed on.
+//! - Snapshots are read before the index, and the index is read again when something is not where it was, so that a
+//!   backup or a prune that runs meanwhile cannot make a wrong byte.
+//!
+//! Calls block, also on the network: an asynchronous caller makes them on a blocking thread (`spawn_blocking`), and
+//! drops a [`Repository`] there too.
+//!
+//! Format: restic's `doc/design.rst`, repository versions 1 and 2. rustic_core derives the key and takes names apart,
+//! rustic_backend speaks REST and rclone; the head of each file here says why the rest is done by itself.
+
+mod file;
+mod index;
+mod location;
+mod place;
+mod seal;
+mod sftp;
+mod storage;
+mod tree;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, FixedOffset, Utc};
+use rustic_core::Id;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::text;
+use index::{BlobKind, Copy, Index};
+use seal::Seal;
+use storage::{Failure, Storage, Stored, Why};
+use tree::Node;
+
+pub use file::File;
+pub use location::{Location, Password};
+pub use place::{Place, ReadSeek};
+pub use tree::{Entries, Entry, EntryKind};
+
+/// How many keys are tried with a password, as restic does.
+const MAX_KEYS: usize = 20;
+/// Bytes of folder blobs whose content is kept.
+const KEPT_TREES: usize = 8 << 20;
+/// restic refreshes its locks every 5 minutes and takes one for stale after 30.
+const STALE_LOCK_MINUTES: i64 = 30;
+
+/// One backup in a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// When the backup was made, as the machine that made it knew the time and its zone.
+    pub instant: DateTime<FixedOffset>,
+    pub host: String,
+    pub user: String,
+    pub paths: Vec<String>,
+    pub tags: Vec<String>,
+    /// The root folder: 64 hexadecimal digits.
+    #[serde(skip)]
+    pub tree: String,
+}
+
+impl Snapshot {
+    /// The first 8 digits of the id, as restic shows it.
+    pub fn short(&self) -> &str {
+        self.id.get(..8).unwrap_or(&self.id)
+    }
+}
+
+/// A repository that is open for reading. Clones are the same repository.
+#[derive(Clone)]
+pub struct Repository(Arc<Inner>);
+
+struct Inner {
+    storage: Storage,
+    seal: Seal,
+    /// Read when the first folder or file is.
+    index: Mutex<Option<Arc<Index>>>,
+    /// A snapshot file never changes, so that each is read once.
+    snapshots: Mutex<HashMap<Id, Snapshot>>,
+    /// By the name of the damaged thing.
+    damage: Mutex<BTreeMap<String, String>>,
+    trees: Mutex<VecDeque<(Id, usize, Arc<Vec<Node>>)>>,
+}
+
+#[derive(Deserialize)]
+struct ConfigOfFile {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct SnapshotOfFile {
+    time: DateTime<FixedOffset>,
+    tree: Id,
+    #[serde(default)]
+    hostname: String,
+    #[serde(default)]
+    username: String,
+    paths: Option<Vec<String>>,
+    tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct LockOfFile {
+    time: DateTime<FixedOffset>,
+    #[serde(default)]
+    exclusive: bool,
+    #[serde(default)]
+    hostname: String,
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    pid: u64,
+}
+
+impl Repository {
+    /// Opens a repository. Takes about 0.4 s for each key that is tried, by the intent of the key's derivation.
+    /// Only the config and the keys are read.
+    pub fn open(location: &Location) -> Result<Self> {
+        let storage = Storage::connect(location)?;
+        let config = storage.read_config().map_err(|failure| no_repository(&storage, failure))?;
+        let password = location.password()?;
+        let (seal, damage) = find_key(&storage, password.reveal())?;
+        let damaged = |words| storage.damaged(&Stored::Config.file(&Id::default()), words).error;
+        let config = seal.document(&config).map_err(damaged)?;
+        let config: ConfigOfFile = serde_json::from_slice(&config).map_err(|error| damaged(error.to_string()))?;
+        if !matches!(config.version, 1 | 2) {
+            return Err(Error::backup(format!("repository {} has version {}", storage.shown, config.version))
+                .hint("Versions 1 and 2 can be read. A newer Lifeboat or restic itself may read this one."));
+        }
+        Ok(Self(Arc::new(Inner {
+            storage,
+            seal,
+            index: Mutex::default(),
+            snapshots: Mutex::default(),
+            damage: Mutex::new(damage),
+            trees: Mutex::default(),
+        })))
+    }
+
+    /// All snapshots, newest first. A damaged snapshot is left out and named in [`Repository::damage`].
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let files = self.0.storage.list(Stored::Snapshot)?;
+        let read = at_once(self.parallel(), &files, |(id, size)| self.snapshot(id, *size));
+        let mut snapshots = Vec::with_capacity(files.len());
+        for snapshot in read {
+            match snapshot {
+                Ok(snapshot) => snapshots.push(snapshot),
+                // Damage is kept; a snapshot that has just been forgotten is not one any more.
+                Err(Failure { why: Why::Damaged | Why::Missing, .. }) => {}
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        snapshots.sort_by(|a, b| b.instant.cmp(&a.instant).then_with(|| a.id.cmp(&b.id)));
+        Ok(snapshots)
+    }
+
+    /// The one snapshot whose id is given, or begins with what is given. An ambiguous beginning is an error that lists
+    /// the candidates, and there is no `latest`: the newest backup may well be one of the damaged data.
+    pub fn find(&self, prefix_or_id: &str) -> Result<Snapshot> {
+        let prefix = prefix_or_id.trim().to_ascii_lowercase();
+        let hint = "Give the first digits of a snapshot's id; `lifeboat points` lists them.";
+        if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(|letter| letter.is_ascii_hexdigit()) {
+            return Err(Error::operator(format!("{prefix_or_id:?} is not the id of a snapshot")).hint(hint));
+        }
+        let mut files = self.0.storage.list(Stored::Snapshot)?;
+        files.retain(|(id, _)| id.to_hex().starts_with(&prefix));
+        files.sort_unstable();
+        match files.as_slice() {
+            [] => {
+                Err(Error::operator(format!("no snapshot of repository {} begins with {prefix}", self.shown()))
+                    .hint(hint))
+            }
+            [(id, size)] => Ok(self.snapshot(id, *size)?),
+            several => {
+                let candidates = several.iter().take(8).filter_map(|(id, size)| self.snapshot(id, *size).ok());
+                let shown: Vec<_> = candidates
+                    .map(|one| {
+                        let digits = (prefix.len() + 4).clamp(8, 64);
+                        let time = one.instant.format("%Y-%m-%d %H:%M:%S %:z");
+                        format!("{} of {time} on {}", &one.id[..digits], one.host)
+                    })
+                    .collect();
+                let number = text::counted(several.len() as u64, "snapshot begins", "snapshots begin");
+                Err(Error::operator(format!("{number} with {prefix}"))
+                    .hint(format!("Choose one of: {}.", shown.join(", ")))
+                    .hint("Give more digits of the id."))
+            }
+        }
+    }
+
+    /// Walks the whole snapshot and gives up to `limit` entries. Symlinks are listed and not followed.
+    pub fn entries(&self, snapshot: &Snapshot, limit: usize) -> Result<Entries> {
+        let mut found = Entries { entries: Vec::new(), complete: true, damage: Vec::new() };
+        let mut open = vec![(self.root(snapshot)?, 0_usize, String::new())];
+        while let Some((nodes, next, folder)) = open.last_mut() {
+            let Some(node) = nodes.get(*next) else {
+                open.pop();
+                continue;
+            };
+            *next += 1;
+            if found.entries.len() >= limit {
+                found.complete = false;
+                break;
+            }
+            let (entry, subtree) = (node.entry(folder), node.subtree);
+            let inner = entry.path.clone();
+            found.entries.push(entry);
+            let Some(subtree) = subtree else { continue };
+            if open.len() >= tree::MAX_DEPTH {
+                found.complete = false;
+                continue;
+            }
+            match self.tree(&subtree) {
+                Ok(nodes) => open.push((nodes, 0, inner)),
+                Err(Failure { why: Why::Damaged | Why::Missing, error }) => {
+                    found.complete = false;
+                    found.damage.push(format!("{inner}: {error}"));
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is in a folder, by its literal path; `/` is the root of the snapshot.
+    pub fn list_folder(&self, snapshot: &Snapshot, path: &str) -> Result<Vec<Entry>> {
+        let names = tree::names(path);
+        let nodes = self.folder(snapshot, &names)?;
+        let folder = if names.is_empty() { String::new() } else { format!("/{}", names.join("/")) };
+        Ok(nodes.iter().map(|node| node.entry(&folder)).collect())
+    }
+
+    /// What is at a path; the root is a folder.
+    pub fn entry(&self, snapshot: &Snapshot, path: &str) -> Result<Entry> {
+        let names = tree::names(path);
+        let Some((name, folders)) = names.split_last() else {
+            return Ok(Entry { path: "/".into(), kind: EntryKind::Folder, size: 0, modified: None });
+        };
+        let nodes = self.folder(snapshot, folders)?;
+        let folder = if folders.is_empty() { String::new() } else { format!("/{}", folders.join("/")) };
+        Ok(child(&nodes, name, folders, snapshot)?.entry(&folder))
+    }
+
+    /// Opens a file by its literal path: no name in it is a pattern, and symlinks are not followed.
+    pub fn open_file(&self, snapshot: &Snapshot, path: &str) -> Result<File> {
+        let names = tree::names(path);
+        let whole = || format!("{} of snapshot {}", tree::folder_shown(&names), snapshot.short());
+        let not_a_file = |what: &str| Error::operator(format!("{} is {what}", whole()));
+        let Some((name, folders)) = names.split_last() else {
+            return Err(not_a_file("a folder").hint("Name a file in it."));
+        };
+        let nodes = self.folder(snapshot, folders)?;
+        let node = child(&nodes, name, folders, snapshot)?;
+        match node.kind {
+            EntryKind::File => File::new(self.clone(), whole(), node.content.clone()),
+            EntryKind::Folder => Err(not_a_file("a folder").hint("Name a file in it.")),
+            EntryKind::Symlink => {
+                Err(not_a_file("a symlink").hint(format!("It points to {}; open that instead.", node.target)))
+            }
+            EntryKind::Other => Err(not_a_file("neither a file nor a folder").hint("Name a file.")),
+        }
+    }
+
+    /// Bytes fetched from the repository's storage so far: packs, index, snapshots, keys. Listings are not counted.
+    pub fn bytes_read(&self) -> u64 {
+        self.0.storage.fetched()
+    }
+
+    /// Where the repository is, without any password.
+    pub fn shown(&self) -> &str {
+        &self.0.storage.shown
+    }
+
+    /// Everything that was found damaged so far, one sentence each. Nothing here keeps other data from being read.
+    pub fn damage(&self) -> Vec<String> {
+        held(&self.0.damage).values().cloned().collect()
+    }
+
+    /// What else uses the repository now, one sentence each: reading goes on, but a prune may take packs away. Locks
+    /// can be seen in local, S3 and SFTP repositories.
+    pub fn warnings(&self) -> Vec<String> {
+        let locks = self.0.storage.list(Stored::Lock).unwrap_or_default();
+        let locks = locks.iter().filter_map(|(id, size)| {
+            let json = self.document(Stored::Lock, id, *size).ok()?;
+            serde_json::from_slice::<LockOfFile>(&json).ok()
+        });
+        locks.filter(|lock| lock.exclusive).map(|lock| lock.sentence(&self.0.storage.shown)).collect()
+    }
+
+    fn parallel(&self) -> usize {
+        self.0.storage.parallel()
+    }
+
+    fn snapshot(&self, id: &Id, size: u64) -> Result<Snapshot, Failure> {
+        if let Some(snapshot) = held(&self.0.snapshots).get(id) {
+            return Ok(snapshot.clone());
+        }
+        let json = self.document(Stored::Snapshot, id, size)?;
+        let read: SnapshotOfFile = serde_json::from_slice(&json)
+            .map_err(|error| self.damaged(&Stored::Snapshot.file(id), error.to_string()))?;
+        let snapshot = Snapshot {
+            id: id.to_hex().to_string(),
+            instant: read.time,
+            host: read.hostname,
+            user: read.username,
+            paths: read.paths.unwrap_or_default(),
+            tags: read.tags.unwrap_or_default(),
+            tree: read.tree.to_hex().to_string(),
+        };
+        held(&self.0.snapshots).insert(*id, snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// The JSON of a repository file, proven by its name and its seal.
+    fn document(&self, kind: Stored, id: &Id, size: u64) -> Result<Vec<u8>, Failure> {
+        let sealed =
+            self.0.storage.read_whole(kind, id, size).inspect_err(|failure| self.remember(&kind.file(id), failure))?;
+        self.0.seal.document(&sealed).map_err(|words| self.damaged(&kind.file(id), words))
+    }
+
+    fn damaged(&self, object: &str, words: String) -> Failure {
+        let failure = self.0.storage.damaged(object, words);
+        self.remember(object, &failure);
+        failure
+    }
+
+    fn remember(&self, object: &str, failure: &Failure) {
+        if failure.why == Why::Damaged {
+            held(&self.0.damage).insert(object.to_owned(), sentence(&failure.error));
+        }
+    }
+
+    fn root(&self, snapshot: &Snapshot) -> Result<Arc<Vec<Node>>> {
+        let id =
+            snapshot.tree.parse::<Id>().map_err(|_| Error::bug(format!("no tree in snapshot {}", snapshot.short())))?;
+        Ok(self.tree(&id)?)
+    }
+
+    fn folder(&self, snapshot: &Snapshot, names: &[&str]) -> Result<Arc<Vec<Node>>> {
+        let mut nodes = self.root(snapshot)?;
+        for (depth, name) in names.iter().enumerate() {
+            let node = child(&nodes, name, &names[..depth], snapshot)?;
+            let Some(subtree) = node.subtree else {
+                let path = tree::folder_shown(&names[..=depth]);
+                return Err(Error::operator(format!("{path} of snapshot {} is not a folder", snapshot.short()))
+                    .hint("Correct the path."));
+            };
+            nodes = self.tree(&subtree)?;
+        }
+        Ok(nodes)
+    }
+
+    fn tree(&self, id: &Id) -> Result<Arc<Vec<Node>>, Failure> {
+        if let Some((_, _, nodes)) = held(&self.0.trees).iter().find(|(kept, _, _)| kept == id) {
+            return Ok(nodes.clone());
+        }
+        let json = self.fetch(BlobKind::Tree, id)?;
+        let nodes = tree::parse(&json).map_err(|error| self.damaged(&format!("folder {id}"), error))?;
+        let nodes = Arc::new(nodes);
+        let mut trees = held(&self.0.trees);
+        trees.push_back((*id, json.len(), nodes.clone()));
+        while trees.len() > 1 && trees.iter().map(|(_, size, _)| size).sum::<usize>() > KEPT_TREES {
+            trees.pop_front();
+        }
+        Ok(nodes)
+    }
+
+    /// The plain length of a blob, from the index.
+    fn blob_length(&self, id: &Id) -> Result<u32> {
+        let copies = self.located(BlobKind::Data, id, &*self.index()?)?;
+        if let Some(copy) = copies.first() {
+            return Ok(copy.plain_length());
+        }
+        let copies = self.located(BlobKind::Data, id, &*self.reload()?)?;
+        Ok(copies.first().map(Copy::plain_length).ok_or_else(|| self.not_indexed(id))?)
+    }
+
+    /// The bytes of a blob, proven by their SHA-256.
+    fn blob(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>> {
+        Ok(self.fetch(kind, id)?)
+    }
+
+    /// Tries every copy of a blob, and once more after reading the index again when it was moved or is new.
+    fn fetch(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>, Failure> {
+        let index = self.index()?;
+        match self.fetch_by(kind, id, &index) {
+            Err(failure) if failure.why == Why::Missing => {
+                let again = self.reload()?;
+                if Arc::ptr_eq(&index, &again) { Err(failure) } else { self.fetch_by(kind, id, &again) }
+            }
+            result => result,
+        }
+    }
+
+    fn fetch_by(&self, kind: BlobKind, id: &Id, index: &Index) -> Result<Vec<u8>, Failure> {
+        let mut failed = None;
+        for copy in self.located(kind, id, index)? {
+            match self.fetch_copy(id, &copy) {
+                Ok(plain) => return Ok(plain),
+                // A copy that is damaged is worth more words than one that is gone.
+                Err(failure) if failed.is_none() || failure.why == Why::Damaged => failed = Some(failure),
+                Err(_) => {}
+            }
+        }
+        Err(failed.unwrap_or_else(|| self.not_indexed(id)))
+    }
+
+    fn fetch_copy(&self, id: &Id, copy: &Copy) -> Result<Vec<u8>, Failure> {
+        let object = format!("blob {id} in pack {}", copy.pack);
+        let sealed = self.0.storage.read_part(&copy.pack, copy.offset, copy.length);
+        let sealed = sealed.inspect_err(|failure| self.remember(&object, failure))?;
+        let plain = self.0.seal.blob(&sealed, copy.compressed_from).map_err(|words| self.damaged(&object, words))?;
+        if storage::hash(&plain) == *id {
+            return Ok(plain);
+        }
+        Err(self.damaged(&object, "its SHA-256 is not its id".into()))
+    }
+
+    fn located(&self, kind: BlobKind, id: &Id, index: &Index) -> Result<Vec<Copy>, Failure> {
+        index.find(kind, id).map_err(|words| self.damaged("the index", words))
+    }
+
+    fn not_indexed(&self, id: &Id) -> Failure {
+        let error = Error::backup(format!("blob {id} is not in the index of repository {}", self.shown()));
+        let damage = held(&self.0.damage);
+        let error = damage.values().fold(error, |error, words| error.hint(format!("{words}.")));
+        let error = error
+            .hint("Other data of this repository is still usable: choose another recovery point or file.")
+            .hint("Run `restic check`; where an index file is damaged, `restic rebuild-index` makes it anew from the packs.");
+        Failure { why: Why::Missing, error }
+    }
+
+    fn index(&self) -> Result<Arc<Index>, Failure> {
+        let mut held = held(&self.0.index);
+        if let Some(index) = &*held {
+            return Ok(index.clone());
+        }
+        let index = Arc::new(self.read_index()?);
+        *held = Some(index.clone());
+        Ok(index)
+    }
+
+    /// The index as it is now: the same one when no index file came or went.
+    fn reload(&self) -> Result<Arc<Index>, Failure> {
+        let mut held = held(&self.0.index);
+        let mut files: Vec<Id> = self.0.storage.list(Stored::Index)?.into_iter().map(|(id, _)| id).collect();
+        files.sort_unstable();
+        if let Some(index) = &*held
+            && index.files == files
+        {
+            return Ok(index.clone());
+        }
+        let index = Arc::new(self.read_index()?);
+        *held = Some(index.clone());
+        Ok(index)
+    }
+
+    /// Reads all index files. A damaged one is remembered, and what it alone knew is not found.
+    fn read_index(&self) -> Result<Index, Failure> {
+        const ATTEMPTS: usize = 3;
+        let mut attempt = 1;
+        'again: loop {
+            let files = self.0.storage.list(Stored::Index)?;
+            let read =
+                at_once(self.parallel().min(4), &files, |(id, size)| (*id, self.document(Stored::Index, id, *size)));
+            let mut index = Index::default();
+            for (id, json) in read {
+                match json {
+                    Ok(json) => {
+                        if let Err(words) = index.add(id, &json) {
+                            self.damaged(&Stored::Index.file(&id), words);
+                            index.files.push(id);
+                        }
+                    }
+                    Err(failure) if failure.why == Why::Damaged => index.files.push(id),
+                    // Replaced since it was listed: a backup or a prune has just ended.
+                    Err(failure) if failure.why == Why::Missing && attempt < ATTEMPTS => {
+                        attempt += 1;
+                        continue 'again;
+                    }
+                    Err(failure) => return Err(failure),
+                }
+            }
+            index.sort();
+            return Ok(index);
+        }
+    }
+}
+
+/// Takes our error out of an [`io::Error`] that a [`File`] gave; another one becomes an error about the backup.
+pub fn cause(error: io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(ours) => ours,
+        Err(error) => Error::backup("cannot read the dump").detail(error),
+    }
+}
+
+impl LockOfFile {
+    fn sentence(&self, repository: &str) -> String {
+        let Self { hostname, username, pid, time, .. } = self;
+        let age = Utc::now().signed_duration_since(time);
+        let since = text::duration(age.to_std().unwrap_or_default());
+        let meaning = if age.num_minutes() >= STALE_LOCK_MINUTES {
+            "It is stale: if that process is gone, `restic unlock` removes it"
+        } else {
+            "A prune or check may be running: reading goes on, but what is being pruned may go away"
+        };
+        format!(
+            "repository {repository} was locked exclusively {since} ago by process {pid} of {username} on {hostname}. {meaning}."
+        )
+    }
+}
+
+fn sentence(error: &Error) -> String {
+    error.detail.as_ref().map_or_else(|| error.message.clone(), |detail| format!("{}: {detail}", error.message))
+}
+
+fn no_repository(storage: &Storage, failure: Failure) -> Error {
+    if failure.why != Why::Missing {
+        return failure.error;
+    }
+    let error = Error::operator(format!("there is no repository at {}", storage.shown));
+    let error = if let Some(detail) = failure.error.detail { error.detail(detail) } else { error };
+    error.hint("Check the location: a repository has a file named config. A disk or share may not be mounted.")
+}
+
+/// The key that the password opens, and the damage of the others.
+fn find_key(storage: &Storage, password: &str) -> Result<(Seal, BTreeMap<String, String>)> {
+    #[derive(Deserialize, Default)]
+    struct Owner {
+        #[serde(default)]
+        hostname: String,
+    }
+    let mut damage = BTreeMap::new();
+    let mut keys = Vec::new();
+    for (id, size) in storage.list(Stored::Key)? {
+        match storage.read_whole(Stored::Key, &id, size) {
+            Ok(bytes) => keys.push((id, bytes)),
+            Err(failure) if failure.why == Why::Damaged => {
+                damage.insert(Stored::Key.file(&id), sentence(&failure.error));
+            }
+            Err(failure) if failure.why == Why::Missing => {}
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+    // Each try costs 0.4 s: the key that the environment names first, then those that this machine made.
+    let hint = std::env::var("RESTIC_KEY_HINT").ok().filter(|hint| !hint.is_empty());
+    let here = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    keys.sort_by_cached_key(|(id, bytes)| {
+        let owner: Owner = serde_json::from_slice(bytes).unwrap_or_default();
+        let hinted = hint.as_ref().is_some_and(|hint| id.to_hex().starts_with(hint));
+        (!hinted, owner.hostname != here.trim(), *id)
+    });
+    let tried = keys.len().min(MAX_KEYS);
+    for (id, bytes) in &keys[..tried] {
+        match Seal::derive(bytes, password) {
+            Ok(Some(seal)) => return Ok((seal, damage)),
+            Ok(None) => {}
+            Err(words) => {
+                let object = Stored::Key.file(id);
+                damage.insert(object.clone(), sentence(&storage.damaged(&object, words).error));
+            }
+        }
+    }
+    let damaged: Vec<String> = damage.into_values().collect();
+    if !damaged.is_empty() {
+        let error = Error::backup(format!("no key of repository {} can be opened", storage.shown));
+        let error = damaged.iter().fold(error, |error, words| error.hint(format!("{words}.")));
+        return Err(
+            error.hint("Put the key file back from a copy of the repository, or use the password of another key.")
+        );
+    }
+    if keys.is_empty() {
+        return Err(Error::backup(format!("repository {} has no key", storage.shown))
+            .hint("Its folder `keys` is empty: put it back from a copy of the repository."));
+    }
+    let number = text::counted(tried as u64, "key", "keys");
+    Err(Error::operator(format!("the password does not open repository {}", storage.shown)).hint(format!(
+        "It was tried with {number}. Check the password file or command, and that it belongs to this repository."
+    )))
+}
+
+/// The one node of a name.
+fn child<'a>(nodes: &'a [Node], name: &str, folders: &[&str], snapshot: &Snapshot) -> Result<&'a Node> {
+    let mut named = nodes.iter().filter(|node| node.name == name);
+    let folder = tree::folder_shown(folders);
+    match (named.next(), named.next()) {
+        (Some(node), None) => Ok(node),
+        (Some(_), Some(_)) => {
+            Err(Error::backup(format!("{folder} of snapshot {} holds {name} twice", snapshot.short()))
+                .hint("Restore it with restic, which can tell them apart."))
+        }
+        (None, _) => Err(Error::operator(format!("there is no {name} in {folder} of snapshot {}", snapshot.short()))
+            .hint(tree::nearby(nodes, name))),
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does the work for all items in a few threads, and keeps their order.
+fn at_once<I: Sync, T: Send>(threads: usize, items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let mut done: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let worker = || {
+            let mut mine = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(item) = items.get(number) else { return mine };
+                mine.push((number, work(item)));
+            }
+        };
+        let others: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        let mut done = worker();
+        for other in others {
+            match other.join() {
+                Ok(mine) => done.extend(mine),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
+}

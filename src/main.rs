@@ -1,1 +1,3 @@
+//! Starts the program; everything is in the library.
+
 fn main() {}

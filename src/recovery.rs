@@ -8,6 +8,7 @@
 //!
 //! [`systems`] is the only door to anything outside: it looks, it executes steps, and nothing else does.
 
+pub mod answers;
 pub mod flows;
 pub mod journal;
 pub mod plan;

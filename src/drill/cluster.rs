@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -22,15 +22,12 @@ pub struct Cluster {
     programs: PathBuf,
     settings: Vec<String>,
     server: Option<Child>,
-    /// Held open as long as we live; see [`GUARD`].
-    lifeline: Option<ChildStdin>,
+    /// After the server, so that it finds nothing to stop when we go in good order.
+    guard: Option<Guard>,
 }
 
-/// Waits until its standard input ends, which the kernel sees to even when we are killed, then stops the server and
-/// removes its folder.
-const GUARD: &str = r#"
-trap '' INT HUP TERM
-cat > /dev/null
+/// What the guard of a server does: stops the server and removes its folder.
+const STOP_AND_REMOVE: &str = r#"
 if pid=$(head -n 1 "$1/data/postmaster.pid" 2> /dev/null); then
     kill -QUIT "$pid"
     while kill -0 "$pid" 2> /dev/null; do sleep 0.1; done
@@ -56,7 +53,7 @@ impl Cluster {
             programs: programs.to_owned(),
             settings: settings.iter().map(ToString::to_string).collect(),
             server: None,
-            lifeline: None,
+            guard: Some(Guard::start(STOP_AND_REMOVE, folder).map_err(|error| failed("guard", &error))?),
         };
         let output = cluster
             .command("initdb")?
@@ -68,17 +65,6 @@ impl Cluster {
         if !output.status.success() {
             return Err(failed("initdb", &String::from_utf8_lossy(&output.stderr)));
         }
-        let guard = Command::new("/bin/sh")
-            .args(["-c", GUARD, "guard"])
-            .arg(folder)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| failed("guard", &error))?;
-        cluster.lifeline = guard.stdin;
         cluster.start()?;
         Ok(cluster)
     }
@@ -171,6 +157,34 @@ impl Drop for Cluster {
     }
 }
 
+/// A shell that waits until we are gone, and then cleans up after us. Its standard input is a pipe that only we hold: the
+/// kernel closes it whatever we die of, kill -9 included.
+#[derive(Debug)]
+pub(super) struct Guard(Child);
+
+impl Guard {
+    /// `duty` is a script, run once we are gone; its `$1` is the folder.
+    pub(super) fn start(duty: &str, folder: &Path) -> std::io::Result<Self> {
+        Command::new("/bin/sh")
+            .args(["-c", &format!("trap '' INT HUP TERM\ncat > /dev/null\n{duty}"), "guard"])
+            .arg(folder)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map(Self)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Waiting closes its standard input first, so it does its duty now, and has done it when we go on.
+        let _ = self.0.wait();
+    }
+}
+
 /// The newest PostgreSQL server on this machine: Debian's folders first, then PATH.
 pub fn programs() -> Result<PathBuf> {
     let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql")
@@ -186,7 +200,7 @@ pub fn programs() -> Result<PathBuf> {
         .find(|folder| folder.join("initdb").is_file())
         .ok_or_else(|| {
             Error::operator("no PostgreSQL server is installed on this machine")
-                .hint("Install it: apt-get install postgresql.")
+                .hint("Install it: sudo apt-get install postgresql.")
         })
 }
 

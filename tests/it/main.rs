@@ -1,3 +1,6 @@
 //! Every test of the project that needs more than one function: one binary, real servers.
 
 mod cluster;
+mod decisions;
+mod sandbox;
+mod tidy;

@@ -75,6 +75,9 @@ pub fn next(record: &Record) -> Next {
         );
     }
     let Some(rows) = record.rows() else { return Next::Ask(ask_rows(diffs)) };
+    if rows.iter().all(|choice| choice.classes.is_empty()) {
+        return refuse("no row was chosen", &["Go back and choose rows to write."]);
+    }
     let triggers = match record.triggers() {
         Some(triggers) => triggers,
         None if fires(&chosen, rows) => return Next::Ask(ask_triggers(&chosen)),
@@ -279,7 +282,7 @@ fn unfit(chosen: &[&TableState]) -> Option<Refusal> {
         } else if table.state() == State::Dropped {
             (
                 format!("{name} does not exist in production any more"),
-                "Create it first, from the definition on the tables screen; then its rows can be brought back here.",
+                "Create it first, from what pg_restore --schema-only prints of it; then its rows can be brought back here.",
             )
         } else if table.live.as_ref().is_some_and(|live| live.row_security) {
             (
@@ -427,7 +430,7 @@ fn blocked(changes: &ChangeSet) -> Option<Refusal> {
     }
     let why = violations.iter().map(|(table, violation)| {
         format!(
-            "{}: {} of {} ({}), for example {}",
+            "{}: {}, in {} ({}), for example {}",
             text::clean(&table.table.to_string()),
             text::clean(&violation.what),
             text::counted(violation.rows, "row", "rows"),

@@ -1,0 +1,128 @@
+//! The repository's encryption: which key a password opens, and how sealed bytes become plain ones.
+//!
+//! Sealed bytes are `nonce (16) | AES-256-CTR ciphertext | Poly1305-AES tag (16)`. A repository file (snapshot, index,
+//! lock, config) is JSON inside, or in version 2 a byte `2` and zstd-compressed JSON. Source: restic's
+//! `doc/design.rst`. rustic_core derives the key; opening seals is done here, because its own readers decompress
+//! without a limit and hand the bytes out unchecked.
+
+use aes256ctr_poly1305aes::aead::AeadInPlace;
+use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, Nonce, Tag};
+use rustic_core::repofile::{KeyFile, MasterKey};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Nonce and tag: what sealing adds to the length.
+pub(super) const OVERHEAD: u32 = 32;
+/// The most memory that the derivation of one key may ask for; restic itself asks for 32 to 64 MiB.
+const MAX_DERIVATION_MEMORY: u64 = 1 << 30;
+/// The plain length that a repository file may reach; an index file of restic stays under 8 MiB.
+pub(super) const MAX_DOCUMENT: usize = 256 << 20;
+
+/// The repository's master key; wiped when dropped.
+pub(super) struct Seal(Zeroizing<[u8; 64]>);
+
+impl Seal {
+    /// Opens a key file with a password. `Ok(None)`: another password belongs to it. Costs about 0.4 s, by intent.
+    pub(super) fn derive(key_file: &[u8], password: &str) -> Result<Option<Self>, String> {
+        let key_file: KeyFile = serde_json::from_slice(key_file).map_err(|error| error.to_string())?;
+        check_derivation(&key_file)?;
+        let derived = key_file.kdf_key(&password).map_err(|error| error.display_log())?;
+        let Some(derived) = Self::from_parts(derived.to_keys()) else {
+            return Err("its key has a wrong length".into());
+        };
+        let Some(plain) = derived.open(&key_file.data).map(Zeroizing::new) else { return Ok(None) };
+        let master: MasterKey = serde_json::from_slice(&plain).map_err(|error| error.to_string())?;
+        Self::from_parts((master.encrypt, master.mac.k, master.mac.r))
+            .map(Some)
+            .ok_or_else(|| "its master key has a wrong length".into())
+    }
+
+    fn from_parts((mut encrypt, mut k, mut r): (Vec<u8>, Vec<u8>, Vec<u8>)) -> Option<Self> {
+        let mut key = Zeroizing::new([0; 64]);
+        let fits = encrypt.len() == 32 && k.len() == 16 && r.len() == 16;
+        if fits {
+            key[..32].copy_from_slice(&encrypt);
+            key[32..48].copy_from_slice(&k);
+            key[48..].copy_from_slice(&r);
+        }
+        encrypt.zeroize();
+        k.zeroize();
+        r.zeroize();
+        fits.then_some(Self(key))
+    }
+
+    /// The plain bytes, or `None` when the tag does not match: damaged, or sealed with another key.
+    pub(super) fn open(&self, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, rest) = sealed.split_at_checked(16)?;
+        let (body, tag) = rest.split_at_checked(rest.len().checked_sub(16)?)?;
+        let mut plain = body.to_vec();
+        Aes256CtrPoly1305Aes::new(Key::from_slice(&*self.0))
+            .decrypt_in_place_detached(Nonce::from_slice(nonce), b"", &mut plain, Tag::from_slice(tag))
+            .ok()?;
+        Some(plain)
+    }
+
+    /// The JSON of a sealed repository file.
+    pub(super) fn document(&self, sealed: &[u8]) -> Result<Vec<u8>, String> {
+        let plain = self.open(sealed).ok_or("its authentication tag does not match")?;
+        match plain.split_first() {
+            Some((b'{' | b'[', _)) => Ok(plain),
+            Some((2, compressed)) => decompress_unknown(compressed),
+            _ => Err("it is neither JSON nor compressed JSON".into()),
+        }
+    }
+
+    /// A blob of a pack. `compressed_from` is its plain length when the index says that it is compressed; the caller
+    /// has limited it.
+    pub(super) fn blob(&self, sealed: &[u8], compressed_from: Option<u32>) -> Result<Vec<u8>, String> {
+        let plain = self.open(sealed).ok_or("its authentication tag does not match")?;
+        match compressed_from {
+            None => Ok(plain),
+            Some(length) => zstd::bulk::decompress(&plain, length as usize).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// Refuses parameters that would make the derivation panic, or ask for more memory or time than any real key does: a
+/// key file is the one file that is read before anything in the repository can be authenticated.
+fn check_derivation(key_file: &KeyFile) -> Result<(), String> {
+    let (n, r, p) = (u64::from(key_file.n), u64::from(key_file.r), u64::from(key_file.p));
+    let memory = n.saturating_mul(r).saturating_mul(128);
+    let sane = key_file.kdf == "scrypt" && n.is_power_of_two() && n > 1 && r > 0 && p > 0 && p <= 64;
+    if sane && memory <= MAX_DERIVATION_MEMORY {
+        return Ok(());
+    }
+    Err(format!("its key derivation is not usable: {} N={n} r={r} p={p}", key_file.kdf))
+}
+
+fn decompress_unknown(compressed: &[u8]) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let mut plain = Vec::new();
+    let decoder = zstd::stream::read::Decoder::new(compressed).map_err(|error| error.to_string())?;
+    decoder.take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut plain).map_err(|error| error.to_string())?;
+    if plain.len() > MAX_DOCUMENT { Err("it is larger than any file of its kind".into()) } else { Ok(plain) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key_file(n: u32, r: u32, p: u32) -> String {
+        format!(r#"{{"kdf":"scrypt","N":{n},"r":{r},"p":{p},"data":"AAAA","salt":"AAAA"}}"#)
+    }
+
+    #[test]
+    fn a_key_file_that_asks_for_too_much_is_refused_before_it_is_used() {
+        for (n, r, p) in [(0, 8, 1), (3, 8, 1), (1 << 31, 8, 1), (32768, u32::MAX, 1), (2, 1, u32::MAX)] {
+            let error = Seal::derive(key_file(n, r, p).as_bytes(), "x").err().unwrap();
+            assert!(error.starts_with("its key derivation is not usable"), "{error}");
+        }
+    }
+
+    #[test]
+    fn short_sealed_bytes_are_damage_and_no_panic() {
+        let seal = Seal(Zeroizing::new([7; 64]));
+        for length in 0..40 {
+            assert_eq!(seal.open(&vec![0; length]), None);
+        }
+    }
+}

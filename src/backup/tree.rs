@@ -1,0 +1,206 @@
+//! The folders of a snapshot. Names are data and never paths: they are compared with what was asked for, and nothing
+//! on this machine is ever opened by them.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+
+use chrono::{DateTime, FixedOffset};
+use rustic_core::Id;
+use serde::{Deserialize, Serialize};
+
+/// One file, folder or other thing in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// From the root of the snapshot, beginning with `/`. Bytes that are not UTF-8, and names that are no names (empty,
+    /// `.`, `..`, with `/` or NUL in them), are written as `\xNN`; control characters are still in it, so it passes
+    /// [`crate::text::clean`] before it is shown. What is written here is what opens the file.
+    pub path: String,
+    pub kind: EntryKind,
+    /// In bytes; 0 for everything but files.
+    pub size: u64,
+    pub modified: Option<DateTime<FixedOffset>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    File,
+    Folder,
+    Symlink,
+    Other,
+}
+
+/// A walk through a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entries {
+    /// Folders before what is in them.
+    pub entries: Vec<Entry>,
+    /// Whether everything is listed: false after the limit, beneath 1024 levels, and when `damage` is not empty.
+    pub complete: bool,
+    /// The folders that could not be read, and why.
+    pub damage: Vec<String>,
+}
+
+/// How deep a walk goes: beyond any path that an operating system can open.
+pub(super) const MAX_DEPTH: usize = 1024;
+
+/// A folder's content, as it is in a tree blob.
+pub(super) struct Node {
+    /// The name as [`Entry::path`] writes it.
+    pub name: String,
+    pub kind: EntryKind,
+    pub size: u64,
+    pub modified: Option<DateTime<FixedOffset>>,
+    /// The blobs of a file, in order.
+    pub content: Vec<Id>,
+    pub subtree: Option<Id>,
+    /// Where a symlink points.
+    pub target: String,
+}
+
+#[derive(Deserialize)]
+struct TreeOfFile {
+    nodes: Option<Vec<NodeOfFile>>,
+}
+
+#[derive(Deserialize)]
+struct NodeOfFile {
+    name: String,
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    size: u64,
+    mtime: Option<String>,
+    content: Option<Vec<Id>>,
+    subtree: Option<Id>,
+    #[serde(default)]
+    linktarget: String,
+}
+
+/// Reads the JSON of a tree blob.
+pub(super) fn parse(json: &[u8]) -> Result<Vec<Node>, String> {
+    let tree: TreeOfFile = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    Ok(tree.nodes.unwrap_or_default().into_iter().map(Node::from).collect())
+}
+
+impl From<NodeOfFile> for Node {
+    fn from(node: NodeOfFile) -> Self {
+        let kind = match node.kind.as_str() {
+            "file" => EntryKind::File,
+            "dir" => EntryKind::Folder,
+            "symlink" => EntryKind::Symlink,
+            _ => EntryKind::Other,
+        };
+        Self {
+            name: written(node.name),
+            kind,
+            size: if kind == EntryKind::File { node.size } else { 0 },
+            modified: node.mtime.and_then(|time| DateTime::parse_from_rfc3339(&time).ok()),
+            content: node.content.unwrap_or_default(),
+            subtree: node.subtree,
+            target: node.linktarget,
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn entry(&self, folder: &str) -> Entry {
+        Entry { path: format!("{folder}/{}", self.name), kind: self.kind, size: self.size, modified: self.modified }
+    }
+}
+
+/// A stored name as text. restic stores names quoted as Go does; rustic_core knows how to take that back.
+fn written(name: String) -> String {
+    let stored = rustic_core::repofile::Node { name, ..Default::default() };
+    let name = stored.name();
+    let bytes = name.as_bytes();
+    let no_name = matches!(bytes, b"" | b"." | b"..");
+    let mut text = String::with_capacity(bytes.len());
+    if bytes.is_empty() {
+        text.push_str("\\x");
+    }
+    for chunk in bytes.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            match letter {
+                '.' if no_name => push_hex(&mut text, b'.'),
+                '/' | '\0' => push_hex(&mut text, letter as u8),
+                _ => text.push(letter),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| push_hex(&mut text, *byte));
+    }
+    text
+}
+
+fn push_hex(text: &mut String, byte: u8) {
+    let _ = write!(text, "\\x{byte:02x}");
+}
+
+/// The names of a path that was asked for. No name means anything special: `..` finds nothing.
+pub(super) fn names(path: &str) -> Vec<&str> {
+    path.split('/').filter(|name| !name.is_empty()).collect()
+}
+
+/// A sentence that names what a folder holds, the names most like the one that was asked for first.
+pub(super) fn nearby(nodes: &[Node], asked: &str) -> String {
+    const SHOWN: usize = 6;
+    if nodes.is_empty() {
+        return "The folder is empty.".into();
+    }
+    let mut names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    let alike = |name: &str| {
+        let begin = name.chars().zip(asked.chars()).take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count();
+        let end = name.chars().rev().zip(asked.chars().rev()).take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count();
+        usize::MAX - begin.max(end)
+    };
+    names.sort_by_cached_key(|name| (alike(name), (*name).to_owned()));
+    let more = names.len().saturating_sub(SHOWN);
+    let mut sentence = format!("It holds {}", names[..names.len() - more].join(", "));
+    if more > 0 {
+        let _ = write!(sentence, " and {more} more");
+    }
+    sentence.push('.');
+    sentence
+}
+
+/// The end of a path, for a folder: `the root` or the path itself.
+pub(super) fn folder_shown(names: &[&str]) -> Cow<'static, str> {
+    if names.is_empty() { "the root".into() } else { format!("/{}", names.join("/")).into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_names_are_written_as_escapes() {
+        for (stored, name) in [
+            ("", "\\x"),
+            (".", "\\x2e"),
+            ("..", "\\x2e\\x2e"),
+            ("../../etc/passwd", "..\\x2f..\\x2fetc\\x2fpasswd"),
+            ("a\0b", "a\\x00b"),
+            ("\\xff.sql", "\\xff.sql"),
+            ("\\u00e9", "é"),
+            ("a\\nb", "a\nb"),
+            ("...", "..."),
+            ("file[1].pdf", "file[1].pdf"),
+        ] {
+            assert_eq!(written(stored.into()), name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_of_node_does_not_hide_the_others() {
+        let json = r#"{"nodes":[{"name":"a","type":"irregular"},{"name":"b","type":"file","size":7}]}"#;
+        let nodes = parse(json.as_bytes()).unwrap();
+        assert_eq!((nodes[0].kind, nodes[1].kind, nodes[1].size), (EntryKind::Other, EntryKind::File, 7));
+    }
+
+    #[test]
+    fn the_likest_names_come_first() {
+        let nodes = parse(br#"{"nodes":[{"name":"x"},{"name":"db.dump"},{"name":"y"}]}"#).unwrap();
+        assert_eq!(nearby(&nodes, "DB.sql"), "It holds db.dump, x, y.");
+    }
+}

@@ -1,0 +1,234 @@
+//! A recovery without a screen: the same flow, answered from a file. The file is TOML:
+//!
+//! ```toml
+//! incident = "2026-01-15T14:00:00Z"      # left out: not known
+//! point = "1a2b3c4d"                     # left out: the newest before the incident
+//! tables = ["public.registrations", "public.distributions"]
+//! triggers = "skip"                      # or "fire"
+//! consent = "public.registrations public.distributions"
+//!
+//! [[rows]]
+//! table = "public.registrations"
+//! classes = ["missing", "changed"]
+//! columns = ["status"]                   # left out: every column that differs
+//! transactions = "largest"               # or [774, 775]; left out: any
+//! condition = "live.status = 'closed'"   # left out: none
+//! ```
+
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use super::Recovery;
+use super::flows::rows::parse_incident;
+use super::flows::{Answers, Next, Place, Question};
+use super::plan::Plan;
+use super::record::{Fact, Incident, NamedKey, Scope};
+use super::systems::Systems;
+use crate::error::{Error, Result};
+use crate::postgres::diff::{Class, TableDiff};
+use crate::postgres::merge::{Choice, Triggers};
+use crate::postgres::name::Name;
+use crate::progress::Progress;
+use crate::text::clean;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    pub incident: Option<String>,
+    pub point: Option<String>,
+    pub dump: Option<String>,
+    pub tables: Vec<String>,
+    /// The columns that pair rows of a table without a key.
+    #[serde(default)]
+    pub key: Vec<String>,
+    pub triggers: Option<Firing>,
+    #[serde(default)]
+    pub rows: Vec<Rows>,
+    /// What a person would type to consent.
+    pub consent: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Firing {
+    Fire,
+    Skip,
+}
+
+/// What to write to one table; a table without an entry gets its missing rows only.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rows {
+    pub table: String,
+    pub classes: Vec<Class>,
+    pub columns: Option<Vec<String>>,
+    pub transactions: Option<Transactions>,
+    pub condition: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Transactions {
+    Ids(Vec<u32>),
+    Named(Largest),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Largest {
+    /// The transaction that last wrote most of the changed rows.
+    Largest,
+}
+
+impl Script {
+    pub fn read(path: &Path) -> Result<Self> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            Error::operator(format!("cannot use the answers file {}", path.display()))
+                .detail(error)
+                .hint("lifeboat recover --help shows what the file looks like.")
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
+        toml::from_str(&text).map_err(|error| wrong(&error))
+    }
+
+    fn answer(&self, question: &Question, recovery: &Recovery, now: DateTime<Utc>) -> Result<Fact> {
+        match &question.answers {
+            Answers::Time => match &self.incident {
+                Some(text) => parse_incident(text, now),
+                None => Ok(Fact::Incident(Incident::Unknown)),
+            },
+            Answers::Point(points) => self.point(points, recovery),
+            Answers::One(choices) => self.choose(question, choices),
+            Answers::Tables(found) => {
+                let names = self.tables.iter().map(|text| Name::parse(text)).collect::<Result<Vec<_>>>()?;
+                for name in &names {
+                    if !found.iter().any(|table| table.backup.name == *name) {
+                        return Err(Error::operator(format!("the dump holds no table {name}"))
+                            .hint("lifeboat tables lists what it holds."));
+                    }
+                }
+                if names.is_empty() {
+                    return Err(
+                        Error::operator("no table was named").hint("Name at least one: tables = [\"public.orders\"].")
+                    );
+                }
+                Ok(Fact::Tables(names))
+            }
+            Answers::Key { table, .. } => {
+                Ok(Fact::Keys(vec![NamedKey { table: table.clone(), columns: self.key.clone() }]))
+            }
+            Answers::Rows(diffs) => diffs.iter().map(|diff| self.rows_of(diff)).collect::<Result<_>>().map(Fact::Rows),
+        }
+    }
+
+    fn point(&self, points: &[super::flows::RankedPoint], recovery: &Recovery) -> Result<Fact> {
+        let chosen = match &self.point {
+            Some(prefix) => {
+                let mut matching = points.iter().filter(|ranked| ranked.point.id.starts_with(prefix.as_str()));
+                match (matching.next(), matching.next()) {
+                    (Some(ranked), None) => Some(ranked),
+                    (Some(_), Some(_)) => {
+                        return Err(Error::operator(format!(
+                            "more than one recovery point begins with {}",
+                            clean(prefix)
+                        ))
+                        .hint("Write more of its id."));
+                    }
+                    (None, _) => None,
+                }
+            }
+            None => points.iter().find(|ranked| matches!(ranked.place, Place::Proposed { .. })),
+        };
+        let Some(chosen) = chosen else {
+            let why = if recovery.record().incident() == Some(Incident::Unknown) && self.point.is_none() {
+                "neither an incident time nor a recovery point is given"
+            } else if self.point.is_some() {
+                "there is no such recovery point"
+            } else {
+                "there is no recovery point before the incident"
+            };
+            return Err(Error::operator(why).hint("lifeboat points lists them; name one with point = \"ID\"."));
+        };
+        Ok(Fact::Point(chosen.point.id.clone()))
+    }
+
+    fn choose(&self, question: &Question, choices: &[super::flows::Choice]) -> Result<Fact> {
+        let wanted = choices.iter().find(|choice| match &choice.fact {
+            Fact::Scope(scope) => *scope == Scope::Tables,
+            Fact::Dump(path) => self.dump.as_ref().map_or(choice.recommended, |wanted| wanted == path),
+            Fact::Triggers(triggers) => match self.triggers {
+                Some(Firing::Fire) => *triggers == Triggers::Fire,
+                Some(Firing::Skip) => *triggers == Triggers::Skip,
+                None => choice.recommended,
+            },
+            _ => choice.recommended,
+        });
+        let unanswered = || {
+            let labels: Vec<_> = choices.iter().map(|choice| clean(&choice.label).into_owned()).collect();
+            Error::operator(format!("the answers file does not answer \"{}\"", question.title))
+                .hint(format!("The choices are: {}.", labels.join(", ")))
+        };
+        let choice = wanted.ok_or_else(unanswered)?;
+        match &choice.unavailable {
+            Some(why) => Err(Error::refused(format!("\"{}\" cannot be chosen: {why}", choice.label))),
+            None => Ok(choice.fact.clone()),
+        }
+    }
+
+    fn rows_of(&self, diff: &TableDiff) -> Result<Choice> {
+        let mut entry = None;
+        for rows in &self.rows {
+            if Name::parse(&rows.table)? == diff.table {
+                entry = Some(rows);
+            }
+        }
+        let transactions = match entry.and_then(|rows| rows.transactions.as_ref()) {
+            None => None,
+            Some(Transactions::Ids(ids)) => Some(ids.clone()),
+            Some(Transactions::Named(Largest::Largest)) => Some(
+                diff.by_transaction
+                    .iter()
+                    .max_by_key(|transaction| transaction.changed)
+                    .map(|most| most.xid)
+                    .into_iter()
+                    .collect(),
+            ),
+        };
+        Ok(Choice {
+            table: diff.table.clone(),
+            classes: entry.map_or_else(|| [Class::Missing].into(), |rows| rows.classes.iter().copied().collect()),
+            columns: entry.and_then(|rows| rows.columns.clone()),
+            transactions,
+            condition: entry.and_then(|rows| rows.condition.clone()),
+            only: None,
+            except: std::collections::BTreeSet::new(),
+        })
+    }
+}
+
+/// Walks the flow with the script's answers until a plan is ready.
+pub async fn drive<S: Systems>(
+    script: &Script,
+    recovery: &mut Recovery,
+    systems: &S,
+    progress: &Progress,
+) -> Result<Plan> {
+    loop {
+        match recovery.next() {
+            Next::Ready(plan) => return Ok(plan),
+            Next::Ask(question) => {
+                let fact = script.answer(&question, recovery, Utc::now())?;
+                recovery.answer(fact)?;
+            }
+            Next::Look(look) => {
+                let finding = systems.look(&recovery.id, &look, progress).await?;
+                recovery.found(look, finding)?;
+            }
+            Next::Refuse(refusal) => {
+                return Err(refusal.hints.into_iter().fold(Error::refused(refusal.why), Error::hint));
+            }
+        }
+    }
+}

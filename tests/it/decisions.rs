@@ -1,0 +1,408 @@
+//! Answers every question of every flow every way, and prints the whole decision tree, so that the product's judgement can
+//! be reviewed without reading Rust. A changed judgement is a visible change of `snapshots/`.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use lifeboat::postgres::archive::{self, Estimate, Format, Header};
+use lifeboat::postgres::diff::{Class, Drift, Pair, TableDiff};
+use lifeboat::postgres::merge::{ChangeSet, Choice, TableChange, TableUndo, Triggers, Undo, Violation};
+use lifeboat::postgres::name::Name;
+use lifeboat::postgres::schema::{self, Key, KeySource, Kind, Live, Trigger};
+use lifeboat::recovery::Flow;
+use lifeboat::recovery::flows::{self, Answers, Next, Place};
+use lifeboat::recovery::plan::{Effect, Plan};
+use lifeboat::recovery::record::{
+    Contents, Dump, Fact, Finding, Incident, Look, NamedKey, Point, Record, ServerFacts, TableState, Tables,
+};
+
+const DEEPEST: usize = 32;
+
+fn instant(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+fn point(id: &str, at: &str) -> Point {
+    Point {
+        id: id.repeat(8),
+        repository: "/srv/restic".into(),
+        instant: instant(at).into(),
+        host: "db-server".into(),
+        paths: vec!["/backup".into()],
+        tags: vec!["postgresql".into()],
+    }
+}
+
+fn dump(path: &str, damage: Option<&str>) -> Dump {
+    Dump {
+        path: path.into(),
+        size_bytes: 5_000_000,
+        header: Header {
+            format: Format::Custom,
+            version: Some((1, 14, 0)),
+            compression: archive::Compression::Gzip,
+            created_local: None,
+            database: Some("programme_db".into()),
+            server_version: Some("15.18".into()),
+            dump_version: Some("15.18".into()),
+        },
+        tables: damage.is_none().then_some(8),
+        damage: damage.map(Into::into),
+    }
+}
+
+/// What a table is like in production.
+#[derive(Clone, Copy, PartialEq)]
+enum Like {
+    Sound,
+    NoKey,
+    Dropped,
+    HiddenRows,
+    Inserts,
+    OnlySchema,
+    Triggered,
+}
+
+fn table(name: &str, like: Like) -> TableState {
+    let name = Name::new("public", name);
+    let column = archive::Column { name: "id".into(), type_sql: "bigint".into(), not_null: true, generated: false };
+    let live = Live {
+        name: name.clone(),
+        oid: 1,
+        kind: Kind::Table,
+        columns: vec![schema::Column {
+            name: "id".into(),
+            type_sql: "bigint".into(),
+            not_null: true,
+            generated: false,
+            identity: schema::Identity::None,
+            default_sql: None,
+        }],
+        keys: if like == Like::NoKey {
+            vec![]
+        } else {
+            vec![Key { source: KeySource::Primary, columns: vec!["id".into()] }]
+        },
+        parents: vec![],
+        children: vec![],
+        triggers: if like == Like::Triggered { vec![trigger()] } else { vec![] },
+        sequences: vec![],
+        rows_estimate: Some(1000),
+        size_bytes: 100_000,
+        row_security: like == Like::HiddenRows,
+        privileges: vec![],
+        owned: true,
+    };
+    TableState {
+        backup: archive::Table::fixture(name, vec![column], like != Like::OnlySchema, like == Like::Inserts),
+        backup_rows: Some(Estimate { rows: 1000, exact: true }),
+        live: (like != Like::Dropped).then_some(live),
+        pairs: vec![Pair {
+            column: "id".into(),
+            backup_type: Some("bigint".into()),
+            live_type: Some("bigint".into()),
+            drift: Drift::Same,
+        }],
+    }
+}
+
+fn trigger() -> Trigger {
+    Trigger {
+        name: "touch".into(),
+        before: true,
+        per_row: true,
+        on_insert: false,
+        on_update: true,
+        on_delete: false,
+        function: Name::new("public", "touch_updated_at"),
+        owner: "app".into(),
+        definition: "CREATE TRIGGER touch ...".into(),
+    }
+}
+
+fn diff(table: &Name, missing: u64, changed: u64, key: bool) -> TableDiff {
+    TableDiff {
+        table: table.clone(),
+        key: key.then(|| Key { source: KeySource::Primary, columns: vec!["id".into()] }),
+        pairs: vec![],
+        backup_rows: 1000,
+        live_rows: 1000 - missing,
+        missing,
+        changed,
+        extra: 0,
+        same: 1000 - missing - changed,
+        unkeyed_backup: 0,
+        unkeyed_live: 0,
+        by_column: vec![],
+        by_transaction: vec![],
+        parents: vec![],
+        children: vec![],
+    }
+}
+
+fn changes(rows: &[Choice], triggers: Triggers, violation: bool) -> ChangeSet {
+    let tables = rows.iter().map(|choice| TableChange {
+        table: choice.table.clone(),
+        inserts: if choice.classes.contains(&Class::Missing) { 300 } else { 0 },
+        updates: if choice.classes.contains(&Class::Changed) { 50 } else { 0 },
+        deletes: 0,
+        columns: vec![],
+        statements: vec!["INSERT ...".into()],
+        triggers: vec![],
+        sequences: vec![],
+        cascades: vec![],
+        violations: if violation {
+            vec![Violation {
+                constraint: "orders_customer_fkey".into(),
+                what: "customer refers to a row that does not exist".into(),
+                rows: 3,
+                sample: vec!["17".into()],
+            }]
+        } else {
+            vec![]
+        },
+    });
+    ChangeSet { tables: tables.collect(), triggers, hash: "h".into() }
+}
+
+/// Every finding that makes a difference, with a name for the tree.
+fn findings(look: &Look) -> Vec<(&'static str, Finding)> {
+    let server = |refusal: Option<&str>| ServerFacts {
+        shown: "db-server:5432".into(),
+        database: "programme_db".into(),
+        version: "15.18".into(),
+        system_identifier: "7".into(),
+        refusal: refusal.map(Into::into),
+        warnings: vec![],
+    };
+    match look {
+        Look::Points => vec![
+            ("no point", Finding::Points(vec![])),
+            (
+                "three points, one made after the incident",
+                Finding::Points(vec![
+                    point("c", "2026-01-15T15:00:00Z"),
+                    point("b", "2026-01-15T02:15:00Z"),
+                    point("a", "2026-01-14T02:15:00Z"),
+                ]),
+            ),
+        ],
+        Look::Contents { .. } => {
+            let contents = |dumps| Finding::Contents(Contents { dumps, files: 0, bytes: 0, complete: true });
+            vec![
+                ("files only", contents(vec![])),
+                ("one dump", contents(vec![dump("/a.dump", None)])),
+                ("two dumps, one damaged", contents(vec![dump("/a.dump", None), dump("/b.dump", Some("cut short"))])),
+            ]
+        }
+        Look::Tables { .. } => {
+            let tables = |refusal, tables| Finding::Tables(Tables { server: server(refusal), tables });
+            vec![
+                ("a standby", tables(Some("the server is a standby"), vec![])),
+                (
+                    "tables of every kind",
+                    tables(
+                        None,
+                        vec![
+                            table("sound", Like::Sound),
+                            table("no_key", Like::NoKey),
+                            table("dropped", Like::Dropped),
+                            table("hidden_rows", Like::HiddenRows),
+                            table("inserts", Like::Inserts),
+                            table("only_schema", Like::OnlySchema),
+                            table("triggered", Like::Triggered),
+                        ],
+                    ),
+                ),
+            ]
+        }
+        Look::Diff { tables, keys, .. } => {
+            let keyed = keys.iter().all(|key| !key.columns.is_empty());
+            let diffs = |missing, changed| {
+                Finding::Diff(tables.iter().map(|name| diff(name, missing, changed, keyed)).collect())
+            };
+            vec![("nothing differs", diffs(0, 0)), ("300 missing, 50 changed", diffs(300, 50))]
+        }
+        Look::Freeze { rows, triggers } => vec![
+            ("a foreign key would fail", Finding::Frozen(changes(rows, *triggers, true))),
+            ("all would fit", Finding::Frozen(changes(rows, *triggers, false))),
+        ],
+        Look::Undo { .. } => {
+            let undo = |rows, kept| {
+                Finding::Undo(Undo {
+                    hash: "h".into(),
+                    tables: vec![TableUndo {
+                        table: Name::new("public", "sound"),
+                        remove: rows,
+                        set_back: 0,
+                        bring_back: 0,
+                        kept,
+                        kept_sample: vec![],
+                        statements: vec!["DELETE ...".into()],
+                    }],
+                })
+            };
+            vec![("every row changed since", undo(0, 300)), ("two rows changed since", undo(298, 2))]
+        }
+    }
+}
+
+/// Every way to answer that makes a difference.
+fn facts(answers: &Answers) -> Vec<(String, Fact)> {
+    match answers {
+        Answers::Time => vec![
+            ("14:00 on that day".into(), Fact::Incident(Incident::At(instant("2026-01-15T14:00:00Z")))),
+            ("nobody knows".into(), Fact::Incident(Incident::Unknown)),
+        ],
+        Answers::Point(points) => points
+            .iter()
+            .map(|ranked| {
+                let place = match ranked.place {
+                    Place::Proposed { loss } => format!("PROPOSED, loses {} min", loss.as_secs() / 60),
+                    Place::Before { loss } => format!("before, loses {} min", loss.as_secs() / 60),
+                    Place::After => "after the incident".into(),
+                    Place::Unranked => "unranked".into(),
+                };
+                (format!("{} ({place})", ranked.point.short()), Fact::Point(ranked.point.id.clone()))
+            })
+            .collect(),
+        Answers::One(choices) => choices
+            .iter()
+            .filter(|choice| choice.unavailable.is_none())
+            .map(|choice| (choice.label.clone(), choice.fact.clone()))
+            .collect(),
+        Answers::Tables(tables) => tables
+            .iter()
+            .map(|table| (table.backup.name.to_string(), Fact::Tables(vec![table.backup.name.clone()])))
+            .collect(),
+        Answers::Key { table, .. } => vec![
+            ("id".into(), Fact::Keys(vec![NamedKey { table: table.clone(), columns: vec!["id".into()] }])),
+            ("none".into(), Fact::Keys(vec![NamedKey { table: table.clone(), columns: vec![] }])),
+        ],
+        Answers::Rows(diffs) => {
+            let choose = |classes: &[Class]| {
+                Fact::Rows(
+                    diffs
+                        .iter()
+                        .map(|diff| Choice {
+                            table: diff.table.clone(),
+                            classes: classes.iter().copied().collect(),
+                            columns: None,
+                            transactions: None,
+                            condition: None,
+                            only: None,
+                            except: std::collections::BTreeSet::new(),
+                        })
+                        .collect(),
+                )
+            };
+            vec![
+                ("no row".into(), choose(&[])),
+                ("missing rows".into(), choose(&[Class::Missing])),
+                ("missing and changed rows".into(), choose(&[Class::Missing, Class::Changed])),
+            ]
+        }
+    }
+}
+
+struct Walk {
+    flow: Flow,
+    seen: HashSet<String>,
+    tree: String,
+}
+
+impl Walk {
+    fn step(&mut self, record: &Record, depth: usize) {
+        assert!(depth < DEEPEST, "a path does not end:\n{}", self.tree);
+        let next = match &self.flow {
+            Flow::Rows => flows::rows::next(record),
+            Flow::Undo { recovery } => flows::undo::next(recovery, record),
+        };
+        let indent = "  ".repeat(depth);
+        match &next {
+            Next::Ask(question) => {
+                let _ = writeln!(self.tree, "{indent}? {}", question.title);
+                if let Answers::One(choices) = &question.answers {
+                    for choice in choices {
+                        let mark = if choice.recommended { " (recommended)" } else { "" };
+                        if let Some(why) = &choice.unavailable {
+                            let _ = writeln!(self.tree, "{indent}  x {}: {why}", choice.label);
+                        } else if !mark.is_empty() {
+                            let _ = writeln!(self.tree, "{indent}  * {}{mark}", choice.label);
+                        }
+                    }
+                }
+                if self.again(&next, record, &indent) {
+                    return;
+                }
+                for (label, fact) in facts(&question.answers) {
+                    let _ = writeln!(self.tree, "{indent}- {label}");
+                    let mut further = record.clone();
+                    further.answer(fact);
+                    self.step(&further, depth + 1);
+                    assert!(further.back() && further.answers() == record.answers(), "back takes back one answer");
+                }
+            }
+            Next::Look(look) => {
+                let kind = format!("{look:?}");
+                let _ = writeln!(
+                    self.tree,
+                    "{indent}~ look at {}",
+                    kind.split([' ', '{']).next().unwrap_or_default().to_lowercase()
+                );
+                if self.again(&next, record, &indent) {
+                    return;
+                }
+                for (label, finding) in findings(look) {
+                    let _ = writeln!(self.tree, "{indent}- {label}");
+                    let mut further = record.clone();
+                    further.found(look.clone(), finding);
+                    self.step(&further, depth + 1);
+                }
+            }
+            Next::Refuse(refusal) => {
+                assert!(!refusal.hints.is_empty(), "a refusal without a way on: {}", refusal.why);
+                let _ = writeln!(self.tree, "{indent}x {} > {}", refusal.why, refusal.hints.join(" "));
+            }
+            Next::Ready(plan) => self.plan(plan, &indent),
+        }
+    }
+
+    /// Whether the same judgement was printed already, with all that follows from it.
+    fn again(&mut self, next: &Next, record: &Record, indent: &str) -> bool {
+        let again = !self.seen.insert(format!("{next:?} {:?} {:?}", record.tables(), record.keys()));
+        if again {
+            let _ = writeln!(self.tree, "{indent}  (as above)");
+        }
+        again
+    }
+
+    fn plan(&mut self, plan: &Plan, indent: &str) {
+        assert!(!plan.phrase().is_empty(), "a plan that changes production asks for a typed name");
+        for step in &plan.steps {
+            let effect = match step.effect() {
+                Effect::Read => "read   ",
+                Effect::Scratch => "scratch",
+                Effect::Live => "LIVE   ",
+            };
+            let _ = writeln!(self.tree, "{indent}! {effect} {}", step.title());
+        }
+    }
+}
+
+fn tree(flow: Flow) -> String {
+    let mut walk = Walk { flow, seen: HashSet::new(), tree: String::new() };
+    walk.step(&Record::default(), 0);
+    walk.tree
+}
+
+#[test]
+fn rows() {
+    insta::assert_snapshot!(tree(Flow::Rows));
+}
+
+#[test]
+fn undo() {
+    insta::assert_snapshot!(tree(Flow::Undo { recovery: "20260115_143205_a1b2".into() }));
+}
