@@ -19,6 +19,7 @@ use tokio_postgres::Client;
 pub use columns::{Compare, StagedColumn, Target, columns};
 pub use copy::Source;
 
+use super::connect::server_error;
 use super::name::{Name, quote, quote_list};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -102,7 +103,7 @@ pub async fn create_scratch(client: &Client, recovery: &str) -> Result<Scratch> 
     let sql = format!("BEGIN; {}; COMMIT", create_schema_sql(client, &scratch.schema, recovery).await?);
     if let Err(error) = client.batch_execute(&sql).await {
         rollback(client).await;
-        return Err(server_error(error, "create the staging schema"));
+        return Err(server_error(error, "creating the staging schema"));
     }
     Ok(scratch)
 }
@@ -121,7 +122,10 @@ pub async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
         FROM pg_catalog.pg_namespace n
         WHERE pg_catalog.starts_with(n.nspname::text, $1) OR pg_catalog.starts_with(n.nspname::text, $2)
         ORDER BY n.nspname";
-    let rows = client.query(sql, &[&SCRATCH, &UNDO]).await.map_err(|error| server_error(error, "list our schemas"))?;
+    let rows = client
+        .query(sql, &[&SCRATCH, &UNDO])
+        .await
+        .map_err(|error| server_error(error, "listing the schemas of Lifeboat"))?;
     Ok(rows
         .iter()
         .map(|row| {
@@ -135,7 +139,7 @@ pub async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
 
 /// The statements that make a schema of ours, private and marked.
 pub(super) async fn create_schema_sql(client: &Client, schema: &str, recovery: &str) -> Result<String> {
-    let failed = |error| server_error(error, "prepare a schema of our own");
+    let failed = |error| server_error(error, "naming the schema to create");
     let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
     let mark = Mark { lifeboat: recovery.into(), created: row.get(1), by: row.get(0), host: host() };
     let mark =
@@ -154,7 +158,7 @@ pub(super) async fn drop_schema(client: &Client, schema: &str, recovery: &str) -
         Some(Some(mark)) if mark.lifeboat == recovery => client
             .batch_execute(&format!("DROP SCHEMA {} CASCADE", quote(schema)))
             .await
-            .map_err(|error| server_error(error, &format!("drop the schema {schema}"))),
+            .map_err(|error| server_error(error, &format!("dropping the schema {schema}"))),
         Some(_) => Err(not_ours(schema)),
     }
 }
@@ -162,7 +166,10 @@ pub(super) async fn drop_schema(client: &Client, schema: &str, recovery: &str) -
 /// `None`: there is no such schema. `Some(None)`: there is, and it does not carry a mark of ours.
 pub(super) async fn schema_mark(client: &Client, schema: &str) -> Result<Option<Option<Mark>>> {
     let sql = "SELECT pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace WHERE nspname = $1";
-    let row = client.query_opt(sql, &[&schema]).await.map_err(|error| server_error(error, "look for our schema"))?;
+    let row = client
+        .query_opt(sql, &[&schema])
+        .await
+        .map_err(|error| server_error(error, "looking for the schema of this recovery"))?;
     Ok(row.map(|row| row.get::<_, Option<String>>(0).and_then(|text| serde_json::from_str(&text).ok())))
 }
 
@@ -196,7 +203,7 @@ pub struct Staged {
     pub bytes: u64,
 }
 
-/// Loads rows in COPY text format (with or without the end marker) into a new staging table, brings columns whose type has
+/// Loads rows in COPY text format, without the end marker, into a new staging table, brings columns whose type has
 /// changed to the live type, and gathers statistics. On an error or when cancelled nothing of the table stays, and the
 /// session can go on.
 ///
@@ -227,7 +234,7 @@ pub async fn stage(
         quote_list(spec.columns.iter().map(|column| &column.name))
     );
     let outcome = async {
-        let failed = |error| server_error(error, &format!("create the staging table of {}", spec.table));
+        let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
         client.batch_execute(&begin).await.map_err(failed)?;
         copy::copy(client, &copy, spec, rows, source, progress).await
     };
@@ -246,7 +253,7 @@ pub async fn stage(
 async fn settle(client: &Client, table: &str, spec: &Spec, progress: &Progress) -> Result<()> {
     cast::settle(client, table, &spec.table, &spec.columns, progress).await?;
     let sql = format!("BEGIN; SET LOCAL default_statistics_target = 10; ANALYZE {table}; COMMIT");
-    client.batch_execute(&sql).await.map_err(|error| server_error(error, "analyse the staging table"))
+    client.batch_execute(&sql).await.map_err(|error| server_error(error, "analysing the staging table"))
 }
 
 /// Commits when the work went well, else rolls back; the work's own error comes first.
@@ -256,7 +263,7 @@ pub(super) async fn finish<T>(client: &Client, outcome: Result<T>) -> Result<T> 
             Ok(()) => Ok(value),
             Err(error) => {
                 rollback(client).await;
-                Err(server_error(error, "commit"))
+                Err(server_error(error, "committing"))
             }
         },
         Err(error) => {
@@ -287,21 +294,5 @@ pub(super) async fn stoppable<T>(
             let _ = work.await;
             Err(Error::cancelled())
         }
-    }
-}
-
-/// Stand-in until `connect` has its own.
-pub(super) fn server_error(error: tokio_postgres::Error, doing: &str) -> Error {
-    let message = format!("the server did not {doing}");
-    match error.as_db_error() {
-        Some(db) => {
-            let mut detail = format!("{}: {}", db.code().code(), db.message());
-            for more in [db.detail(), db.hint(), db.where_()].into_iter().flatten() {
-                detail.push_str("; ");
-                detail.push_str(more);
-            }
-            Error::target(message).detail(detail)
-        }
-        None => Error::target(message).detail(error),
     }
 }

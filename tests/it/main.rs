@@ -2,5 +2,7 @@
 
 mod cluster;
 mod decisions;
+mod diff;
 mod sandbox;
+mod stage;
 mod tidy;

@@ -3,8 +3,9 @@
 
 use tokio_postgres::Client;
 
+use super::super::connect::server_error;
 use super::super::name::{Name, quote};
-use super::{StagedColumn, Target, server_error, stoppable};
+use super::{StagedColumn, Target, stoppable};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 use crate::text;
@@ -43,7 +44,10 @@ pub(super) async fn settle(
     }
     let sql = format!("BEGIN; SET LOCAL statement_timeout = 0; ALTER TABLE {table} {}; COMMIT", changes.join(", "));
     let work = async {
-        client.batch_execute(&sql).await.map_err(|error| server_error(error, &format!("cast the staged rows of {of}")))
+        client
+            .batch_execute(&sql)
+            .await
+            .map_err(|error| server_error(error, &format!("casting the staged rows of {of}")))
     };
     stoppable(client, progress, work).await
 }
@@ -56,9 +60,9 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// The value as the live type holds it.
+    /// The value as the live type holds it; a domain's CHECK would be code, so only its base type counts here.
     fn cast(&self) -> String {
-        format!("{}::text::{}", quote(&self.column.name), self.target.type_sql)
+        format!("{}::text::{}", quote(&self.column.name), self.target.base_sql)
     }
 
     async fn run(&self, client: &Client) -> Result<()> {
@@ -76,7 +80,7 @@ impl Check<'_> {
         let row = match client.query_one(&sql, &[]).await {
             Ok(row) => row,
             Err(error) if error.as_db_error().is_some() => return Err(self.impossible(client, error).await),
-            Err(error) => return Err(server_error(error, &format!("cast {} of {}", self.column.name, self.of))),
+            Err(error) => return Err(server_error(error, &format!("casting {} of {}", self.column.name, self.of))),
         };
         let (rows, sample): (i64, Option<String>) = (row.get(0), row.get(1));
         if rows == 0 {
@@ -97,7 +101,7 @@ impl Check<'_> {
     async fn impossible(&self, client: &Client, error: tokio_postgres::Error) -> Error {
         let sample = self.first_offender(client).await.unwrap_or_default();
         let example = sample.map_or_else(String::new, |value| format!(", for example \"{}\"", shorten(&value)));
-        let error = server_error(error, "cast");
+        let error = server_error(error, "casting");
         let refused = Error::refused(format!(
             "the column {} of {} is {} now, and the backup's values cannot be cast to it{example}",
             self.column.name, self.of, self.target.type_sql
@@ -111,13 +115,14 @@ impl Check<'_> {
 
     /// Halves the table's blocks, then the rows of one block, until one row is left that cannot be cast.
     async fn first_offender(&self, client: &Client) -> Result<Option<String>> {
-        let failed = |error| server_error(error, "look for the value that cannot be cast");
+        let failed = |error| server_error(error, "looking for the value that cannot be cast");
         let sql = "SELECT pg_catalog.pg_relation_size($1::text::regclass) / current_setting('block_size')::bigint";
         let blocks: i64 = client.query_one(sql, &[&self.table]).await.map_err(failed)?.get(0);
         let Some(block) = self.halve(client, 0, blocks, |at| format!("({at},0)")).await else { return Ok(None) };
         // A block of 32 kB holds at most some 1,160 rows.
         let Some(row) = self.halve(client, 1, 2048, |at| format!("({block},{at})")).await else { return Ok(None) };
-        let sql = format!("SELECT {}::text FROM {} WHERE ctid = '({block},{row})'", quote(&self.column.name), self.table);
+        let sql =
+            format!("SELECT {}::text FROM {} WHERE ctid = '({block},{row})'", quote(&self.column.name), self.table);
         Ok(client.query_opt(&sql, &[]).await.map_err(failed)?.and_then(|row| row.get(0)))
     }
 
@@ -138,10 +143,8 @@ impl Check<'_> {
         if self.target.retyped {
             cast = format!("({cast})::text::{}", self.column.type_sql);
         }
-        let sql = format!(
-            "SELECT pg_catalog.count({cast}) FROM {} WHERE ctid >= '{from}' AND ctid < '{to}'",
-            self.table
-        );
+        let sql =
+            format!("SELECT pg_catalog.count({cast}) FROM {} WHERE ctid >= '{from}' AND ctid < '{to}'", self.table);
         client.batch_execute(&sql).await.is_err()
     }
 }

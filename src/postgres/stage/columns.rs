@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+use super::super::connect::server_error;
 use super::super::diff::{Drift, Pair};
 use super::super::name::{Name, quote};
 use super::super::schema::Live;
-use super::server_error;
 use crate::error::{Error, Result};
 
 /// A column of a staging table.
@@ -46,6 +46,8 @@ pub enum Compare {
     Text,
     /// Equal, and with as many digits after the point.
     Numeric,
+    /// Equal, and with as many trailing blanks, which both `=` and a cast to text ignore.
+    Padded,
     /// Equal, and zero has the same sign.
     Float4,
     Float8,
@@ -87,9 +89,10 @@ pub async fn columns(client: &Client, live: &Live, pairs: &[Pair], copied: &[Str
     let facts = facts(client, live).await?;
     let mut staged = Vec::with_capacity(copied.len());
     for name in copied {
-        let pair = pairs.iter().find(|pair| pair.column == *name).ok_or_else(|| {
-            Error::bug(format!("the column {name} of {} is copied but not mapped", live.name))
-        })?;
+        let pair = pairs
+            .iter()
+            .find(|pair| pair.column == *name)
+            .ok_or_else(|| Error::bug(format!("the column {name} of {} is copied but not mapped", live.name)))?;
         let of_backup = match &pair.backup_type {
             Some(text) if pair.drift != Drift::Same => backup_type(client, text).await?,
             _ => None,
@@ -147,7 +150,7 @@ async fn facts(client: &Client, live: &Live) -> Result<HashMap<String, Fact>> {
         LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
         LEFT JOIN pg_catalog.pg_collation c ON c.oid = b.attcollation
         LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace";
-    let failed = |error| server_error(error, &format!("describe the columns of {}", live.name));
+    let failed = |error| server_error(error, &format!("describing the columns of {}", live.name));
     let rows = client.query(sql, &[&live.oid]).await.map_err(failed)?;
     Ok(rows
         .iter()
@@ -184,11 +187,12 @@ fn names_objects(name: &str) -> bool {
 /// For built-in types, by the name in the catalog.
 fn compare(name: &str, has_modifier: bool) -> Compare {
     match name {
-        "bool" | "int2" | "int4" | "int8" | "oid" | "date" | "time" | "timetz" | "timestamp" | "timestamptz" | "uuid"
-        | "bytea" | "char" | "macaddr" | "macaddr8" | "money" | "pg_lsn" | "bit" | "varbit" => Compare::Plain,
+        "bool" | "int2" | "int4" | "int8" | "oid" | "date" | "time" | "timetz" | "timestamp" | "timestamptz"
+        | "uuid" | "bytea" | "char" | "macaddr" | "macaddr8" | "money" | "pg_lsn" | "bit" | "varbit" => Compare::Plain,
         "text" | "varchar" | "name" => Compare::Text,
-        // With a length, values are padded to it, so equal ones are the same; without one, trailing blanks count.
+        // With a length, values are padded to it, so equal ones are the same.
         "bpchar" if has_modifier => Compare::Text,
+        "bpchar" => Compare::Padded,
         // With a scale, all values have it.
         "numeric" if has_modifier => Compare::Plain,
         "numeric" => Compare::Numeric,
@@ -236,10 +240,13 @@ mod tests {
 
     #[test]
     fn a_type_of_a_dump_cannot_smuggle_sql() {
-        for text in ["integer, b text", "text); DROP TABLE t", "integer --", "integer/*", "\"char\"", "a.b", "", "(1)", "x(1"] {
+        for text in
+            ["integer, b text", "text); DROP TABLE t", "integer --", "integer/*", "\"char\"", "a.b", "", "(1)", "x(1"]
+        {
             assert!(!plain_type(text), "{text}");
         }
-        for text in ["integer", "numeric(10,2)", "numeric(3,-2)", "timestamp(3) without time zone", "text[]", "bit(5)"] {
+        for text in ["integer", "numeric(10,2)", "numeric(3,-2)", "timestamp(3) without time zone", "text[]", "bit(5)"]
+        {
             assert!(plain_type(text), "{text}");
         }
     }
