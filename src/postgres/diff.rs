@@ -1,10 +1,35 @@
 //! The row diff: backup against production by key, computed inside the server, kept there, and read a page at a time.
+//!
+//! ```text
+//!  restore_staging_<recovery>.t<i>      FULL JOIN on the key      production's table
+//!                       \                      |                      /
+//!                        restore_staging_<recovery>.diff<i>: one line per differing row, in key order
+//!                        n | class | live_xmin | cols | b (ctid in t<i>) | k1, k2, ...
+//! ```
+//!
+//! Invariants:
+//! - The comparison and the count of production's rows see one snapshot, so every row of both sides is in exactly one
+//!   class; a sum that does not add up is an error, never a rounding.
+//! - A row is called changed when some value of it prints differently, and only then.
+
+mod compare;
+mod count;
+mod key;
+mod page;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
 
+use super::archive;
 use super::name::Name;
-use super::schema::{ForeignKey, Key};
+use super::schema::{ForeignKey, Key, Kind, Live};
+use super::stage::{self, Scratch, StagedColumn};
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Unit};
+
+pub use key::{KeyChoice, KeyColumn};
+pub use page::{CELL, Start, matches, page};
 
 /// How a row differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -112,4 +137,107 @@ pub struct Row {
     pub live: Option<Vec<Option<String>>>,
     /// Indexes into `columns` of the cells that differ.
     pub changed: Vec<usize>,
+}
+
+/// One staged table beside its live one: all that paging, freezing and proving need to know about it. It can be kept and
+/// read back, as long as the scratch space is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Which table of the recovery it is: `t<number>`, `diff<number>`, `change<number>` in scratch space.
+    pub number: usize,
+    pub live: Live,
+    pub pairs: Vec<Pair>,
+    pub staged: Vec<StagedColumn>,
+    pub key: Option<Key>,
+    /// The columns of `key`, and how they are compared.
+    pub key_columns: Vec<KeyColumn>,
+}
+
+impl Table {
+    pub(super) fn staging(&self, scratch: &Scratch) -> String {
+        scratch.table("t", self.number)
+    }
+
+    pub(super) fn diff(&self, scratch: &Scratch) -> String {
+        scratch.table("diff", self.number)
+    }
+
+    /// The live table's own rows, as SQL. A dump of a table has no rows of its children by inheritance, while one of a
+    /// partitioned table is all its partitions.
+    pub(super) fn source(&self) -> String {
+        source(&self.live)
+    }
+
+    /// The staged column of that name that production has too.
+    pub(super) fn compared(&self) -> impl Iterator<Item = (usize, &StagedColumn)> {
+        self.pairs.iter().enumerate().filter_map(|(index, pair)| {
+            let column = self.staged.iter().find(|column| column.name == pair.column)?;
+            column.target.is_some().then_some((index, column))
+        })
+    }
+}
+
+fn source(live: &Live) -> String {
+    match live.kind {
+        Kind::Partitioned => live.name.sql(),
+        Kind::Table | Kind::Other => format!("ONLY {}", live.name.sql()),
+    }
+}
+
+/// The map between the columns of a backup and those of production: the backup's in their order, then the ones added since.
+pub fn pairs(live: &Live, backup: &[archive::Column], copied: &[String]) -> Vec<Pair> {
+    let mut pairs = Vec::with_capacity(backup.len());
+    for column in backup {
+        let live_column = live.columns.iter().find(|live| live.name == column.name);
+        let drift = match live_column {
+            Some(live) if live.generated => Drift::Generated,
+            // Computed when the dump was made, an ordinary column now: the dump has no values of it.
+            Some(_) if !copied.contains(&column.name) => Drift::OnlyInLive,
+            Some(live) if live.type_sql == column.type_sql => Drift::Same,
+            Some(_) => Drift::Retyped,
+            None => Drift::OnlyInBackup,
+        };
+        pairs.push(Pair {
+            column: column.name.clone(),
+            backup_type: Some(column.type_sql.clone()),
+            live_type: live_column.map(|live| live.type_sql.clone()),
+            drift,
+        });
+    }
+    for column in live.columns.iter().filter(|live| backup.iter().all(|column| column.name != live.name)) {
+        pairs.push(Pair {
+            column: column.name.clone(),
+            backup_type: None,
+            live_type: Some(column.type_sql.clone()),
+            drift: if column.generated { Drift::Generated } else { Drift::OnlyInLive },
+        });
+    }
+    pairs
+}
+
+/// Compares a staged table with production and keeps the differing rows in scratch space, in key order.
+///
+/// `table` comes from [`stage`]: its `key` is chosen here, by `choice`. Errors: a key that is not one, with counts and a
+/// sample; row-level security that would hide rows; whatever the server says.
+pub async fn diff(
+    client: &Client,
+    scratch: &Scratch,
+    mut table: Table,
+    choice: &KeyChoice,
+    staged_rows: u64,
+    progress: &Progress,
+) -> Result<(Table, TableDiff)> {
+    if table.live.row_security {
+        return Err(Error::refused(format!("row-level security of {} hides rows from this role", table.live.name))
+            .hint("Connect as its owner or as a role with BYPASSRLS."));
+    }
+    if table.live.kind == Kind::Other {
+        return Err(Error::refused(format!("{} is not a table: rows cannot be compared with it", table.live.name)));
+    }
+    progress.begin(format!("comparing {}", table.live.name), Unit::Rows, None);
+    key::choose(client, scratch, &mut table, choice).await?;
+    let compared = stage::stoppable(client, progress, compare::run(client, scratch, &table)).await?;
+    let outcome =
+        stage::stoppable(client, progress, count::run(client, scratch, &table, staged_rows, compared)).await?;
+    Ok((table, outcome))
 }

@@ -1,1 +1,298 @@
-//! .
+//! Rows of a backup, loaded beside production: in a schema that we made and marked, in unlogged tables that hold values and
+//! no code.
+//!
+//! Invariants:
+//! - A staging table has no CHECK, DEFAULT, GENERATED, trigger, domain or type of an extension: nothing that a dump says
+//!   can make the server run anything but the input functions of built-in types.
+//! - A table is there with all its rows or not at all: it is created, filled and committed in one transaction.
+//! - What is dropped carries our mark; a schema of somebody else is never touched.
+
+mod cast;
+mod columns;
+mod copy;
+
+use std::io::Read;
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+pub use columns::{Compare, StagedColumn, Target, columns};
+pub use copy::Source;
+
+use super::connect::server_error;
+use super::name::{Name, quote, quote_list};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+const SCRATCH: &str = "restore_staging_";
+pub(super) const UNDO: &str = "lifeboat_undo_";
+
+/// The longest recovery id that still makes a schema name.
+const LONGEST_ID: usize = 40;
+
+/// The scratch space of one recovery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scratch {
+    pub schema: String,
+    pub recovery: String,
+}
+
+impl Scratch {
+    /// The scratch space that a recovery has, or would have; nothing is looked at.
+    pub fn of(recovery: &str) -> Result<Self> {
+        check_id(recovery)?;
+        Ok(Self { schema: format!("{SCRATCH}{recovery}"), recovery: recovery.into() })
+    }
+
+    /// A table in it, as SQL.
+    pub(super) fn table(&self, kind: &str, number: usize) -> String {
+        Name::new(&*self.schema, format!("{kind}{number}")).sql()
+    }
+}
+
+/// What is written on every schema that we make, so that we know it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The recovery's id.
+    pub lifeboat: String,
+    /// By the server's clock.
+    pub created: String,
+    /// The role that made it.
+    pub by: String,
+    /// The machine that Lifeboat ran on.
+    pub host: String,
+}
+
+/// A schema of ours that is still there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    pub schema: String,
+    pub kind: LeftoverKind,
+    /// `None`: the name is like ours but the mark is not; it is never touched.
+    pub mark: Option<Mark>,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeftoverKind {
+    Staging,
+    Undo,
+}
+
+pub(super) fn check_id(recovery: &str) -> Result<()> {
+    let plain = recovery.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+    if plain && (1..=LONGEST_ID).contains(&recovery.len()) {
+        Ok(())
+    } else {
+        Err(Error::operator(format!("\"{recovery}\" is not the id of a recovery"))
+            .hint("An id has up to 40 lower-case letters, digits, hyphens and underscores."))
+    }
+}
+
+/// Makes the scratch space of a recovery, or finds it again when the recovery made it before. Refuses a schema of that
+/// name that is not ours.
+pub async fn create_scratch(client: &Client, recovery: &str) -> Result<Scratch> {
+    let scratch = Scratch::of(recovery)?;
+    if let Some(mark) = schema_mark(client, &scratch.schema).await? {
+        return match mark {
+            Some(mark) if mark.lifeboat == recovery => Ok(scratch),
+            _ => Err(not_ours(&scratch.schema)),
+        };
+    }
+    let sql = format!("BEGIN; {}; COMMIT", create_schema_sql(client, &scratch.schema, recovery).await?);
+    if let Err(error) = client.batch_execute(&sql).await {
+        rollback(client).await;
+        return Err(server_error(error, "creating the staging schema"));
+    }
+    Ok(scratch)
+}
+
+/// Removes the scratch space with everything in it, whatever state the session is in. Does nothing when it is gone.
+pub async fn drop_scratch(client: &Client, scratch: &Scratch) -> Result<()> {
+    rollback(client).await;
+    drop_schema(client, &scratch.schema, &scratch.recovery).await
+}
+
+/// Schemas that recoveries have left: scratch space that outlived a crash, and the pre-images that undo needs.
+pub async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
+    let sql = "SELECT n.nspname::text, pg_catalog.obj_description(n.oid, 'pg_namespace'),
+            (SELECT coalesce(pg_catalog.sum(pg_catalog.pg_total_relation_size(c.oid)), 0)::bigint
+             FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p'))
+        FROM pg_catalog.pg_namespace n
+        WHERE pg_catalog.starts_with(n.nspname::text, $1) OR pg_catalog.starts_with(n.nspname::text, $2)
+        ORDER BY n.nspname";
+    let rows = client
+        .query(sql, &[&SCRATCH, &UNDO])
+        .await
+        .map_err(|error| server_error(error, "listing the schemas of Lifeboat"))?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let schema: String = row.get(0);
+            let kind = if schema.starts_with(UNDO) { LeftoverKind::Undo } else { LeftoverKind::Staging };
+            let mark = row.get::<_, Option<String>>(1).and_then(|text| serde_json::from_str(&text).ok());
+            Leftover { schema, kind, mark, bytes: row.get::<_, i64>(2).try_into().unwrap_or(0) }
+        })
+        .collect())
+}
+
+/// The statements that make a schema of ours, private and marked.
+pub(super) async fn create_schema_sql(client: &Client, schema: &str, recovery: &str) -> Result<String> {
+    let failed = |error| server_error(error, "naming the schema to create");
+    let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
+    let mark = Mark { lifeboat: recovery.into(), created: row.get(1), by: row.get(0), host: host() };
+    let mark =
+        serde_json::to_string(&mark).map_err(|error| Error::bug("a schema's mark cannot be written").detail(error))?;
+    // A comment cannot be bound; the server itself quotes it.
+    let comment = "SELECT pg_catalog.format('COMMENT ON SCHEMA %I IS %L', $1::text, $2::text)";
+    let comment: String = client.query_one(comment, &[&schema, &mark]).await.map_err(failed)?.get(0);
+    let schema = quote(schema);
+    Ok(format!("CREATE SCHEMA {schema}; REVOKE ALL ON SCHEMA {schema} FROM PUBLIC; {comment}"))
+}
+
+/// Drops a schema that carries the mark of that recovery.
+pub(super) async fn drop_schema(client: &Client, schema: &str, recovery: &str) -> Result<()> {
+    match schema_mark(client, schema).await? {
+        None => Ok(()),
+        Some(Some(mark)) if mark.lifeboat == recovery => client
+            .batch_execute(&format!("DROP SCHEMA {} CASCADE", quote(schema)))
+            .await
+            .map_err(|error| server_error(error, &format!("dropping the schema {schema}"))),
+        Some(_) => Err(not_ours(schema)),
+    }
+}
+
+/// `None`: there is no such schema. `Some(None)`: there is, and it does not carry a mark of ours.
+pub(super) async fn schema_mark(client: &Client, schema: &str) -> Result<Option<Option<Mark>>> {
+    let sql = "SELECT pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace WHERE nspname = $1";
+    let row = client
+        .query_opt(sql, &[&schema])
+        .await
+        .map_err(|error| server_error(error, "looking for the schema of this recovery"))?;
+    Ok(row.map(|row| row.get::<_, Option<String>>(0).and_then(|text| serde_json::from_str(&text).ok())))
+}
+
+fn not_ours(schema: &str) -> Error {
+    Error::refused(format!("the schema {schema} exists and was not made by this recovery"))
+        .hint("Look at it, rename or drop it by hand, and try again.")
+}
+
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "?".into(), |name| name.trim().into())
+}
+
+/// What is to be staged.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// The table in the backup, for messages.
+    pub table: Name,
+    /// Which table of the recovery it is; the staging table is called `t<number>`.
+    pub number: usize,
+    /// In the order of the COPY rows.
+    pub columns: Vec<StagedColumn>,
+    /// The encoding of the rows, when it is not UTF8.
+    pub encoding: Option<String>,
+}
+
+/// What was staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    pub rows: u64,
+    /// Uncompressed COPY text.
+    pub bytes: u64,
+}
+
+/// Loads rows in COPY text format, without the end marker, into a new staging table, brings columns whose type has
+/// changed to the live type, and gathers statistics. On an error or when cancelled nothing of the table stays, and the
+/// session can go on.
+///
+/// Errors: what `rows` reports (an [`Error`] inside an [`std::io::Error`] is handed on as it is); a row that the server
+/// does not take, with its line; a value that does not fit the live type, with the column and a sample.
+pub async fn stage(
+    client: &Client,
+    scratch: &Scratch,
+    spec: &Spec,
+    rows: impl Read + Send + 'static,
+    source: Option<Source>,
+    progress: &Progress,
+) -> Result<Staged> {
+    if spec.columns.is_empty() {
+        return Err(Error::refused(format!("{} has no columns to load", spec.table)));
+    }
+    let encoding = copy::encoding_option(client, spec.encoding.as_deref()).await?;
+    let table = scratch.table("t", spec.number);
+    let definitions: Vec<_> = spec.columns.iter().map(StagedColumn::definition).collect();
+    // The table is created in the transaction that fills it, so FREEZE spares every later scan the hint bits.
+    let begin = format!(
+        "BEGIN; SET LOCAL statement_timeout = 0; DROP TABLE IF EXISTS {table}; \
+         CREATE UNLOGGED TABLE {table} ({}) WITH (autovacuum_enabled = off)",
+        definitions.join(", ")
+    );
+    let copy = format!(
+        "COPY {table} ({}) FROM STDIN WITH (FORMAT text, FREEZE{encoding})",
+        quote_list(spec.columns.iter().map(|column| &column.name))
+    );
+    let outcome = async {
+        let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
+        client.batch_execute(&begin).await.map_err(failed)?;
+        copy::copy(client, &copy, spec, rows, source, progress).await
+    };
+    let staged = finish(client, outcome.await).await?;
+    if let Err(error) = settle(client, &table, spec, progress).await {
+        rollback(client).await;
+        // The first error is the one to tell; what cannot be dropped here goes with the scratch space.
+        let _ = client.batch_execute(&format!("DROP TABLE IF EXISTS {table}")).await;
+        return Err(error);
+    }
+    Ok(staged)
+}
+
+/// Casts what has to be cast, then gathers just enough statistics for the planner: it needs the number of rows, and
+/// whether they lie in the order of their key.
+async fn settle(client: &Client, table: &str, spec: &Spec, progress: &Progress) -> Result<()> {
+    cast::settle(client, table, &spec.table, &spec.columns, progress).await?;
+    let sql = format!("BEGIN; SET LOCAL default_statistics_target = 10; ANALYZE {table}; COMMIT");
+    client.batch_execute(&sql).await.map_err(|error| server_error(error, "analysing the staging table"))
+}
+
+/// Commits when the work went well, else rolls back; the work's own error comes first.
+pub(super) async fn finish<T>(client: &Client, outcome: Result<T>) -> Result<T> {
+    match outcome {
+        Ok(value) => match client.batch_execute("COMMIT").await {
+            Ok(()) => Ok(value),
+            Err(error) => {
+                rollback(client).await;
+                Err(server_error(error, "committing"))
+            }
+        },
+        Err(error) => {
+            rollback(client).await;
+            Err(error)
+        }
+    }
+}
+
+/// Leaves whatever transaction the session is in. Its own failure says nothing new: the session is gone then.
+pub(super) async fn rollback(client: &Client) {
+    let _ = client.batch_execute("ROLLBACK").await;
+}
+
+/// Waits for a piece of server work and asks the server to stop it when the operator does.
+pub(super) async fn stoppable<T>(
+    client: &Client,
+    progress: &Progress,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::pin!(work);
+    progress.check()?;
+    tokio::select! {
+        outcome = &mut work => outcome,
+        () = progress.cancelled() => {
+            let _ = client.cancel_token().cancel_query(tokio_postgres::NoTls).await;
+            // The session is usable again only when the statement has ended.
+            let _ = work.await;
+            Err(Error::cancelled())
+        }
+    }
+}

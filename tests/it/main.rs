@@ -3,5 +3,7 @@
 mod backup;
 mod cluster;
 mod decisions;
+mod diff;
 mod sandbox;
+mod stage;
 mod tidy;
