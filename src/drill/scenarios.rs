@@ -20,9 +20,15 @@ pub struct Scenario {
     /// Compares an image with that: columns name, expected, found, examples.
     pub(super) check: &'static str,
     briefing: &'static str,
+    answers: &'static str,
 }
 
 impl Scenario {
+    /// An answers file that recovers from it.
+    pub fn answers(&self, incident: DateTime<Utc>) -> String {
+        self.answers.replace("{incident}", &incident.to_rfc3339())
+    }
+
     /// What the operator is told when called, in paragraphs of one line each.
     pub fn briefing(&self, incident: DateTime<Utc>) -> String {
         self.briefing.trim_end().replace("{incident}", &incident.format("%Y-%m-%d %H:%M:%S UTC").to_string())
@@ -39,4 +45,5 @@ pub const DAMAGED_TABLE: Scenario = Scenario {
     truth: include_str!("../../assets/drill/damaged-table/truth.sql"),
     check: include_str!("../../assets/drill/damaged-table/check.sql"),
     briefing: include_str!("../../assets/drill/damaged-table/briefing.txt"),
+    answers: include_str!("../../assets/drill/damaged-table/answers.toml"),
 };

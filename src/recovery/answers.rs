@@ -90,7 +90,12 @@ impl Script {
                 .hint("lifeboat recover --help shows what the file looks like.")
         };
         let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
-        toml::from_str(&text).map_err(|error| wrong(&error))
+        Self::parse(&text).map_err(|error| wrong(&error.detail.unwrap_or(error.message)))
+    }
+
+    /// Reads a script from its text.
+    pub fn parse(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| Error::operator("the answers cannot be read").detail(error))
     }
 
     fn answer(&self, question: &Question, recovery: &Recovery, now: DateTime<Utc>) -> Result<Fact> {

@@ -74,6 +74,8 @@ pub enum Place {
     },
     /// Made after the incident: the damage is in it.
     After,
+    /// Looked into: nothing in it that this flow could use.
+    NoDump,
     /// No incident time was given.
     Unranked,
 }

@@ -9,6 +9,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Paragraph, Wrap};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::Console;
 use super::filter::FilterLine;
@@ -481,6 +482,9 @@ impl<S: Systems> App<S> {
                 self.work = None;
                 match found {
                     Ok(finding) => {
+                        if let (Look::Contents { point }, Finding::Contents(contents)) = (&look, &finding) {
+                            self.inside.insert(point.clone(), Ok(contents.clone()));
+                        }
                         self.note(&finding);
                         let noted = self.recovery.as_mut().map(|recovery| recovery.found(look, finding));
                         self.go_on(noted.unwrap_or(Ok(())));
@@ -658,7 +662,17 @@ impl<S: Systems> App<S> {
                 spans.push(Span::raw(format!(" {label}   ")));
             }
         }
-        for binding in keymap::bindings(place).filter(|binding| !binding.label.is_empty()) {
+        // Help always fits, so that a narrow terminal hides no key for good.
+        let shown = keymap::bindings(place).filter(|binding| !binding.label.is_empty());
+        let (help, others): (Vec<_>, Vec<_>) = shown.partition(|binding| binding.action == Action::Help);
+        let wide = |binding: &keymap::Binding| binding.key().width() + binding.label.width() + 4;
+        let mut room = usize::from(width).saturating_sub(2 + help.iter().copied().map(wide).sum::<usize>());
+        let fitting = others.into_iter().take_while(|binding| {
+            let fits = wide(binding) <= room;
+            room = room.saturating_sub(wide(binding));
+            fits
+        });
+        for binding in fitting.collect::<Vec<_>>().into_iter().chain(help) {
             spans.push(Span::styled(binding.key(), self.theme.key()));
             spans.push(Span::raw(format!(" {}   ", binding.label)));
         }

@@ -262,6 +262,7 @@ fn facts(answers: &Answers) -> Vec<(String, Fact)> {
                     Place::Proposed { loss } => format!("PROPOSED, loses {} min", loss.as_secs() / 60),
                     Place::Before { loss } => format!("before, loses {} min", loss.as_secs() / 60),
                     Place::After => "after the incident".into(),
+                    Place::NoDump => "no dump inside".into(),
                     Place::Unranked => "unranked".into(),
                 };
                 (format!("{} ({place})", ranked.point.short()), Fact::Point(ranked.point.id.clone()))

@@ -295,15 +295,7 @@ async fn fm_38_drift_is_mapped_column_by_column() {
     let drift: Vec<_> = diff.pairs.iter().map(|pair| format!("{} {:?}", pair.column, pair.drift)).collect();
     assert_eq!(
         drift,
-        [
-            "id Same",
-            "gone OnlyInBackup",
-            "kept Same",
-            "wide Retyped",
-            "n Retyped",
-            "g Generated",
-            "fresh OnlyInLive"
-        ]
+        ["id Same", "gone OnlyInBackup", "kept Same", "wide Retyped", "n Retyped", "g Generated", "fresh OnlyInLive"]
     );
     assert_eq!(counts(&diff), (1, 1, 0, 8));
     let page = diff::page(&bench.client, &bench.scratch, &table, &Filter::default(), Start::After(0), 9).await.unwrap();

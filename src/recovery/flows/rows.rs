@@ -32,18 +32,33 @@ pub fn next(record: &Record) -> Next {
         );
     }
     let Some(incident) = record.incident() else { return Next::Ask(ask_incident()) };
-    let Some(point) = record.point() else { return Next::Ask(ask_point(points, incident)) };
-
-    let look = Look::Contents { point: point.into() };
-    let Some(Finding::Contents(contents)) = record.finding(&look) else { return Next::Look(look) };
-    let Some(scope) = record.scope() else { return Next::Ask(ask_scope(contents)) };
+    let Some(scope) = record.scope() else { return Next::Ask(ask_scope()) };
     if scope != Scope::Tables {
         return refuse(
             "this branch is not built yet",
             &["Go back and choose some tables, or follow the written procedure."],
         );
     }
-    let Some(dump) = record.dump() else { return ask_dump(contents) };
+    let Some(point) = record.point() else {
+        return match propose(record, points, incident) {
+            Ok(proposed) => Next::Ask(ask_point(record, points, incident, proposed)),
+            Err(look) => Next::Look(look),
+        };
+    };
+
+    let look = Look::Contents { point: point.into() };
+    let Some(Finding::Contents(contents)) = record.finding(&look) else { return Next::Look(look) };
+    let dump = match (record.dump(), contents.dumps.as_slice()) {
+        (Some(dump), _) => dump,
+        (None, []) => {
+            return refuse(
+                "no database dump lies in this recovery point",
+                &["Go back and choose one whose \"inside\" column names a database."],
+            );
+        }
+        (None, [dump]) if dump.damage.is_none() => &dump.path,
+        (None, _) => return ask_dump(contents),
+    };
 
     let look = Look::Tables { point: point.into(), dump: dump.into() };
     let Some(Finding::Tables(found)) = record.finding(&look) else { return Next::Look(look) };
@@ -158,34 +173,65 @@ fn parse_instant(text: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     if candidate > now { instant(today.pred_opt()?.and_time(time)) } else { Some(candidate) }
 }
 
-fn ask_point(points: &[Point], incident: Incident) -> Question {
+/// Further points than this are not looked into for a dump before the operator is asked.
+const LOOKED_INTO: usize = 50;
+
+/// The newest point before the incident that holds a readable dump; or the look that is still needed to know.
+fn propose<'a>(record: &Record, points: &'a [Point], incident: Incident) -> Result<Option<&'a Point>, Look> {
+    let before = |point: &&Point| match incident {
+        Incident::At(incident) => point.instant <= incident,
+        Incident::Unknown => true,
+    };
+    let mut candidates: Vec<&Point> = points.iter().filter(before).collect();
+    candidates.sort_by_key(|point| std::cmp::Reverse(point.instant));
+    for point in candidates.into_iter().take(LOOKED_INTO) {
+        match holds_dump(record, point) {
+            Some(true) => return Ok(Some(point)),
+            Some(false) => {}
+            None => return Err(Look::Contents { point: point.id.clone() }),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a readable dump lies in a point; `None` while nobody has looked.
+fn holds_dump(record: &Record, point: &Point) -> Option<bool> {
+    match record.finding(&Look::Contents { point: point.id.clone() }) {
+        Some(Finding::Contents(contents)) => Some(contents.dumps.iter().any(|dump| dump.damage.is_none())),
+        _ => None,
+    }
+}
+
+fn ask_point(record: &Record, points: &[Point], incident: Incident, proposed: Option<&Point>) -> Question {
     Question {
         title: "Which recovery point?".into(),
         why: match incident {
             Incident::At(_) => "The newest one before the incident loses least. Those after it hold the damage.".into(),
             Incident::Unknown => {
-                "Nobody knows when it happened: start from the newest point that you believe is good.".into()
+                "Nobody knows when it happened: take the newest one that you believe is from before the damage.".into()
             }
         },
-        answers: Answers::Point(rank(points, incident)),
+        answers: Answers::Point(rank(record, points, incident, proposed)),
     }
 }
 
 /// Places every point beside the incident; newest first, as they came.
-pub fn rank(points: &[Point], incident: Incident) -> Vec<RankedPoint> {
-    let Incident::At(incident) = incident else {
-        return points.iter().map(|point| RankedPoint { point: point.clone(), place: Place::Unranked }).collect();
-    };
-    let newest_before = points.iter().filter(|point| point.instant <= incident).max_by_key(|point| point.instant);
-    let place = |point: &Point| match (incident - point.instant.to_utc()).to_std() {
-        Err(_) => Place::After,
-        Ok(loss) if newest_before.is_some_and(|newest| newest.id == point.id) => Place::Proposed { loss },
-        Ok(loss) => Place::Before { loss },
+fn rank(record: &Record, points: &[Point], incident: Incident, proposed: Option<&Point>) -> Vec<RankedPoint> {
+    let place = |point: &Point| {
+        let Incident::At(incident) = incident else {
+            return if holds_dump(record, point) == Some(false) { Place::NoDump } else { Place::Unranked };
+        };
+        match (incident - point.instant.to_utc()).to_std() {
+            Err(_) => Place::After,
+            Ok(loss) if proposed.is_some_and(|proposed| proposed.id == point.id) => Place::Proposed { loss },
+            Ok(_) if holds_dump(record, point) == Some(false) => Place::NoDump,
+            Ok(loss) => Place::Before { loss },
+        }
     };
     points.iter().map(|point| RankedPoint { point: point.clone(), place: place(point) }).collect()
 }
 
-fn ask_scope(contents: &Contents) -> Question {
+fn ask_scope() -> Question {
     let not_built = |label: &str, scope, consequences: &[&str]| Choice {
         label: label.into(),
         consequences: consequences.iter().map(ToString::to_string).collect(),
@@ -200,8 +246,8 @@ fn ask_scope(contents: &Contents) -> Question {
             "You see every difference before anything changes. Can be undone.".into(),
         ],
         fact: Fact::Scope(Scope::Tables),
-        recommended: !contents.dumps.is_empty(),
-        unavailable: contents.dumps.is_empty().then(|| "no database dump lies in this recovery point".into()),
+        recommended: true,
+        unavailable: None,
     };
     Question {
         title: "What has to come back?".into(),
@@ -238,7 +284,7 @@ fn ask_dump(contents: &Contents) -> Next {
                 None => format!("{}, cannot be read", text::bytes(dump.size_bytes)),
             }],
             fact: Fact::Dump(dump.path.clone()),
-            recommended: contents.dumps.len() == 1 && dump.damage.is_none(),
+            recommended: false,
             unavailable: dump.damage.clone(),
         }
     });
@@ -462,7 +508,7 @@ fn refuse(why: &str, hints: &[&str]) -> Next {
 pub fn loss(place: Place) -> Option<Duration> {
     match place {
         Place::Proposed { loss } | Place::Before { loss } => Some(loss),
-        Place::After | Place::Unranked => None,
+        Place::After | Place::NoDump | Place::Unranked => None,
     }
 }
 

@@ -158,6 +158,7 @@ impl Points {
             let mark = match ranked.place {
                 Place::Proposed { .. } => "O",
                 Place::Before { .. } | Place::Unranked => "o",
+                Place::NoDump => ".",
                 Place::After => "x",
             };
             let at = column(ranked.point.instant.to_utc());
@@ -191,6 +192,7 @@ fn row(
             ("O", Cell::new(format!("PROPOSED, loses {}", text::duration(loss))).style(theme.good()))
         }
         Place::Before { loss } => ("o", Cell::new(format!("before it by {}", text::duration(loss)))),
+        Place::NoDump => (".", Cell::new("no database dump inside").style(theme.quiet())),
         Place::After => ("x", Cell::new("after it: holds the damage").style(theme.bad())),
         Place::Unranked => (
             "o",

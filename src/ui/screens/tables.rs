@@ -32,7 +32,7 @@ pub struct Tables {
 }
 
 const COLUMNS: [Column; 6] = [
-    Column { title: "table", least: 18, most: 50, yields: 0, align: Align::Left },
+    Column { title: "table", least: 27, most: 50, yields: 0, align: Align::Left },
     Column { title: "state", least: 9, most: 9, yields: 0, align: Align::Left },
     Column { title: "backup rows", least: 11, most: 13, yields: 0, align: Align::Right },
     Column { title: "live rows", least: 11, most: 13, yields: 0, align: Align::Right },
@@ -41,7 +41,8 @@ const COLUMNS: [Column; 6] = [
 ];
 
 impl Tables {
-    pub fn new(title: String, why: String, tables: Vec<TableState>) -> Self {
+    pub fn new(title: String, why: String, mut tables: Vec<TableState>) -> Self {
+        tables.sort_by(|a, b| a.backup.name.cmp(&b.backup.name));
         Self { title, why, tables, marked: Vec::new(), filter: FilterLine::default(), cursor: Cursor::default() }
     }
 
