@@ -73,6 +73,7 @@
 //!   connection did; a worker that outlives the terminal is the next step.
 
 pub mod backup;
+pub mod cli;
 
 pub mod config;
 pub mod drill;

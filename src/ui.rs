@@ -17,17 +17,18 @@ pub mod theme;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
 use crossterm::{event, execute, terminal};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Error, Result};
 use crate::recovery::systems::Systems;
+use crate::text;
 use app::App;
 use screens::done::Check;
 
@@ -49,7 +50,7 @@ pub struct Console<S> {
     pub now: fn() -> DateTime<Utc>,
 }
 
-/// At most thirty frames a second, however fast things change.
+/// At most thirty frames a second for what work reports, however fast it does; a key is answered at once.
 const FRAME: Duration = Duration::from_millis(33);
 /// How often a running piece of work is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -70,12 +71,12 @@ pub async fn run<S: Systems>(console: Console<S>) -> Result<()> {
     let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
     let mut hung_up = signal(SignalKind::hangup()).map_err(failed)?;
     let mut drawn = tokio::time::Instant::now() - FRAME;
-    let mut dirty = true;
+    let (mut dirty, mut urgent) = (false, true);
     while !app.left() {
-        if dirty && drawn.elapsed() >= FRAME {
+        if urgent || dirty && drawn.elapsed() >= FRAME {
             terminal.draw(|frame| app.draw(frame)).map_err(failed)?;
             drawn = tokio::time::Instant::now();
-            dirty = false;
+            (dirty, urgent) = (false, false);
         }
         let wake = if dirty { FRAME } else { TICK };
         let wait = dirty || app.working();
@@ -93,10 +94,13 @@ pub async fn run<S: Systems>(console: Console<S>) -> Result<()> {
                     } else {
                         app.key(key);
                     }
-                    dirty = true;
+                    urgent = true;
                 }
-                Some(Ok(Event::Paste(text))) => { app.paste(&text); dirty = true; }
-                Some(Ok(Event::Resize(..))) => dirty = true,
+                Some(Ok(Event::Paste(text))) => {
+                    app.paste(&text);
+                    urgent = true;
+                }
+                Some(Ok(Event::Resize(..))) => urgent = true,
                 Some(Ok(_)) => {}
                 // The terminal is gone.
                 Some(Err(_)) | None => break,
@@ -136,15 +140,31 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// Holds the terminal; dropping it gives the terminal back.
+/// What panicked while the console held the terminal; printed when it is given back.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Runs a job so that a defect in it becomes an error on screen, not a console that waits for ever.
+pub(crate) async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+        Ok(result) => result,
+        Err(_) => {
+            let words = PANICS.lock().ok().and_then(|panics| panics.last().cloned()).unwrap_or_default();
+            Err(Error::bug("a part of Lifeboat failed; this is a defect of ours")
+                .detail(words)
+                .hint("What was written or not stands in the journal: lifeboat journal. Please report the details."))
+        }
+    }
+}
+
+/// Holds the terminal; dropping it gives the terminal back, also while a panic unwinds.
 struct Guard;
 
 impl Guard {
     fn enter() -> io::Result<Self> {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            restore();
-            before(panic);
+        std::panic::set_hook(Box::new(|panic| {
+            if let Ok(mut panics) = PANICS.lock() {
+                panics.push(text::clean(&panic.to_string()).into_owned());
+            }
         }));
         Self::take()?;
         Ok(Self)
@@ -167,6 +187,10 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         restore();
+        let _ = std::panic::take_hook();
+        for panic in PANICS.lock().iter().flat_map(|panics| panics.iter()) {
+            let _ = writeln!(io::stderr(), "lifeboat: {panic}");
+        }
     }
 }
 

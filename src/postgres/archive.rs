@@ -1,36 +1,109 @@
-//! pg_dump archives, read natively and at random access: the table of contents and one table's rows, nothing else.
+//! Dumps made by `pg_dump`, read without `pg_restore` and at random access: the table of contents is read by itself, and
+//! so are the rows of one table, wherever they lie. What that costs does not grow with the dump.
 //!
 //! ```text
-//!  custom:  PGDMP | header | table of contents (entries with the offset of their data) | block | block | ...
-//!           block = 1, dump id, then chunks (length, bytes) up to a chunk of length 0; the bytes of all chunks are one
-//!           compressed stream, and that is the table's COPY text
+//!  custom   PGDMP header | table of contents | block: kind, id, length+bytes, ..., 0 | block | ...
+//!  folder   toc.dat (header and table of contents), 3055.dat.gz, 3056.dat.gz, ...
+//!  tar      toc.dat, 3055.dat, 3056.dat, ..., restore.sql
+//!  plain    SQL text in which rows stand between COPY ... FROM stdin; and \.
 //! ```
 //!
-//! Format: PostgreSQL's `pg_backup_archiver.c` and `pg_backup_custom.c`, archive versions 1.12 to 1.16 (PostgreSQL 9.6 to 18).
+//! The layout of an archive is defined by PostgreSQL's `src/bin/pg_dump/pg_backup_archiver.c` and its neighbours; versions
+//! 1.12 (PostgreSQL 9.6) to 1.16 (PostgreSQL 18) are read.
+//!
+//! Invariant: nothing that a dump says is believed before it is checked against what is there: lengths against the bytes
+//! that remain, ids against each other, rows against their end marker. A damaged dump gives an error, never fewer rows.
 
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+mod ddl;
+mod decode;
+mod input;
+mod plain;
+mod rows;
+mod scan;
+mod tables;
+mod tar;
+mod toc;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use chrono::{NaiveDate, NaiveDateTime};
+use chrono::NaiveDateTime;
 use serde::Serialize;
 
 use super::name::Name;
+use super::schema::OnDelete;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use decode::{Codec, Packed};
+use input::Input;
+pub use rows::{Rows, failure};
+use scan::Scan;
 
-mod definition;
-
+/// A stream that a dump is read from.
 pub trait ReadSeek: Read + Seek + Send {}
+
 impl<T: Read + Seek + Send> ReadSeek for T {}
 
 type Open = dyn Fn(&str) -> Result<Box<dyn ReadSeek>> + Send + Sync;
 
-/// Where an archive's bytes come from: "" is the archive file itself, in a folder a name is a file in it.
+/// Where a dump is: a file, or a folder of files. Streams of it are opened as they are needed, any number of times.
 #[derive(Clone)]
 pub struct Source {
-    pub open: Arc<Open>,
-    pub folder: bool,
+    /// What to call the dump in errors: `backup/programme_db.dump`.
+    label: String,
+    open: Arc<Open>,
+    folder: bool,
+}
+
+impl Source {
+    /// A dump that is one file. `open` is only ever asked for `""`.
+    pub fn file(
+        label: impl Into<String>,
+        open: impl Fn(&str) -> Result<Box<dyn ReadSeek>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { label: label.into(), open: Arc::new(open), folder: false }
+    }
+
+    /// A dump in directory format. `open` is asked for names inside the folder: `toc.dat`, `3055.dat.gz`.
+    pub fn folder(
+        label: impl Into<String>,
+        open: impl Fn(&str) -> Result<Box<dyn ReadSeek>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { label: label.into(), open: Arc::new(open), folder: true }
+    }
+
+    /// A dump file or folder on this machine.
+    pub fn path(path: &Path) -> Self {
+        let root = path.to_owned();
+        let open = move |name: &str| {
+            let path = if name.is_empty() { root.clone() } else { root.join(name) };
+            let file = File::open(&path)
+                .map_err(|error| Error::operator(format!("cannot open {}", path.display())).detail(error))?;
+            Ok(Box::new(file) as Box<dyn ReadSeek>)
+        };
+        let label = path.display().to_string();
+        if path.is_dir() { Self::folder(label, open) } else { Self::file(label, open) }
+    }
+
+    /// Opens the dump, or a file of its folder.
+    pub fn open(&self, name: &str) -> Result<Box<dyn ReadSeek>> {
+        (self.open)(name)
+    }
+
+    pub fn is_folder(&self) -> bool {
+        self.folder
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("label", &self.label).field("folder", &self.folder).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -51,20 +124,26 @@ pub enum Compression {
     Zstd,
 }
 
+/// What a dump says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Header {
     pub format: Format,
+    /// The archive version, such as 1.16.0; a plain dump has none.
     pub version: Option<(u8, u8, u8)>,
     pub compression: Compression,
-    /// The local time of the machine that dumped; its zone is not in the archive.
+    /// When the dump began, by the clock of the machine that ran `pg_dump`. The zone is not recorded: this is no instant.
     pub created_local: Option<NaiveDateTime>,
     pub database: Option<String>,
+    /// The server that was dumped, such as `16.4 (Debian 16.4-1)`.
     pub server_version: Option<String>,
+    /// The `pg_dump` that made it.
     pub dump_version: Option<String>,
+    /// The encoding of the rows, as PostgreSQL names it; whoever loads them sets `client_encoding` to it.
+    pub encoding: Option<String>,
 }
 
 impl Header {
-    /// Of an archive that cannot be read any further.
+    /// Of a dump that cannot be read any further.
     pub fn unknown(format: Format) -> Self {
         Self {
             format,
@@ -74,55 +153,71 @@ impl Header {
             database: None,
             server_version: None,
             dump_version: None,
+            encoding: None,
         }
     }
 }
 
-/// An entry of the table of contents.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One line of the table of contents. A plain dump has lines for its tables and constraints only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    pub dump_id: i64,
+    pub dump_id: i32,
+    /// `TABLE`, `TABLE DATA`, `FK CONSTRAINT`, `BLOBS`, and many more.
     pub kind: String,
-    pub schema: String,
+    pub schema: Option<String>,
     pub name: String,
     pub owner: String,
+    /// SQL that creates the object.
     pub definition: String,
+    pub dependencies: Vec<i32>,
+    pub has_data: bool,
+    /// The COPY statement that the data belongs to; empty when the data is INSERT statements.
+    #[serde(skip)]
     copy: String,
-    has_data: bool,
-    dependencies: Vec<i64>,
+    #[serde(skip)]
     place: Place,
 }
 
+/// Where data lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
-    Unknown,
-    Nothing,
-    Offset(u64),
+    Nowhere,
+    /// A block of a custom archive, at this offset; `None` when the archive was written to a pipe and so holds no offsets.
+    Block(Option<u64>),
+    /// A file of the folder or a member of the tar archive.
     File(String),
+    /// Sections of a plain dump, offsets of its text.
+    Sections(Vec<Section>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Column {
-    pub name: String,
-    pub type_sql: String,
-    pub not_null: bool,
-    pub generated: bool,
+/// One COPY of a plain dump: where its rows begin and end, and how many there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Section {
+    bytes: Range<u64>,
+    rows: u64,
 }
 
+/// A table of a dump: what it was like, and whether its rows are here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Table {
     pub name: Name,
+    /// From CREATE TABLE, in its order; empty when the dump holds data only.
     pub columns: Vec<Column>,
-    /// The columns of its COPY statement, in the order of the data.
+    /// The columns of the rows, in the order of the data.
     pub copied: Vec<String>,
+    /// Bytes that its rows take in the dump; unknown for a dump without offsets and for a compressed plain dump.
     pub compressed_size: Option<u64>,
     pub has_data: bool,
     pub primary_key: Option<Vec<String>>,
+    /// What this table references.
+    pub foreign_keys: Vec<ForeignKey>,
     pub partition_of: Option<Name>,
-    /// Dumped as INSERT statements, which are not run.
+    /// Its data is INSERT statements, which are not read.
     pub inserts: bool,
     #[serde(skip)]
-    data: Option<i64>,
+    dump_id: i32,
+    #[serde(skip)]
+    place: Place,
 }
 
 impl Table {
@@ -136,512 +231,296 @@ impl Table {
             compressed_size: Some(100_000),
             has_data,
             primary_key: None,
+            foreign_keys: Vec::new(),
             partition_of: None,
             inserts,
-            data: None,
+            dump_id: 0,
+            place: Place::Nowhere,
         }
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Column {
+    pub name: String,
+    /// As the dump writes it: `character varying(40)`.
+    pub type_sql: String,
+    pub not_null: bool,
+    /// Computed by the server, so not part of the rows.
+    pub generated: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForeignKey {
+    pub constraint: String,
+    pub columns: Vec<String>,
+    pub parent: Name,
+    pub parent_columns: Vec<String>,
+    pub on_delete: OnDelete,
+}
+
+/// How many rows a table of a dump has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Estimate {
     pub rows: u64,
     pub exact: bool,
 }
 
-#[derive(Clone)]
-pub struct Archive(Arc<Inner>);
+/// How much of a table's data an estimate reads, and how much is read ahead while rows are.
+const ESTIMATE_BYTES: usize = 64 * 1024;
+const READ_AHEAD: usize = 256 * 1024;
 
+/// What every error of a damaged dump advises.
+const HINT_DAMAGED: &str = "Look into another recovery point, and check this one's repository.";
+
+/// An opened dump. It holds no stream, and clones share what is known of it.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    pub header: Header,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
 struct Inner {
     source: Source,
-    header: Header,
-    widths: Widths,
     entries: Vec<Entry>,
     tables: Vec<Table>,
-    /// Where the first data block begins.
-    data_start: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Widths {
-    int: u8,
-    offset: u8,
-}
-
-impl std::fmt::Debug for Archive {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Archive").field("header", &self.0.header).finish_non_exhaustive()
-    }
-}
-
-const OLDEST: (u8, u8) = (1, 10);
-const NEWEST: (u8, u8) = (1, 16);
-const MOST_ENTRIES: i64 = 10_000_000;
-const LONGEST_TEXT: i64 = 256 << 20;
-const LONGEST_CHUNK: i64 = 256 << 20;
-
-fn damaged(what: impl std::fmt::Display) -> Error {
-    Error::backup(format!("the dump is damaged: {what}"))
-        .hint("Choose another recovery point; this one cannot be trusted.")
+    by_name: HashMap<Name, usize>,
+    /// Custom format: what was learned of the blocks whose offsets are not recorded.
+    scan: Scan,
+    /// Tar format: where each member's bytes are.
+    members: HashMap<String, Range<u64>>,
 }
 
 impl Archive {
-    pub fn sniff(first: &[u8]) -> Option<Format> {
-        if first.starts_with(b"PGDMP") { Some(Format::Custom) } else { None }
+    /// Says by the first bytes of a file (four kilobytes; for SQL compressed by zstd it takes 128) whether it can be opened, and as what. A folder's
+    /// `toc.dat` is told from a custom archive by its own header.
+    pub fn sniff(first_bytes: &[u8]) -> Option<Format> {
+        if first_bytes.starts_with(toc::MAGIC) {
+            return Some(if first_bytes.get(10) == Some(&toc::FORMAT_CUSTOM) { Format::Custom } else { Format::Folder });
+        }
+        if tar::is_dump(first_bytes) {
+            return Some(Format::Tar);
+        }
+        plain::is_dump(first_bytes).then_some(Format::Plain)
     }
 
+    /// Reads the header and the table of contents. A plain dump has neither, so all of it is read once; `progress` is for
+    /// that.
     pub fn open(source: &Source, progress: &Progress) -> Result<Self> {
-        progress.check()?;
-        let stream = (source.open)(if source.folder { "toc.dat" } else { "" })?;
-        let mut reader =
-            Reader { stream: BufReader::with_capacity(64 << 10, stream), widths: Widths { int: 4, offset: 8 } };
-        let mut header = reader.header()?;
         if source.folder {
-            header.format = Format::Folder;
+            return Self::open_folder(source);
         }
-        let version = header.version.map_or((0, 0), |version| (version.0, version.1));
-        let count = reader.int()?;
-        if !(0..=MOST_ENTRIES).contains(&count) {
-            return Err(damaged(format!("its table of contents claims {count} entries")));
+        let mut input = Input::new(source.open("")?, &source.label, READ_AHEAD)?;
+        let first_bytes = input.peek()?;
+        // Of a compressed file not even the first line may be in them; reading it tells.
+        let packed = decode::compression_of(first_bytes) != Compression::None;
+        match Self::sniff(first_bytes).or(packed.then_some(Format::Plain)) {
+            Some(Format::Custom) => {
+                let toc = toc::read(&mut input, Format::Custom)?;
+                let scan = Scan::new(input.position(), toc.entries.iter().map(|entry| entry.dump_id));
+                let mut sizes = block_sizes(&toc.entries, input.length());
+                let tables = tables::build(&toc.entries, |entry| sizes.remove(&entry.dump_id))?;
+                Ok(Self::new(source, toc.header, toc.entries, tables, scan, HashMap::new()))
+            }
+            Some(Format::Tar) => {
+                let members = tar::members(&mut input)?;
+                let span = members
+                    .get("toc.dat")
+                    .ok_or_else(|| Error::backup(format!("{} has no toc.dat in it", source.label)))?
+                    .clone();
+                let mut input = Input::part(source.open("")?, &format!("toc.dat of {}", source.label), span)?;
+                let toc = toc::read(&mut input, Format::Tar)?;
+                let size = |entry: &Entry| match &entry.place {
+                    Place::File(name) => members.get(name).map(|span| span.end - span.start),
+                    Place::Nowhere | Place::Block(_) | Place::Sections(_) => None,
+                };
+                let tables = tables::build(&toc.entries, size)?;
+                Ok(Self::new(source, toc.header, toc.entries, tables, Scan::default(), members))
+            }
+            Some(Format::Folder) => Err(Error::operator(format!("{} is part of a dump folder", source.label))
+                .hint("Open the folder that it lies in.")),
+            Some(Format::Plain) => {
+                let (header, entries) = plain::read(source, progress)?;
+                let compression = header.compression;
+                let size = |entry: &Entry| match (&entry.place, compression) {
+                    (Place::Sections(sections), Compression::None) => {
+                        Some(sections.iter().map(|section| section.bytes.end - section.bytes.start).sum())
+                    }
+                    _ => None,
+                };
+                let tables = tables::build(&entries, size)?;
+                Ok(Self::new(source, header, entries, tables, Scan::default(), HashMap::new()))
+            }
+            None => Err(Error::backup(format!("{} is not a dump made by pg_dump", source.label))
+                .hint("Choose a file in custom, tar or plain format, or the folder of a directory-format dump.")),
         }
-        let mut entries = Vec::new();
-        for _ in 0..count {
-            entries.push(reader.entry(version, header.format)?);
-        }
-        let data_start = reader.stream.stream_position().map_err(|error| failed(&error))?;
-        let length = reader.stream.seek(SeekFrom::End(0)).map_err(|error| failed(&error))?;
-        let tables = tables(&entries, length);
-        Ok(Self(Arc::new(Inner { source: source.clone(), header, widths: reader.widths, entries, tables, data_start })))
     }
 
-    pub fn header(&self) -> &Header {
-        &self.0.header
+    fn open_folder(source: &Source) -> Result<Self> {
+        let label = format!("toc.dat of {}", source.label);
+        let mut input = Input::new(source.open("toc.dat")?, &label, READ_AHEAD)?;
+        let toc = toc::read(&mut input, Format::Folder)?;
+        // A file that cannot be opened now is an error when its rows are asked for, not for all other tables.
+        let size = |entry: &Entry| match &entry.place {
+            Place::File(name) => {
+                let (mut stream, _) = open_file(source, name, toc.header.compression).ok()?;
+                stream.seek(SeekFrom::End(0)).ok()
+            }
+            Place::Nowhere | Place::Block(_) | Place::Sections(_) => None,
+        };
+        let tables = tables::build(&toc.entries, size)?;
+        Ok(Self::new(source, toc.header, toc.entries, tables, Scan::default(), HashMap::new()))
     }
 
+    fn new(
+        source: &Source,
+        header: Header,
+        entries: Vec<Entry>,
+        tables: Vec<Table>,
+        scan: Scan,
+        members: HashMap<String, Range<u64>>,
+    ) -> Self {
+        let by_name = tables.iter().enumerate().map(|(index, table)| (table.name.clone(), index)).collect();
+        Self { header, inner: Arc::new(Inner { source: source.clone(), entries, tables, by_name, scan, members }) }
+    }
+
+    /// The table of contents, in the dump's order.
     pub fn entries(&self) -> &[Entry] {
-        &self.0.entries
+        &self.inner.entries
     }
 
+    /// The tables, in the dump's order: those that are defined and those that only have data.
     pub fn tables(&self) -> &[Table] {
-        &self.0.tables
+        &self.inner.tables
     }
 
     pub fn table(&self, name: &Name) -> Option<&Table> {
-        self.0.tables.iter().find(|table| table.name == *name)
+        self.inner.by_name.get(name).map(|index| &self.inner.tables[*index])
     }
 
+    /// Whether the rows of a table can be found without reading what lies before them. Not so for a custom archive that was
+    /// written to a pipe, and for a compressed plain dump.
+    pub fn seekable(&self) -> bool {
+        match self.header.format {
+            Format::Custom => !self.inner.tables.iter().any(|table| table.place == Place::Block(None)),
+            Format::Folder | Format::Tar => true,
+            Format::Plain => self.header.compression == Compression::None,
+        }
+    }
+
+    /// The table's rows as COPY text in the dump's encoding, streamed in constant memory, up to but without the `\.` line.
+    ///
+    /// The stream ends well only after the end marker, the compressed stream's own checksum and the end of the data were
+    /// all seen; a consumer that stops earlier has not had that proof. Its errors are turned into ours by [`failure`].
     pub fn rows(&self, table: &Table) -> Result<Rows> {
-        let nothing = || {
-            Error::refused(format!("the dump holds no rows of {}", table.name))
-                .hint("Choose another dump or another recovery point.")
-        };
-        if table.inserts {
-            return Err(Error::refused(format!("{} was dumped as INSERT statements, which are not run", table.name))
-                .hint("Choose a dump made without --inserts."));
-        }
-        let id = table.data.ok_or_else(nothing)?;
-        let entry = self.0.entries.iter().find(|entry| entry.dump_id == id).ok_or_else(nothing)?;
-        let read = Arc::new(AtomicU64::new(0));
-        let raw: Box<dyn Read + Send> = match &entry.place {
-            Place::File(name) => Box::new(Counted { inner: (self.0.source.open)(name)?, read: read.clone() }),
-            Place::Nothing => Box::new(io::empty()),
-            Place::Offset(offset) => Box::new(self.block(id, Some(*offset), &read)?),
-            Place::Unknown => Box::new(self.block(id, None, &read)?),
-        };
-        let plain: Box<dyn Read + Send> = match self.0.header.compression {
-            Compression::None => raw,
-            Compression::Gzip => Box::new(flate2::read::ZlibDecoder::new(BufReader::with_capacity(64 << 10, raw))),
-            Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(raw)),
-            Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(raw).map_err(|error| failed(&error))?),
-        };
-        Ok(Rows {
-            lines: BufReader::with_capacity(256 << 10, plain),
-            table: table.name.clone(),
-            state: State::LineStart,
-            read,
-        })
+        self.stream(table, READ_AHEAD)
     }
 
+    /// Estimates the number of rows from the first 64 KiB of the table's data. In a custom archive without offsets the
+    /// first estimate of a table reads the block headers of everything before and of the table itself.
     pub fn estimate(&self, table: &Table) -> Result<Estimate> {
-        let mut rows = self.rows(table)?;
-        let counter = rows.compressed_bytes_read();
-        let mut buffer = vec![0; 64 << 10];
-        let (mut lines, mut bytes) = (0u64, 0u64);
-        while bytes < 256 << 10 {
-            let read = rows.read(&mut buffer).map_err(|error| failed(&error))?;
-            if read == 0 {
-                return Ok(Estimate { rows: lines, exact: true });
-            }
-            bytes += read as u64;
-            lines += buffer[..read].iter().filter(|byte| **byte == b'\n').count() as u64;
+        if !table.has_data {
+            return Ok(Estimate { rows: 0, exact: true });
         }
-        let (consumed, size) = (counter.load(Ordering::Relaxed).max(1), table.compressed_size.unwrap_or(0));
-        Ok(Estimate {
-            rows: u64::try_from(u128::from(lines) * u128::from(size.max(consumed)) / u128::from(consumed))
-                .unwrap_or(u64::MAX),
-            exact: false,
-        })
-    }
-
-    /// The data block of an entry, by its offset or by walking over the blocks before it.
-    fn block(&self, id: i64, offset: Option<u64>, read: &Arc<AtomicU64>) -> Result<Chunks> {
-        let stream = (self.0.source.open)("")?;
-        let mut reader = Reader { stream: BufReader::with_capacity(64 << 10, stream), widths: self.0.widths };
-        reader.stream.seek(SeekFrom::Start(offset.unwrap_or(self.0.data_start))).map_err(|error| failed(&error))?;
-        loop {
-            let kind = reader.byte()?;
-            let found = reader.int()?;
-            match (kind, found == id) {
-                (1, true) => return Ok(Chunks { reader, left: 0, ended: false, read: read.clone() }),
-                (1, false) if offset.is_none() => reader.skip_chunks()?,
-                (3, _) if offset.is_none() => {
-                    while reader.int()? != 0 {
-                        reader.skip_chunks()?;
-                    }
-                }
-                _ => {
-                    return Err(damaged(format!(
-                        "where the data of entry {id} should begin is a block of kind {kind} of entry {found}"
-                    )));
-                }
-            }
+        if let Place::Sections(sections) = &table.place {
+            return Ok(Estimate { rows: sections.iter().map(|section| section.rows).sum(), exact: true });
         }
-    }
-}
-
-fn failed(error: &io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => damaged("it ends early"),
-        _ => Error::backup("cannot read the dump")
-            .detail(error)
-            .hint("Try again; if it stays, choose another recovery point."),
-    }
-}
-
-struct Reader<R> {
-    stream: BufReader<R>,
-    widths: Widths,
-}
-
-impl<R: Read + Seek> Reader<R> {
-    fn header(&mut self) -> Result<Header> {
-        let mut magic = [0; 5];
-        self.stream.read_exact(&mut magic).map_err(|error| failed(&error))?;
-        if &magic != b"PGDMP" {
-            return Err(Error::backup("this is not a pg_dump archive")
-                .hint("Choose a dump made with pg_dump -Fc, -Fd, -Ft or -Fp."));
+        let mut rows = self.stream(table, ESTIMATE_BYTES)?;
+        let (lines, read, ended) = rows.count_within(ESTIMATE_BYTES as u64).map_err(failure)?;
+        if ended {
+            return Ok(Estimate { rows: lines, exact: true });
         }
-        let version = (self.byte()?, self.byte()?, self.byte()?);
-        if (version.0, version.1) < OLDEST || (version.0, version.1) > NEWEST {
-            return Err(Error::backup(format!(
-                "archive version {}.{} is not one that this Lifeboat reads (1.10 to 1.16)",
-                version.0, version.1
-            ))
-            .hint("Restore it with the pg_restore of its own version."));
-        }
-        self.widths = Widths { int: self.byte()?, offset: self.byte()? };
-        if !(1..=8).contains(&self.widths.int) || !(1..=8).contains(&self.widths.offset) {
-            return Err(damaged("its header names impossible sizes"));
-        }
-        let format = match self.byte()? {
-            1 => Format::Custom,
-            3 => Format::Tar,
-            5 => Format::Folder,
-            other => return Err(damaged(format!("its header names format {other}"))),
+        drop(rows);
+        let size = match table.compressed_size {
+            Some(size) => size,
+            None => self.inner.scan.size(&self.inner.source, table.dump_id, &table.name)?,
         };
-        let compression = if (version.0, version.1) >= (1, 15) {
-            match self.byte()? {
-                0 => Compression::None,
-                1 => Compression::Gzip,
-                2 => Compression::Lz4,
-                3 => Compression::Zstd,
-                other => return Err(damaged(format!("its header names compression {other}"))),
-            }
-        } else if self.int()? == 0 {
-            Compression::None
-        } else {
-            Compression::Gzip
+        let rows = u128::from(lines) * u128::from(size.max(read)) / u128::from(read.max(1));
+        Ok(Estimate { rows: u64::try_from(rows).unwrap_or(u64::MAX), exact: false })
+    }
+
+    fn stream(&self, table: &Table, read_ahead: usize) -> Result<Rows> {
+        let source = &self.inner.source;
+        if table.inserts {
+            return Err(Error::backup(format!("the rows of {} are INSERT statements, which are not read", table.name))
+                .hint("Restore this dump into an empty database with the PostgreSQL tools, and dump that again without --inserts."));
+        }
+        let nothing = || {
+            Error::backup(format!("the dump holds no rows of {}", table.name))
+                .hint("It was left out by an option of pg_dump; look into another recovery point.")
         };
-        let mut time = [0; 7];
-        for field in &mut time {
-            *field = u32::try_from(self.int()?).unwrap_or(u32::MAX);
+        if !table.has_data {
+            return Err(nothing());
         }
-        let [second, minute, hour, day, month, year, _] = time;
-        let created_local = i32::try_from(year.saturating_add(1900))
-            .ok()
-            .and_then(|year| NaiveDate::from_ymd_opt(year, month.saturating_add(1), day))
-            .and_then(|date| date.and_hms_opt(hour, minute, second));
-        Ok(Header {
-            format,
-            version: Some(version),
-            compression,
-            created_local,
-            database: self.text()?,
-            server_version: self.text()?,
-            dump_version: self.text()?,
-        })
-    }
-
-    fn entry(&mut self, version: (u8, u8), format: Format) -> Result<Entry> {
-        let dump_id = self.int()?;
-        let has_data = self.int()? != 0;
-        let (_table_oid, _oid) = (self.text()?, self.text()?);
-        let name = self.text()?.unwrap_or_default();
-        let kind = self.text()?.unwrap_or_default();
-        if version >= (1, 11) {
-            self.int()?;
-        }
-        let definition = self.text()?.unwrap_or_default();
-        let _drop = self.text()?;
-        let copy = self.text()?.unwrap_or_default();
-        let schema = self.text()?.unwrap_or_default();
-        let _tablespace = self.text()?;
-        if version >= (1, 14) {
-            self.text()?;
-        }
-        if version >= (1, 16) {
-            self.int()?;
-        }
-        let owner = self.text()?.unwrap_or_default();
-        let _with_oids = self.text()?;
-        let mut dependencies = Vec::new();
-        while let Some(dependency) = self.text()? {
-            dependencies.push(dependency.parse().map_err(|_| damaged("a dependency is not a number"))?);
-        }
-        let place = if format == Format::Custom {
-            match self.byte()? {
-                1 => {
-                    self.offset()?;
-                    Place::Unknown
-                }
-                2 => Place::Offset(self.offset()?),
-                3 => {
-                    self.offset()?;
-                    Place::Nothing
-                }
-                other => return Err(damaged(format!("the offset of entry {dump_id} is of kind {other}"))),
+        match &table.place {
+            Place::Nowhere => Err(nothing()),
+            Place::Block(offset) => {
+                let offset = match offset {
+                    Some(offset) => *offset,
+                    None => self.inner.scan.find(source, table.dump_id, &table.name)?,
+                };
+                let input = Input::new(source.open("")?, &source.label, read_ahead)?;
+                let blocks = scan::open_block(input, offset, table.dump_id, &table.name)?;
+                let codec = Codec::of_blocks(self.header.compression);
+                Rows::whole(table.name.to_string(), Box::new(blocks), codec)
             }
-        } else {
-            self.text()?.filter(|name| !name.is_empty()).map_or(Place::Nothing, Place::File)
-        };
-        Ok(Entry { dump_id, kind, schema, name, owner, definition, copy, has_data, dependencies, place })
-    }
-
-    fn byte(&mut self) -> Result<u8> {
-        let mut byte = [0];
-        self.stream.read_exact(&mut byte).map_err(|error| failed(&error))?;
-        Ok(byte[0])
-    }
-
-    fn int(&mut self) -> Result<i64> {
-        let negative = self.byte()? != 0;
-        let value =
-            i64::try_from(self.little_endian(self.widths.int)?).map_err(|_| damaged("a number is too large"))?;
-        Ok(if negative { -value } else { value })
-    }
-
-    fn offset(&mut self) -> Result<u64> {
-        self.little_endian(self.widths.offset)
-    }
-
-    fn little_endian(&mut self, width: u8) -> Result<u64> {
-        let mut bytes = [0; 8];
-        self.stream.read_exact(&mut bytes[..usize::from(width)]).map_err(|error| failed(&error))?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn text(&mut self) -> Result<Option<String>> {
-        let length = self.int()?;
-        if length < 0 {
-            return Ok(None);
-        }
-        if length > LONGEST_TEXT {
-            return Err(damaged(format!("a text claims {length} bytes")));
-        }
-        let mut bytes = Vec::new();
-        let length = length.unsigned_abs();
-        (&mut self.stream).take(length).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-        if bytes.len() as u64 != length {
-            return Err(damaged("it ends early"));
-        }
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
-    }
-
-    fn skip_chunks(&mut self) -> Result<()> {
-        loop {
-            let length = self.int()?;
-            if length == 0 {
-                return Ok(());
+            Place::File(name) if self.header.format == Format::Tar => {
+                let span = self.inner.members.get(name).cloned().ok_or_else(|| {
+                    Error::backup(format!("{} has no {name} in it, the data of {}", source.label, table.name))
+                })?;
+                let input = Input::part(source.open("")?, &source.label, span)?;
+                Rows::whole(table.name.to_string(), Box::new(input), Codec::None)
             }
-            if !(0..=LONGEST_CHUNK).contains(&length) {
-                return Err(damaged(format!("a chunk claims {length} bytes")));
+            Place::File(name) => {
+                let (stream, codec) = open_file(source, name, self.header.compression)?;
+                let input = Input::new(stream, &source.label, read_ahead)?;
+                Rows::whole(table.name.to_string(), Box::new(input), codec)
             }
-            self.stream.seek_relative(length).map_err(|error| failed(&error))?;
-        }
-    }
-}
-
-struct Counted<R> {
-    inner: R,
-    read: Arc<AtomicU64>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.read.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
-/// The chunks of one block as one stream.
-struct Chunks {
-    reader: Reader<Box<dyn ReadSeek>>,
-    left: u64,
-    ended: bool,
-    read: Arc<AtomicU64>,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 && !self.ended {
-            let length = self.reader.int().map_err(io::Error::other)?;
-            if !(0..=LONGEST_CHUNK).contains(&length) {
-                return Err(io::Error::other(damaged(format!("a chunk claims {length} bytes"))));
-            }
-            self.left = length.unsigned_abs();
-            self.ended = length == 0;
-        }
-        if self.ended {
-            return Ok(0);
-        }
-        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let read = self.reader.stream.read(&mut buffer[..want])?;
-        if read == 0 && want > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.left -= read as u64;
-        self.read.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
-/// A table's rows as COPY text, up to the line `\.` that ends them.
-pub struct Rows {
-    lines: BufReader<Box<dyn Read + Send>>,
-    table: Name,
-    state: State,
-    read: Arc<AtomicU64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    LineStart,
-    InLine,
-    Ended,
-}
-
-impl Rows {
-    /// Compressed bytes read so far, shared with whoever shows progress.
-    pub fn compressed_bytes_read(&self) -> Arc<AtomicU64> {
-        self.read.clone()
-    }
-
-    fn finish(&mut self) -> io::Result<usize> {
-        let mut rest = Vec::new();
-        (&mut self.lines).take(1 << 20).read_to_end(&mut rest)?;
-        if rest.iter().any(|byte| *byte != b'\n') {
-            return Err(io::Error::other(damaged(format!("data follows the end marker of {}", self.table))));
-        }
-        self.state = State::Ended;
-        Ok(0)
-    }
-}
-
-impl Read for Rows {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.state == State::Ended || buffer.is_empty() {
-            return Ok(0);
-        }
-        let mut written = 0;
-        while written < buffer.len() {
-            let available = self.lines.fill_buf()?;
-            if available.is_empty() {
-                if self.state == State::LineStart && written == 0 {
-                    return Err(io::Error::other(damaged(format!("the data of {} ends early", self.table))));
+            Place::Sections(sections) => {
+                let spans = sections.iter().map(|section| section.bytes.clone()).collect();
+                let mut input = Input::new(source.open("")?, &source.label, read_ahead)?;
+                let mut position = 0;
+                if self.header.compression == Compression::None
+                    && let Some(first) = sections.first()
+                {
+                    position = first.bytes.start;
+                    input.seek(position)?;
                 }
-                return if written > 0 { Ok(written) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                let packed: Packed = Box::new(input);
+                Rows::sections(table.name.to_string(), packed, Codec::of_file(self.header.compression), position, spans)
             }
-            if self.state == State::LineStart && available[0] == b'\\' {
-                if written > 0 {
-                    return Ok(written);
-                }
-                // Few bytes decide whether this line is the end marker; they are read one by one.
-                let mut line = Vec::new();
-                (&mut self.lines).take(3).read_until(b'\n', &mut line)?;
-                if line == b"\\.\n" {
-                    return self.finish();
-                }
-                if buffer.len() < line.len() {
-                    return Err(io::Error::other("the buffer is too small"));
-                }
-                buffer[..line.len()].copy_from_slice(&line);
-                self.state = if line.ends_with(b"\n") { State::LineStart } else { State::InLine };
-                return Ok(line.len());
-            }
-            let room = available.len().min(buffer.len() - written);
-            // Copy up to the last line end that is followed by no backslash; a backslash at a line's start is looked at above.
-            let stop = find(&available[..room], b"\n\\").map_or(room, |at| at + 1);
-            buffer[written..written + stop].copy_from_slice(&available[..stop]);
-            self.state = if available[stop - 1] == b'\n' { State::LineStart } else { State::InLine };
-            self.lines.consume(stop);
-            written += stop;
         }
-        Ok(written)
     }
 }
 
-fn find(haystack: &[u8], needle: &[u8; 2]) -> Option<usize> {
-    haystack.windows(2).position(|pair| pair == needle)
-}
-
-fn tables(entries: &[Entry], length: u64) -> Vec<Table> {
-    let mut offsets: Vec<u64> = entries
+/// The bytes that each block of a custom archive takes: it ends where the next one begins.
+fn block_sizes(entries: &[Entry], length: u64) -> HashMap<i32, u64> {
+    let mut offsets: Vec<_> = entries
         .iter()
-        .filter_map(|entry| if let Place::Offset(offset) = entry.place { Some(offset) } else { None })
+        .filter_map(|entry| match entry.place {
+            Place::Block(Some(offset)) if offset < length => Some((offset, entry.dump_id)),
+            _ => None,
+        })
         .collect();
-    offsets.push(length);
     offsets.sort_unstable();
-    let size = |entry: &Entry| match entry.place {
-        Place::Offset(offset) => {
-            offsets.get(offsets.partition_point(|other| *other <= offset)).map(|next| next - offset)
+    let ends = offsets.iter().skip(1).map(|(offset, _)| *offset).chain([length]);
+    offsets.iter().zip(ends).map(|((offset, id), end)| (*id, end - offset)).collect()
+}
+
+/// Opens a data file of a folder. The table of contents names it without the suffix that tells its compression, and a
+/// person may have changed that since.
+fn open_file(source: &Source, name: &str, compression: Compression) -> Result<(Box<dyn ReadSeek>, Codec)> {
+    let likely = Codec::of_file(compression);
+    let others = [Codec::None, Codec::Gzip, Codec::Lz4, Codec::Zstd].into_iter().filter(|codec| *codec != likely);
+    let mut first = None;
+    for codec in [likely].into_iter().chain(others) {
+        match source.open(&format!("{name}{}", codec.suffix())) {
+            Ok(stream) => return Ok((stream, codec)),
+            Err(error) => first = first.or(Some(error)),
         }
-        _ => None,
-    };
-    let data = |entry: &Entry| {
-        entries.iter().find(|data| data.kind == "TABLE DATA" && data.schema == entry.schema && data.name == entry.name)
-    };
-    entries
-        .iter()
-        .filter(|entry| entry.kind == "TABLE")
-        .map(|entry| {
-            let data = data(entry);
-            let columns = definition::columns(&entry.definition);
-            let copied = data.and_then(|data| definition::copied(&data.copy));
-            let copied = copied.unwrap_or_else(|| {
-                columns.iter().filter(|column| !column.generated).map(|column| column.name.clone()).collect()
-            });
-            Table {
-                name: Name::new(entry.schema.clone(), entry.name.clone()),
-                columns,
-                copied,
-                compressed_size: data.and_then(size),
-                has_data: data.is_some_and(|data| data.has_data),
-                primary_key: None,
-                partition_of: None,
-                inserts: data.is_some_and(|data| data.has_data && data.copy.is_empty()),
-                data: data.map(|data| data.dump_id),
-            }
-        })
-        .collect()
+    }
+    let error = first.unwrap_or_else(|| Error::bug("no name was tried for a data file"));
+    let wrong = Error::backup(format!("cannot open {name} of {}", source.label));
+    Err(wrong.detail(error.detail.unwrap_or(error.message)))
 }

@@ -12,10 +12,10 @@
 //!   class; a sum that does not add up is an error, never a rounding.
 //! - A row is called changed when some value of it prints differently, and only then.
 
-mod compare;
+pub(super) mod compare;
 mod count;
-mod key;
-mod page;
+pub(super) mod key;
+pub(super) mod page;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,27 @@
 //! Writing what was approved, exactly: a frozen, hashed change-set goes into production in one transaction, with
 //! pre-images, row guards and a token; and undo, which writes the pre-images back.
+//!
+//! ```text
+//!  diff<i> + t<i>  --prepare-->  change<i>  --apply-->  production           one transaction, ends with COMMIT
+//!                  (scratch)     (scratch)      |
+//!                                               +--->  lifeboat_undo_<recovery>.before<i>   pre-images
+//!                                               +--->  lifeboat_undo_<recovery>.applied     the token
+//! ```
+//!
+//! Invariants:
+//! - What runs is what was shown: the statements are made again from what was frozen and must be the approved ones, and the
+//!   frozen rows must have the approved hash.
+//! - A row of production is written only while it is the version that was compared (its `xmin`); else nothing is written.
+//! - No lock is waited for while others are held, longer than two seconds, or while a person thinks.
+//! - Every promise (row counts, values as they are afterwards) is checked inside the transaction, before COMMIT.
+
+mod apply;
+mod check;
+mod constraints;
+mod frozen;
+mod prepare;
+mod prove;
+mod undo;
 
 use std::collections::BTreeSet;
 
@@ -8,6 +30,11 @@ use serde::{Deserialize, Serialize};
 use super::diff::Class;
 use super::name::Name;
 use super::schema::Trigger;
+
+pub use apply::{Outcome, apply, resolve};
+pub use prepare::prepare;
+pub use prove::prove;
+pub use undo::{undo, undo_plan};
 
 /// What the operator wants written to one table. Everything set must hold for a row to be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,6 +16,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+pub(super) use columns::live_types;
 pub use columns::{Compare, StagedColumn, Target, columns};
 pub use copy::Source;
 

@@ -1,5 +1,7 @@
 //! The only door to anything outside: everything a recovery looks at or changes goes through here.
 
+mod live;
+
 use std::future::Future;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,8 @@ use crate::error::Result;
 use crate::postgres::diff::{Filter, Page};
 use crate::postgres::merge::{Applied, Proof};
 use crate::progress::Progress;
+
+pub use live::Live;
 
 /// What a step did, as its own checks saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,6 @@ use ratatui::widgets::{Clear, Paragraph, Wrap};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::Console;
 use super::filter::FilterLine;
 use super::keymap::{self, Action, Place};
 use super::screens::done::Done;
@@ -24,6 +23,7 @@ use super::screens::run::{Failed, Running, Waiting};
 use super::screens::tables::Tables;
 use super::screens::{Command, Screen};
 use super::theme::Theme;
+use super::{Console, caught};
 use crate::error::{Error, Result};
 use crate::postgres::diff::{Filter, Page};
 use crate::progress::Progress;
@@ -393,7 +393,7 @@ impl<S: Systems> App<S> {
         let recovery = self.recovery.as_ref().map(|recovery| recovery.id.clone()).unwrap_or_default();
         let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
         tokio::spawn(async move {
-            let found = systems.look(&recovery, &look, &progress).await;
+            let found = caught(systems.look(&recovery, &look, &progress)).await;
             let _ = messages.send(Message::Looked(look, found));
         });
     }
@@ -409,7 +409,7 @@ impl<S: Systems> App<S> {
         let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
         tokio::spawn(async move {
             let look = Look::Contents { point: point.clone() };
-            let found = match systems.look("", &look, &Progress::default()).await {
+            let found = match caught(systems.look("", &look, &Progress::default())).await {
                 Ok(Finding::Contents(contents)) => Ok(contents),
                 Ok(_) => Err("something else was found".into()),
                 Err(error) => Err(error.message),
@@ -434,7 +434,7 @@ impl<S: Systems> App<S> {
     fn page(&self, table: usize, filter: Filter, after: i64) {
         let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
         tokio::spawn(async move {
-            let page = systems.page(table, &filter, after, PAGE).await;
+            let page = caught(systems.page(table, &filter, after, PAGE)).await;
             let _ = messages.send(Message::Paged { table, filter, after, page });
         });
     }
@@ -442,7 +442,7 @@ impl<S: Systems> App<S> {
     fn count(&self, table: usize, filter: Filter) {
         let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
         tokio::spawn(async move {
-            let rows = systems.matches(table, &filter).await;
+            let rows = caught(systems.matches(table, &filter)).await;
             let _ = messages.send(Message::Counted { table, filter, rows });
         });
     }
@@ -464,7 +464,7 @@ impl<S: Systems> App<S> {
             let on_step = move |event| {
                 let _ = steps.send(Message::Stepped(event));
             };
-            let outcome = run::run(&confirmed, systems.as_ref(), &mut recovery, &progress, on_step).await;
+            let outcome = caught(run::run(&confirmed, systems.as_ref(), &mut recovery, &progress, on_step)).await;
             let _ = messages.send(Message::Ran(Box::new(recovery), outcome));
         });
     }

@@ -70,7 +70,7 @@ async fn settings(client: &Client, scratch: &Scratch, table: &Table) -> Result<S
 }
 
 /// Whether the rows of production are found again by their place instead of by an index on the key.
-pub(super) fn by_place(table: &Table) -> bool {
+pub(in crate::postgres) fn by_place(table: &Table) -> bool {
     table.key.as_ref().is_none_or(|key| key.source == KeySource::Named)
 }
 
@@ -157,14 +157,14 @@ fn multiset(scratch: &Scratch, table: &Table) -> String {
 }
 
 /// A condition that holds when the staged value `b` and the live value `l` are not exactly the same.
-pub(in super::super) fn differs(column: &StagedColumn, target: &Target) -> String {
+pub(in crate::postgres) fn differs(column: &StagedColumn, target: &Target) -> String {
     let name = quote(&column.name);
     let base = if target.base_sql == target.type_sql { String::new() } else { format!("::{}", target.base_sql) };
     differ(target, &format!("b.{name}"), &format!("l.{name}{base}"))
 }
 
 /// The same for any two expressions: the first as staged, the second of the live type without domains.
-pub(in super::super) fn differ(target: &Target, b: &str, l: &str) -> String {
+pub(in crate::postgres) fn differ(target: &Target, b: &str, l: &str) -> String {
     match target.compare {
         Compare::Plain => format!("{b} IS DISTINCT FROM {l}"),
         Compare::Text => format!("{b} COLLATE \"C\" IS DISTINCT FROM {l}"),
@@ -204,6 +204,6 @@ impl Compare {
 }
 
 /// The key columns of `diff<i>`, by place.
-pub(in super::super) fn diff_key(alias: &str) -> impl Fn(usize, &KeyColumn) -> String + use<'_> {
+pub(in crate::postgres) fn diff_key(alias: &str) -> impl Fn(usize, &KeyColumn) -> String + use<'_> {
     move |place, _| format!("{alias}.k{}", place + 1)
 }

@@ -41,18 +41,18 @@ pub struct KeyColumn {
 
 impl KeyColumn {
     /// The staged value, ready to be compared, of a table called `alias`.
-    pub(in super::super) fn staged(&self, alias: &str) -> String {
+    pub(in crate::postgres) fn staged(&self, alias: &str) -> String {
         let column = format!("{alias}.{}", quote(&self.name));
         if self.cast { format!("{column}::{}", self.type_sql) } else { column }
     }
 
-    pub(in super::super) fn live(&self, alias: &str) -> String {
+    pub(in crate::postgres) fn live(&self, alias: &str) -> String {
         format!("{alias}.{}", quote(&self.name))
     }
 }
 
 /// `a."id" OPERATOR("pg_catalog".=) b."id" AND ...`
-pub(in super::super) fn join(
+pub(in crate::postgres) fn join(
     columns: &[KeyColumn],
     left: impl Fn(usize, &KeyColumn) -> String,
     right: impl Fn(usize, &KeyColumn) -> String,

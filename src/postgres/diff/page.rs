@@ -74,7 +74,7 @@ pub async fn matches(client: &Client, scratch: &Scratch, table: &Table, filter: 
 }
 
 /// A filter as SQL, over `d`, `backup` and `live`.
-pub(in super::super) struct Matching<'a> {
+pub(in crate::postgres) struct Matching<'a> {
     table: &'a Table,
     scratch: &'a Scratch,
     terms: Vec<String>,
@@ -114,7 +114,7 @@ impl<'a> Matching<'a> {
 }
 
 /// The staged row is found by its place, which does not change; the live one by its key, as it is now.
-pub(in super::super) fn joins(scratch: &Scratch, table: &Table) -> String {
+pub(in crate::postgres) fn joins(scratch: &Scratch, table: &Table) -> String {
     let live = if by_place(table) {
         "live.ctid = d.l AND live.tableoid = d.l_table AND live.xmin = d.live_xmin".to_owned()
     } else {
@@ -128,7 +128,7 @@ pub(in super::super) fn joins(scratch: &Scratch, table: &Table) -> String {
 }
 
 /// The index of a column in `cols`.
-pub(in super::super) fn place(table: &Table, column: &str) -> Result<usize> {
+pub(in crate::postgres) fn place(table: &Table, column: &str) -> Result<usize> {
     table
         .compared()
         .find(|(_, staged)| staged.name == column)
@@ -136,7 +136,7 @@ pub(in super::super) fn place(table: &Table, column: &str) -> Result<usize> {
         .ok_or_else(|| Error::operator(format!("{column} is not a compared column of {}", table.live.name)))
 }
 
-pub(in super::super) fn letter(class: Class) -> char {
+pub(in crate::postgres) fn letter(class: Class) -> char {
     match class {
         Class::Missing => 'm',
         Class::Changed => 'c',

@@ -131,6 +131,11 @@ pub async fn columns(client: &Client, live: &Live, pairs: &[Pair], copied: &[Str
     Ok(staged)
 }
 
+/// The type of each live column with its domains taken off, as SQL.
+pub(in super::super) async fn live_types(client: &Client, live: &Live) -> Result<HashMap<String, String>> {
+    Ok(facts(client, live).await?.into_iter().map(|(name, fact)| (name, fact.base_sql)).collect())
+}
+
 /// The live columns with their domains resolved.
 async fn facts(client: &Client, live: &Live) -> Result<HashMap<String, Fact>> {
     let sql = "WITH RECURSIVE base AS (

@@ -1,0 +1,305 @@
+//! The command line: the console, and a headless twin of everything it does. Results go to stdout, progress and errors to
+//! stderr.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::config::{Config, System};
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Report, Unit};
+use crate::recovery::systems::Live;
+use crate::text;
+
+mod headless;
+
+/// Brings lost data back: shows what a backup holds, what differs from production, writes what you approve, proves it, and
+/// can undo it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lifeboat",
+    version,
+    after_help = "\
+Without a command, opens the console.
+
+Examples:
+  lifeboat drill                            learn it on a private sandbox, with a real incident
+  lifeboat points                           what can be brought back
+  lifeboat tables 1a2b3c4d                  what lies in a recovery point
+  lifeboat diff 1a2b3c4d public.orders      backup against production, row by row; changes nothing
+  lifeboat recover --answers answers.toml   a whole recovery from a file
+
+A repository is taken from RESTIC_REPOSITORY and RESTIC_PASSWORD_FILE (or _COMMAND), a database from PG* variables, or
+both from ~/.config/lifeboat/config.toml.
+
+Exit codes: 0 done, 2 wrong input, 3 refused (nothing was changed), 4 the backup is missing or damaged, 5 the server said
+no or went away, 6 not known whether a commit happened, 70 a defect of Lifeboat, 130 cancelled."
+)]
+struct Arguments {
+    /// The configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Which system of the configuration is meant
+    #[arg(long, global = true, value_name = "NAME")]
+    system: Option<String>,
+    /// The database, as a libpq URL or keywords (without a password: use .pgpass or a service)
+    #[arg(long, global = true, value_name = "CONNINFO")]
+    database: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Open the console (the default), on a repository or on a dump
+    Console {
+        /// A dump on disk (file or folder) instead of a repository
+        #[arg(long, value_name = "PATH")]
+        dump: Option<PathBuf>,
+    },
+    /// Practise on a private sandbox: a real server, a real repository, a real incident
+    Drill {
+        /// Answer from a file instead of opening the console (the default without a terminal)
+        #[arg(long, value_name = "FILE")]
+        answers: Option<PathBuf>,
+    },
+    /// List the recovery points, newest first
+    Points {
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the tables of a dump, beside the live ones when a database is given
+    Tables {
+        /// A snapshot, SNAPSHOT:PATH, or a dump on disk
+        point: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stage tables beside production, compare them row by row, report, and clean up
+    Diff {
+        /// A snapshot, SNAPSHOT:PATH, or a dump on disk
+        point: String,
+        #[arg(required = true, value_name = "SCHEMA.TABLE")]
+        tables: Vec<String>,
+        #[arg(long)]
+        json: bool,
+        /// Print up to N differing rows of each table
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        rows: u32,
+        /// Columns that pair the rows of a table without a key
+        #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
+        key: Vec<String>,
+    },
+    /// A whole recovery, answered from a file; consent is the typed name, given in the file
+    #[command(after_help = headless::ANSWERS_HELP)]
+    Recover {
+        #[arg(long, value_name = "FILE")]
+        answers: PathBuf,
+        /// A dump on disk (file or folder) instead of a repository
+        #[arg(long, value_name = "PATH")]
+        dump: Option<PathBuf>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take back what a recovery wrote, for the rows that nobody changed since
+    Undo {
+        recovery: String,
+        /// What you would type to consent: the names of the tables
+        #[arg(long, value_name = "NAMES")]
+        consent: Option<String>,
+    },
+    /// List the recoveries, or print and verify the journal of one
+    Journal { recovery: Option<String> },
+    /// Print the report of a recovery
+    Report { recovery: String },
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page
+    Man,
+}
+
+/// Runs the command line and returns the exit code.
+pub fn main() -> u8 {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => 0,
+        Err(error) => {
+            explain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    match &arguments.command {
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "lifeboat", &mut io::stdout());
+            return Ok(());
+        }
+        Some(Command::Man) => {
+            return clap_mangen::Man::new(Arguments::command())
+                .render(&mut io::stdout())
+                .map_err(|error| output_failed(&error));
+        }
+        Some(_) | None => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::operator("cannot start threads").detail(error))?;
+    let done = runtime.block_on(dispatch(arguments));
+    // A blocking read of a slow repository must not hold the terminal hostage after the operator left.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn dispatch(arguments: Arguments) -> Result<()> {
+    let command = arguments.command.unwrap_or(Command::Console { dump: None });
+    if let Command::Drill { answers } = command {
+        return headless::drill(answers).await;
+    }
+    let state = crate::config::state_folder()?;
+    match command {
+        Command::Journal { recovery } => return headless::journal(&state, recovery.as_deref()),
+        Command::Report { recovery } => return headless::report(&state, &recovery),
+        _ => {}
+    }
+    let mut system = choose(Config::load(arguments.config.as_deref())?, arguments.system.as_deref())?;
+    if let Some(database) = arguments.database {
+        system.database = Some(database);
+    }
+    match command {
+        Command::Console { dump } => console(system, dump, state).await,
+        Command::Points { json } => headless::points(system, json).await,
+        Command::Tables { point, json } => headless::tables(system, &point, json).await,
+        Command::Diff { point, tables, json, rows, key } => {
+            headless::diff(system, &headless::Diff { point, tables, rows, key }, json).await
+        }
+        Command::Recover { answers, dump, json } => headless::recover(system, &answers, dump, &state, json).await,
+        Command::Undo { recovery, consent } => headless::undo(system, &recovery, consent, &state).await,
+        Command::Drill { .. }
+        | Command::Journal { .. }
+        | Command::Report { .. }
+        | Command::Completions { .. }
+        | Command::Man => Err(Error::bug("a command was lost on its way")),
+    }
+}
+
+async fn console(system: System, dump: Option<PathBuf>, state: PathBuf) -> Result<()> {
+    let (name, environment) = (system.name.clone(), system.environment.to_string());
+    let systems = Arc::new(Live::new(system, dump));
+    crate::ui::run(crate::ui::Console {
+        systems,
+        system: name,
+        environment,
+        state,
+        briefing: None,
+        verdict: None,
+        now: chrono::Utc::now,
+    })
+    .await
+}
+
+/// The system that is meant: the named one, or the only one.
+fn choose(config: Config, name: Option<&str>) -> Result<System> {
+    let names: Vec<_> = config.systems.iter().map(|system| system.name.clone()).collect();
+    let mut systems = config.systems.into_iter();
+    let system = match name {
+        Some(name) => systems.find(|system| system.name == name),
+        None if names.len() == 1 => systems.next(),
+        None => None,
+    };
+    system.ok_or_else(|| {
+        match name {
+            Some(name) => Error::operator(format!("there is no system \"{name}\" in the configuration")),
+            None => Error::operator("the configuration names several systems"),
+        }
+        .hint(format!("Choose one with --system: {}.", names.join(", ")))
+    })
+}
+
+/// Prints an error as plain text on stderr: what happened, the other side's words, what to do.
+fn explain(error: &Error) {
+    let mut stderr = io::stderr().lock();
+    let _ = writeln!(stderr, "lifeboat: {}", text::clean(&error.message));
+    for line in error.detail.iter().flat_map(|detail| detail.lines()) {
+        let _ = writeln!(stderr, "  | {}", text::clean(line));
+    }
+    for hint in &error.hints {
+        let _ = writeln!(stderr, "  {}", text::clean(hint));
+    }
+}
+
+/// Prints a line on stdout. A reader that went away ends the program as it would end any other filter.
+fn print(line: &str) -> Result<()> {
+    writeln!(io::stdout(), "{line}").map_err(|error| output_failed(&error))
+}
+
+fn output_failed(error: &io::Error) -> Error {
+    Error::operator("cannot write the output").detail(error)
+}
+
+/// Shows progress on stderr while a future runs: a line that rewrites itself on a terminal, nothing elsewhere. Ctrl-C
+/// cancels.
+async fn with_progress<T>(progress: &Progress, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut reports = progress.watch();
+    let terminal = io::stderr().is_terminal();
+    let begun = Instant::now();
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    let mut shown = false;
+    tokio::pin!(work);
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result,
+            _ = tokio::signal::ctrl_c() => progress.cancel(),
+            _ = tick.tick(), if terminal => {
+                if begun.elapsed() > Duration::from_millis(250) && reports.has_changed().unwrap_or(false) {
+                    let line = progress_line(&reports.borrow_and_update());
+                    let _ = write!(io::stderr(), "\r\x1b[K{line}");
+                    shown = true;
+                }
+            }
+        }
+    };
+    if shown {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    result
+}
+
+fn progress_line(report: &Report) -> String {
+    let amount = |number: u64| match report.unit {
+        Unit::Bytes => text::bytes(number),
+        Unit::Rows => text::counted(number, "row", "rows"),
+        Unit::Items => text::count(number),
+    };
+    let mut line = text::clean(&report.doing).into_owned();
+    if report.done > 0 || report.total.is_some() {
+        line.push_str(": ");
+        line.push_str(&amount(report.done));
+    }
+    if let Some(total) = report.total {
+        line.push_str(" of ");
+        line.push_str(&amount(total));
+    }
+    if let Some(rate) = report.rate() {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate for the eye")]
+        let rate = amount(rate as u64);
+        line.push_str(&format!(", {rate}/s"));
+    }
+    if let Some(eta) = report.eta() {
+        line.push_str(&format!(", {} left", text::duration(eta)));
+    }
+    line
+}
+
+/// A recovery's folder beneath the state folder; the id may not lead anywhere else.
+fn recovery_folder(state: &Path, id: &str) -> Result<PathBuf> {
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return Err(
+            Error::operator(format!("\"{id}\" is not the id of a recovery")).hint("lifeboat journal lists them.")
+        );
+    }
+    Ok(state.join("recoveries").join(id))
+}

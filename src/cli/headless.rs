@@ -1,0 +1,532 @@
+//! The commands that need no screen: what the console shows and does, for scripts and benchmarks.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::{print, recovery_folder, with_progress};
+use crate::config::{Environment, RepositorySettings, System};
+use crate::drill::sandbox::{self, Sandbox};
+use crate::error::{Error, Result};
+use crate::postgres::diff::{Class, Filter, TableDiff};
+use crate::postgres::name::Name;
+use crate::progress::Progress;
+use crate::recovery::answers::{self, Script};
+use crate::recovery::flows::Next;
+use crate::recovery::journal::{self, Entry, Outcome};
+use crate::recovery::plan::{Plan, Step};
+use crate::recovery::record::{Contents, Finding, Look, NamedKey, State};
+use crate::recovery::systems::{Live, Systems};
+use crate::recovery::{Flow, Recovery, report, run};
+use crate::text::{self, clean};
+
+pub const ANSWERS_HELP: &str = r#"The answers file:
+  incident = "2026-01-15T14:00:00Z"     when it happened; left out: not known
+  point = "1a2b3c4d"                    left out: the newest recovery point before the incident
+  dump = "/backup/orders.dump"          only when the recovery point holds several
+  tables = ["public.orders"]
+  key = ["number"]                      only for a table without primary key and unique index
+  triggers = "skip"                     or "fire"; left out: what the console would recommend
+  consent = "public.orders"             the names of the tables that will be changed, in the plan's order
+
+  [[rows]]                              one for each table; a table without one gets its missing rows
+  table = "public.orders"
+  classes = ["missing", "changed"]      "extra" deletes rows that only production has
+  columns = ["status"]                  left out: every column that differs
+  transactions = "largest"              or [774, 775]; left out: any
+  condition = "live.status = 'void'"    SQL over "backup" and "live"; left out: none"#;
+
+pub async fn points(system: System, as_json: bool) -> Result<()> {
+    let live = Live::new(system, None);
+    let progress = Progress::default();
+    let finding = with_progress(&progress, live.look("", &Look::Points, &progress)).await?;
+    let Finding::Points(points) = finding else {
+        return Err(Error::bug("points were looked for, something else was found"));
+    };
+    let mut rows = Vec::new();
+    for point in points {
+        let look = Look::Contents { point: point.id.clone() };
+        // One damaged recovery point must not hide the others.
+        let contents = match with_progress(&progress, live.look("", &look, &progress)).await {
+            Ok(Finding::Contents(contents)) => Ok(contents),
+            Ok(_) => return Err(Error::bug("contents were looked for, something else was found")),
+            Err(error) => Err(error),
+        };
+        rows.push((point, contents));
+    }
+    if as_json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(point, contents)| {
+                json!({
+                    "point": point,
+                    "contents": contents.as_ref().ok(),
+                    "error": contents.as_ref().err().map(ToString::to_string),
+                })
+            })
+            .collect();
+        return print(&json!({ "points": rows }).to_string());
+    }
+    for (point, contents) in &rows {
+        let inside = contents.as_ref().map_or_else(ToString::to_string, describe);
+        print(&format!(
+            "{}  {}  {}  {}  {}  {}",
+            point.short(),
+            point.instant.format("%Y-%m-%d %H:%M:%S %:z"),
+            clean(&point.host),
+            clean(&point.tags.join(",")),
+            clean(&point.paths.join(" ")),
+            clean(&inside)
+        ))?;
+    }
+    Ok(())
+}
+
+/// What lies inside a recovery point, in one line.
+fn describe(contents: &Contents) -> String {
+    let mut parts: Vec<String> = contents
+        .dumps
+        .iter()
+        .map(|dump| {
+            let database = dump.header.database.as_deref().unwrap_or("a database");
+            let server = dump
+                .header
+                .server_version
+                .as_deref()
+                .map(|version| format!(" of PostgreSQL {version}"))
+                .unwrap_or_default();
+            match (&dump.damage, dump.tables) {
+                (Some(damage), _) => format!("{}: {damage}", dump.path),
+                (None, Some(tables)) => format!(
+                    "{database}{server}, {}, {}",
+                    text::counted(tables, "table", "tables"),
+                    text::bytes(dump.size_bytes)
+                ),
+                (None, None) => format!("{database}{server}, {}", text::bytes(dump.size_bytes)),
+            }
+        })
+        .collect();
+    if contents.files > 0 {
+        let more = if contents.complete { "" } else { " or more" };
+        parts.push(format!(
+            "{}{more}, {}",
+            text::counted(contents.files, "other file", "other files"),
+            text::bytes(contents.bytes)
+        ));
+    }
+    if parts.is_empty() { "empty".into() } else { parts.join("; ") }
+}
+
+/// Splits `SNAPSHOT[:PATH]`; something that exists on disk is a dump there.
+fn address(point: &str) -> (String, Option<String>, Option<PathBuf>) {
+    let path = Path::new(point);
+    if path.exists() {
+        return (String::new(), Some(String::new()), Some(path.to_owned()));
+    }
+    match point.split_once(':') {
+        Some((id, path)) => (id.into(), Some(path.into()), None),
+        None => (point.into(), None, None),
+    }
+}
+
+/// The full id of the recovery point and the path of the dump in it.
+async fn resolve(live: &Live, id: &str, dump: Option<String>, progress: &Progress) -> Result<(String, String)> {
+    let point = live.find(id).await?;
+    if let Some(dump) = dump {
+        return Ok((point, dump));
+    }
+    let finding = with_progress(progress, live.look("", &Look::Contents { point: point.clone() }, progress)).await?;
+    let Finding::Contents(contents) = finding else {
+        return Err(Error::bug("contents were looked for, something else was found"));
+    };
+    match contents.dumps.as_slice() {
+        [dump] => Ok((point, dump.path.clone())),
+        [] => Err(Error::operator("no database dump lies in this recovery point")
+            .hint("lifeboat points shows what lies in each.")),
+        several => {
+            let paths: Vec<_> = several.iter().map(|dump| clean(&dump.path).into_owned()).collect();
+            Err(Error::operator("several dumps lie in this recovery point")
+                .hint(format!("Name one as SNAPSHOT:PATH: {}.", paths.join(", "))))
+        }
+    }
+}
+
+pub async fn tables(system: System, point: &str, as_json: bool) -> Result<()> {
+    let (id, dump, disk) = address(point);
+    let live = Live::new(system, disk);
+    let progress = Progress::default();
+    let (point, dump) = resolve(&live, &id, dump, &progress).await?;
+    let finding = with_progress(&progress, live.tables(&point, &dump, &progress)).await?;
+    if as_json {
+        return print(
+            &serde_json::to_string(&finding).map_err(|error| Error::bug("tables cannot be written").detail(error))?,
+        );
+    }
+    for table in &finding.tables {
+        let rows = table.backup_rows.map_or_else(
+            || "?".into(),
+            |estimate| format!("{}{}", if estimate.exact { "" } else { "~" }, text::count(estimate.rows)),
+        );
+        let state = match (&finding.server, table.state()) {
+            (None, _) => "",
+            (Some(_), State::Unchanged) => "unchanged",
+            (Some(_), State::Drifted) => "drifted",
+            (Some(_), State::Dropped) => "dropped",
+        };
+        print(&format!(
+            "{:<40} {:>3} columns {:>10} {:>12} rows  {state}",
+            clean(&table.backup.name.to_string()),
+            table.backup.columns.len(),
+            table.backup.compressed_size.map_or_else(|| "?".into(), text::bytes),
+            rows,
+        ))?;
+    }
+    Ok(())
+}
+
+/// What `lifeboat diff` was asked.
+pub struct Diff {
+    pub point: String,
+    pub tables: Vec<String>,
+    pub rows: u32,
+    pub key: Vec<String>,
+}
+
+pub async fn diff(system: System, asked: &Diff, as_json: bool) -> Result<()> {
+    let begun = Instant::now();
+    let names = asked.tables.iter().map(|text| Name::parse(text)).collect::<Result<Vec<_>>>()?;
+    let (id, dump, disk) = address(&asked.point);
+    let live = Live::new(system, disk);
+    let progress = Progress::default();
+    let (point, dump) = resolve(&live, &id, dump, &progress).await?;
+    let opened = begun.elapsed();
+    let keys = if asked.key.is_empty() {
+        Vec::new()
+    } else {
+        names.iter().map(|table| NamedKey { table: table.clone(), columns: asked.key.clone() }).collect()
+    };
+    let recovery = journal::new_id(chrono::Utc::now());
+    let look = Look::Diff { point, dump, tables: names, keys };
+    let result = with_progress(&progress, async {
+        let Finding::Diff(diffs) = live.look(&recovery, &look, &progress).await? else {
+            return Err(Error::bug("a difference was looked for, something else was found"));
+        };
+        let compared = begun.elapsed();
+        let mut samples = Vec::new();
+        for table in 0..diffs.len() {
+            samples.push(if asked.rows == 0 {
+                None
+            } else {
+                Some(live.page(table, &Filter::default(), 0, asked.rows).await?)
+            });
+        }
+        Ok((diffs, samples, compared))
+    })
+    .await;
+    // The staging schema goes whatever happened.
+    let dropped = live.execute(&recovery, &Step::DropScratch, "", &Progress::default()).await;
+    let (diffs, samples, compared) = result?;
+    dropped?;
+    if as_json {
+        let tables: Vec<_> = diffs.iter().zip(&samples).map(|(diff, page)| diff_json(diff, page.as_ref())).collect();
+        let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        return print(
+            &json!({
+                "tables": tables,
+                "bytes_read": live.bytes_read().await,
+                "timings": {
+                    "open_ms": ms(opened),
+                    "stage_and_diff_ms": ms(compared.saturating_sub(opened)),
+                    "total_ms": ms(begun.elapsed()),
+                },
+            })
+            .to_string(),
+        );
+    }
+    for (diff, page) in diffs.iter().zip(&samples) {
+        print_diff(diff)?;
+        for row in page.iter().flat_map(|page| &page.rows) {
+            let symbol = match row.class {
+                Class::Missing => '-',
+                Class::Changed => '~',
+                Class::Extra => '+',
+            };
+            let cells = row.backup.as_ref().or(row.live.as_ref()).into_iter().flatten();
+            let cells: Vec<_> = cells
+                .map(|cell| cell.as_deref().map_or_else(|| "NULL".into(), |text| clean(text).into_owned()))
+                .collect();
+            print(&format!("  {symbol} {}", cells.join(" | ")))?;
+        }
+    }
+    Ok(())
+}
+
+fn diff_json(diff: &TableDiff, page: Option<&crate::postgres::diff::Page>) -> serde_json::Value {
+    let mut value = json!({
+        "table": diff.table.to_string(),
+        "key": diff.key.as_ref().map(|key| &key.columns),
+        "backup_rows": diff.backup_rows,
+        "live_rows": diff.live_rows,
+        "missing": diff.missing,
+        "changed": diff.changed,
+        "extra": diff.extra,
+        "same": diff.same,
+        "unkeyed_backup": diff.unkeyed_backup,
+        "unkeyed_live": diff.unkeyed_live,
+        "by_column": diff.by_column,
+        "by_transaction": diff.by_transaction,
+        "drift": diff.pairs,
+        "parents": diff.parents,
+        "children": diff.children,
+    });
+    if let (Some(page), Some(object)) = (page, value.as_object_mut()) {
+        let rows: Vec<_> = page
+            .rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "number": row.number, "class": row.class, "transaction": row.xid,
+                    "backup": row.backup, "live": row.live, "changed": row.changed,
+                })
+            })
+            .collect();
+        object.insert("rows".into(), json!({ "columns": page.columns, "rows": rows }));
+    }
+    value
+}
+
+fn print_diff(diff: &TableDiff) -> Result<()> {
+    print(&format!(
+        "{}: {} missing, {} changed, {} extra, {} same",
+        clean(&diff.table.to_string()),
+        text::count(diff.missing),
+        text::count(diff.changed),
+        text::count(diff.extra),
+        text::count(diff.same)
+    ))?;
+    for column in diff.by_column.iter().take(10) {
+        print(&format!("  column {}: {}", clean(&column.column), text::counted(column.rows, "row", "rows")))?;
+    }
+    for transaction in diff.by_transaction.iter().take(10) {
+        let at =
+            transaction.committed_at.map(|at| at.format(" of %Y-%m-%d %H:%M:%S UTC").to_string()).unwrap_or_default();
+        print(&format!(
+            "  transaction {}{at}: {} changed, {} extra ({})",
+            transaction.xid,
+            text::count(transaction.changed),
+            text::count(transaction.extra),
+            clean(&transaction.columns.join(", "))
+        ))?;
+    }
+    Ok(())
+}
+
+pub async fn recover(system: System, answers: &Path, dump: Option<PathBuf>, state: &Path, as_json: bool) -> Result<()> {
+    let script = Script::read(answers)?;
+    let name = system.name.clone();
+    let live = Live::new(system, dump);
+    let mut recovery = Recovery::start(Flow::Rows, &name, state)?;
+    let progress = Progress::default();
+    let outcome = with_progress(&progress, attempt(&script, &live, &mut recovery, &progress)).await;
+    finish(&live, &mut recovery, outcome, as_json).await
+}
+
+/// From the first question to the last step.
+async fn attempt<S: Systems>(script: &Script, systems: &S, recovery: &mut Recovery, progress: &Progress) -> Result<()> {
+    let plan = answers::drive(script, recovery, systems, progress).await?;
+    let hash = plan.hash()?;
+    let Some(consent) = &script.consent else {
+        return Err(
+            Error::refused("the answers file gives no consent").hint(format!("Add: consent = \"{}\".", plan.phrase()))
+        );
+    };
+    let confirmed = plan.confirm(consent, &hash)?;
+    run::run(&confirmed, systems, recovery, progress, |_| ()).await.map(|_| ())
+}
+
+/// Cleans up after a recovery that did not come to its end, and prints the report of one that did.
+async fn finish<S: Systems>(systems: &S, recovery: &mut Recovery, outcome: Result<()>, as_json: bool) -> Result<()> {
+    let folder = recovery.folder();
+    if let Err(error) = outcome {
+        let _ = systems.execute(&recovery.id, &Step::DropScratch, "", &Progress::default()).await;
+        let lines = journal::read(&folder)?;
+        if !lines.iter().any(|line| matches!(line.entry, Entry::Finished { .. })) {
+            recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned })?;
+        }
+        return Err(error.hint(format!(
+            "Changed in production by recovery {}: {}.",
+            recovery.id,
+            report::changed(&lines)
+        )));
+    }
+    let lines = journal::read(&folder)?;
+    if as_json {
+        return print(&json!({ "recovery": recovery.id, "journal": lines }).to_string());
+    }
+    print(&report::markdown(&lines))
+}
+
+pub async fn undo(system: System, earlier: &str, consent: Option<String>, state: &Path) -> Result<()> {
+    recovery_folder(state, earlier)?;
+    let name = system.name.clone();
+    let live = Live::new(system, None);
+    let mut recovery = Recovery::start(Flow::Undo { recovery: earlier.into() }, &name, state)?;
+    let progress = Progress::default();
+    let outcome = with_progress(&progress, async {
+        let plan = ready(&mut recovery, &live, &progress).await?;
+        let hash = plan.hash()?;
+        for step in &plan.steps {
+            print(&step.title())?;
+            for statement in step.statements() {
+                print(&clean_lines(&statement))?;
+            }
+        }
+        let typed = match consent {
+            Some(typed) => typed,
+            None => ask(&plan)?,
+        };
+        let confirmed = plan.confirm(&typed, &hash)?;
+        run::run(&confirmed, &live, &mut recovery, &progress, |_| ()).await.map(|_| ())
+    })
+    .await;
+    finish(&live, &mut recovery, outcome, false).await
+}
+
+async fn ready<S: Systems>(recovery: &mut Recovery, systems: &S, progress: &Progress) -> Result<Plan> {
+    loop {
+        match recovery.next() {
+            Next::Ready(plan) => return Ok(plan),
+            Next::Look(look) => {
+                let finding = systems.look(&recovery.id, &look, progress).await?;
+                recovery.found(look, finding)?;
+            }
+            Next::Refuse(refusal) => {
+                return Err(refusal.hints.into_iter().fold(Error::refused(refusal.why), Error::hint));
+            }
+            Next::Ask(question) => return Err(Error::bug(format!("undo asked \"{}\"", question.title))),
+        }
+    }
+}
+
+fn ask(plan: &Plan) -> Result<String> {
+    let phrase = plan.phrase();
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::refused("consent has to be typed, and there is no terminal")
+            .hint(format!("Give it with --consent \"{phrase}\".")));
+    }
+    let _ = write!(std::io::stderr(), "Type {phrase} to consent: ");
+    let mut typed = String::new();
+    std::io::stdin()
+        .read_line(&mut typed)
+        .map_err(|error| Error::operator("cannot read the terminal").detail(error))?;
+    Ok(typed)
+}
+
+fn clean_lines(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+pub fn journal(state: &Path, recovery: Option<&str>) -> Result<()> {
+    let Some(recovery) = recovery else {
+        for id in journal::list(state) {
+            let outcome = match journal::read(&state.join("recoveries").join(&id)) {
+                Ok(lines) => format!("changed: {}", report::changed(&lines)),
+                Err(error) => error.to_string(),
+            };
+            print(&format!("{}  {}", clean(&id), clean(&outcome)))?;
+        }
+        return Ok(());
+    };
+    let lines = journal::read(&recovery_folder(state, recovery)?)?;
+    for line in &lines {
+        print(&format!("{}  {}", line.at.format("%Y-%m-%d %H:%M:%S%.3f"), clean(&report::told(&line.entry))))?;
+    }
+    print(&format!("{}, the chain of hashes holds", text::counted(lines.len() as u64, "entry", "entries")))
+}
+
+pub fn report(state: &Path, recovery: &str) -> Result<()> {
+    print(&report::markdown(&journal::read(&recovery_folder(state, recovery)?)?))
+}
+
+/// A drill: on the console, or by itself from an answers file where there is no terminal.
+pub async fn drill(answers: Option<PathBuf>) -> Result<()> {
+    let progress = Progress::default();
+    let work = {
+        let progress = progress.clone();
+        tokio::task::spawn_blocking(move || {
+            sandbox::reap();
+            Sandbox::create(&progress)
+        })
+    };
+    let sandbox = with_progress(&progress, async {
+        work.await.map_err(|error| Error::bug("the sandbox's thread ended").detail(error))?
+    })
+    .await?;
+    let sandbox = Arc::new(sandbox);
+    let state = sandbox.folder().join("state");
+    let system = System {
+        name: "drill".into(),
+        environment: Environment::Drill,
+        repository: Some(RepositorySettings {
+            url: sandbox.repository().display().to_string(),
+            password_file: Some(sandbox.password_file()),
+            password_command: None,
+        }),
+        database: Some(sandbox.conninfo()),
+        host: None,
+        tags: Vec::new(),
+        rpo: None,
+        rto: None,
+    };
+    if answers.is_none() && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+        let verdict = {
+            let sandbox = sandbox.clone();
+            Arc::new(move || verdict(&sandbox)) as crate::ui::Verdict
+        };
+        let console = crate::ui::Console {
+            systems: Arc::new(Live::new(system.clone(), None)),
+            system: system.name.clone(),
+            environment: system.environment.to_string(),
+            state,
+            briefing: Some(sandbox.briefing()),
+            verdict: Some(verdict),
+            now: chrono::Utc::now,
+        };
+        return crate::ui::run(console).await;
+    }
+    let script = match answers {
+        Some(path) => Script::read(&path)?,
+        None => Script::parse(&sandbox.scenario().answers(sandbox.incident()))?,
+    };
+    print(&sandbox.briefing())?;
+    let live = Live::new(system, None);
+    let mut recovery = Recovery::start(Flow::Rows, "drill", &state)?;
+    let progress = Progress::default();
+    let outcome = with_progress(&progress, attempt(&script, &live, &mut recovery, &progress)).await;
+    finish(&live, &mut recovery, outcome, false).await?;
+    let checks = verdict(&sandbox)?;
+    print("## Checked against the truth\n")?;
+    for (check, held, detail) in &checks {
+        print(&format!("- [{}] {check}: {detail}", if *held { "x" } else { " " }))?;
+    }
+    if checks.iter().all(|(_, held, _)| *held) {
+        print("\nRecovered, checked against the truth.")
+    } else {
+        Err(Error::target("the drill's recovery does not hold against the truth"))
+    }
+}
+
+/// The drill's end state against the truth, in words.
+fn verdict(sandbox: &Sandbox) -> Result<Vec<crate::ui::screens::done::Check>> {
+    let words = |check: sandbox::Check| {
+        let mut words = format!("{} of {}", text::count(check.found), text::count(check.expected));
+        if !check.ok && !check.examples.is_empty() {
+            words.push_str(&format!(", for example {}", check.examples));
+        }
+        (check.name, check.ok, words)
+    };
+    Ok(sandbox.check()?.checks.into_iter().map(words).collect())
+}

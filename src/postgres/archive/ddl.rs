@@ -1,0 +1,481 @@
+//! What the SQL of a dump says about its tables: a tokenizer that knows SQL's quoting, and just as much grammar on top as
+//! `pg_dump` writes. What is not recognised is passed over; nothing here fails.
+
+use std::ops::Range;
+
+use super::{Column, ForeignKey};
+use crate::postgres::name::Name;
+use crate::postgres::schema::OnDelete;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    /// An unquoted word, folded to lower case: a keyword or a name.
+    Word(String),
+    /// A quoted name.
+    Quoted(String),
+    Symbol(char),
+    /// A string, which is never looked at.
+    Literal,
+}
+
+/// Tokens with their places in the text.
+#[derive(Debug, Clone)]
+pub struct Tokens<'a> {
+    text: &'a str,
+    tokens: Vec<(Token, Range<usize>)>,
+    at: usize,
+}
+
+/// A name that may have been written without its schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    pub schema: Option<String>,
+    pub name: String,
+}
+
+impl Reference {
+    /// Dumps of before 2018 leave out the schema that `search_path` names, which is that of the entry.
+    pub fn within(self, schema: &str) -> Name {
+        Name { schema: self.schema.unwrap_or_else(|| schema.to_owned()), name: self.name }
+    }
+}
+
+/// What a statement of a dump is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    Table(Definition),
+    /// A composite type, for tables that are made `OF` it.
+    Type(Reference, Vec<Column>),
+    PrimaryKey(Reference, Vec<String>),
+    ForeignKey(Reference, Foreign),
+    /// The partition, and what it is attached to.
+    Attach(Reference, Reference),
+    /// The table, and the columns when they are listed.
+    Copy(Reference, Option<Vec<String>>),
+    Insert(Reference),
+    /// The schema that names without one belong to from here on.
+    SearchPath(Option<String>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    pub name: Reference,
+    pub columns: Vec<Column>,
+    pub primary_key: Option<Vec<String>>,
+    /// Tables, or the one type, whose columns come before its own.
+    pub inherits: Vec<Reference>,
+    pub of_type: bool,
+    pub partition_of: Option<Reference>,
+}
+
+/// A foreign key whose parent may be unqualified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    pub constraint: String,
+    pub columns: Vec<String>,
+    pub parent: Reference,
+    pub parent_columns: Vec<String>,
+    pub on_delete: OnDelete,
+}
+
+impl Foreign {
+    pub fn within(self, schema: &str) -> ForeignKey {
+        ForeignKey {
+            constraint: self.constraint,
+            columns: self.columns,
+            parent: self.parent.within(schema),
+            parent_columns: self.parent_columns,
+            on_delete: self.on_delete,
+        }
+    }
+}
+
+/// The statements of a text that are of interest, in order.
+pub fn statements(text: &str) -> Vec<Statement> {
+    let mut tokens = Tokens::new(text);
+    let mut found = Vec::new();
+    while tokens.at < tokens.tokens.len() {
+        let end = tokens.end_of_statement();
+        let mut one = Tokens { text, tokens: tokens.tokens[tokens.at..end].to_vec(), at: 0 };
+        found.extend(one.statement());
+        tokens.at = end + 1;
+    }
+    found
+}
+
+/// What a column's type ends at.
+const AFTER_TYPE: &[&str] = &[
+    "collate", "default", "not", "null", "constraint", "check", "generated", "primary", "unique", "references",
+    "storage", "compression", "options", "deferrable", "initially",
+];
+
+impl<'a> Tokens<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, tokens: tokenize(text), at: 0 }
+    }
+
+    fn peek(&self) -> Option<&Token> {
+        self.tokens.get(self.at).map(|(token, _)| token)
+    }
+
+    fn is_word(&self, word: &str) -> bool {
+        matches!(self.peek(), Some(Token::Word(found)) if found == word)
+    }
+
+    /// Takes these words when they come next, all or none.
+    fn words(&mut self, words: &[&str]) -> bool {
+        let start = self.at;
+        for word in words {
+            if !self.is_word(word) {
+                self.at = start;
+                return false;
+            }
+            self.at += 1;
+        }
+        true
+    }
+
+    fn symbol(&mut self, symbol: char) -> bool {
+        let found = self.peek() == Some(&Token::Symbol(symbol));
+        self.at += usize::from(found);
+        found
+    }
+
+    fn identifier(&mut self) -> Option<String> {
+        let name = match self.peek()? {
+            Token::Word(name) | Token::Quoted(name) => name.clone(),
+            Token::Symbol(_) | Token::Literal => return None,
+        };
+        self.at += 1;
+        Some(name)
+    }
+
+    fn reference(&mut self) -> Option<Reference> {
+        let first = self.identifier()?;
+        if self.symbol('.') {
+            return Some(Reference { schema: Some(first), name: self.identifier()? });
+        }
+        Some(Reference { schema: None, name: first })
+    }
+
+    /// The names in a pair of parentheses; what stands among them that is no name, such as `WITHOUT OVERLAPS`, is left out.
+    fn names(&mut self) -> Option<Vec<String>> {
+        if !self.symbol('(') {
+            return None;
+        }
+        let mut names = Vec::new();
+        while !self.symbol(')') {
+            // PERIOD marks the last column of a temporal foreign key; a column of that name is followed by no name.
+            if self.is_word("period") && matches!(self.tokens.get(self.at + 1), Some((Token::Word(_) | Token::Quoted(_), _))) {
+                self.at += 1;
+            }
+            names.push(self.identifier()?);
+            while !matches!(self.peek(), Some(Token::Symbol(',' | ')')) | None) {
+                self.at += 1;
+            }
+            self.symbol(',');
+            self.peek()?;
+        }
+        Some(names)
+    }
+
+    /// Passes over what is in the parentheses that open here.
+    fn skip_parentheses(&mut self) {
+        let mut depth = 0_usize;
+        while let Some(token) = self.peek() {
+            match token {
+                Token::Symbol('(') => depth += 1,
+                Token::Symbol(')') => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+
+    fn end_of_statement(&self) -> usize {
+        let mut depth = 0_usize;
+        for (index, (token, _)) in self.tokens.iter().enumerate().skip(self.at) {
+            match token {
+                Token::Symbol('(') => depth += 1,
+                Token::Symbol(')') => depth = depth.saturating_sub(1),
+                Token::Symbol(';') if depth == 0 => return index,
+                _ => {}
+            }
+        }
+        self.tokens.len()
+    }
+
+    fn statement(&mut self) -> Option<Statement> {
+        if self.words(&["create"]) {
+            if self.words(&["type"]) {
+                let name = self.reference()?;
+                return self.words(&["as"]).then(|| Statement::Type(name, self.elements().0));
+            }
+            while ["unlogged", "foreign", "global", "local", "temp", "temporary"].iter().any(|word| self.words(&[word])) {}
+            return if self.words(&["table"]) { self.table().map(Statement::Table) } else { None };
+        }
+        if self.words(&["alter", "table"]) || self.words(&["alter", "foreign", "table"]) {
+            self.words(&["if", "exists"]);
+            self.words(&["only"]);
+            let table = self.reference()?;
+            return self.alteration(table);
+        }
+        if self.words(&["copy"]) {
+            let table = self.reference()?;
+            let columns = self.names();
+            return self.words(&["from", "stdin"]).then_some(Statement::Copy(table, columns));
+        }
+        if self.words(&["insert", "into"]) {
+            return self.reference().map(Statement::Insert);
+        }
+        if self.words(&["set", "search_path"]) && (self.symbol('=') || self.words(&["to"])) {
+            return Some(Statement::SearchPath(self.identifier()));
+        }
+        None
+    }
+
+    fn table(&mut self) -> Option<Definition> {
+        self.words(&["if", "not", "exists"]);
+        let name = self.reference()?;
+        let mut inherits = Vec::new();
+        let mut partition_of = None;
+        let of_type = self.words(&["of"]);
+        if of_type {
+            inherits.push(self.reference()?);
+        } else if self.words(&["partition", "of"]) {
+            let root = self.reference()?;
+            inherits.push(root.clone());
+            partition_of = Some(root);
+        }
+        let (columns, primary_key) = self.elements();
+        if self.words(&["inherits"]) && self.symbol('(') {
+            while let Some(parent) = self.reference() {
+                inherits.push(parent);
+                self.symbol(',');
+            }
+        }
+        Some(Definition { name, columns, primary_key, inherits, of_type, partition_of })
+    }
+
+    /// The parenthesised list of columns and constraints of a table or a type.
+    fn elements(&mut self) -> (Vec<Column>, Option<Vec<String>>) {
+        let (mut columns, mut primary_key) = (Vec::new(), None);
+        if !self.symbol('(') {
+            return (columns, primary_key);
+        }
+        while !self.symbol(')') && self.peek().is_some() {
+            let constraint = self.words(&["constraint"]);
+            if constraint {
+                self.identifier();
+            }
+            let of_table = ["check", "unique", "exclude", "foreign", "like", "not"].iter().any(|word| self.is_word(word));
+            if self.words(&["primary", "key"]) {
+                primary_key = self.names();
+            } else if !constraint && !of_table {
+                let key = columns.len();
+                columns.extend(self.column(&mut primary_key));
+                if columns.len() == key {
+                    self.at += 1;
+                }
+            }
+            while !matches!(self.peek(), Some(Token::Symbol(',' | ')')) | None) {
+                self.step();
+            }
+            self.symbol(',');
+        }
+        (columns, primary_key)
+    }
+
+    /// One token, or all of a pair of parentheses.
+    fn step(&mut self) {
+        if self.peek() == Some(&Token::Symbol('(')) { self.skip_parentheses() } else { self.at += 1 }
+    }
+
+    fn column(&mut self, primary_key: &mut Option<Vec<String>>) -> Option<Column> {
+        let name = self.identifier()?;
+        // Of a typed table: name WITH OPTIONS NOT NULL.
+        self.words(&["with"]);
+        let start = self.at;
+        while let Some(token) = self.peek() {
+            match token {
+                Token::Symbol(',' | ')') => break,
+                Token::Word(word) if AFTER_TYPE.contains(&word.as_str()) => break,
+                _ => self.step(),
+            }
+        }
+        let type_sql = self.slice(start, self.at).to_owned();
+        let mut column = Column { name, type_sql, not_null: false, generated: false };
+        while !matches!(self.peek(), Some(Token::Symbol(',' | ')')) | None) {
+            if self.words(&["not", "null"]) {
+                column.not_null = true;
+            } else if self.words(&["generated", "always", "as"]) {
+                column.generated = !self.is_word("identity");
+            } else if self.words(&["primary", "key"]) {
+                *primary_key = Some(vec![column.name.clone()]);
+                column.not_null = true;
+            } else {
+                self.step();
+            }
+        }
+        Some(column)
+    }
+
+    fn slice(&self, start: usize, end: usize) -> &'a str {
+        match (self.tokens.get(start), end.checked_sub(1).and_then(|last| self.tokens.get(last))) {
+            (Some((_, first)), Some((_, last))) if start < end => &self.text[first.start..last.end],
+            _ => "",
+        }
+    }
+
+    fn alteration(&mut self, table: Reference) -> Option<Statement> {
+        if self.words(&["attach", "partition"]) {
+            return Some(Statement::Attach(self.reference()?, table));
+        }
+        if !self.words(&["add"]) {
+            return None;
+        }
+        let constraint = if self.words(&["constraint"]) { self.identifier()? } else { String::new() };
+        if self.words(&["primary", "key"]) {
+            return Some(Statement::PrimaryKey(table, self.names()?));
+        }
+        if !self.words(&["foreign", "key"]) {
+            return None;
+        }
+        let columns = self.names()?;
+        if !self.words(&["references"]) {
+            return None;
+        }
+        let parent = self.reference()?;
+        let parent_columns = self.names().unwrap_or_default();
+        let mut on_delete = OnDelete::NoAction;
+        while self.peek().is_some() {
+            if self.words(&["on", "delete"]) {
+                on_delete = if self.words(&["cascade"]) {
+                    OnDelete::Cascade
+                } else if self.words(&["restrict"]) {
+                    OnDelete::Restrict
+                } else if self.words(&["set", "null"]) {
+                    OnDelete::SetNull
+                } else if self.words(&["set", "default"]) {
+                    OnDelete::SetDefault
+                } else {
+                    OnDelete::NoAction
+                };
+            } else {
+                self.at += 1;
+            }
+        }
+        Some(Statement::ForeignKey(table, Foreign { constraint, columns, parent, parent_columns, on_delete }))
+    }
+}
+
+/// Splits SQL into tokens. What is not closed ends with the text.
+fn tokenize(text: &str) -> Vec<(Token, Range<usize>)> {
+    let bytes = text.as_bytes();
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while let Some(letter) = text[at..].chars().next() {
+        let start = at;
+        let rest = &bytes[at..];
+        let token = match letter {
+            _ if letter.is_whitespace() => {
+                at += letter.len_utf8();
+                continue;
+            }
+            '-' if rest.starts_with(b"--") => {
+                at += memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+                continue;
+            }
+            '/' if rest.starts_with(b"/*") => {
+                at += comment_length(rest);
+                continue;
+            }
+            '"' => {
+                at += quoted_length(rest, b'"', Escapes::None);
+                let inner = text[start + 1..at].strip_suffix('"').unwrap_or(&text[start + 1..at]);
+                Token::Quoted(inner.replace("\"\"", "\""))
+            }
+            '\'' => {
+                at += quoted_length(rest, b'\'', Escapes::None);
+                Token::Literal
+            }
+            'e' | 'E' if rest.get(1) == Some(&b'\'') => {
+                at += 1 + quoted_length(&rest[1..], b'\'', Escapes::Backslash);
+                Token::Literal
+            }
+            '$' if dollar_tag(rest).is_some() => {
+                let tag = dollar_tag(rest).unwrap_or_default();
+                let body = &rest[tag.len()..];
+                at += memchr::memmem::find(body, tag).map_or(rest.len(), |end| end + 2 * tag.len());
+                Token::Literal
+            }
+            _ if letter.is_alphabetic() || letter == '_' || !letter.is_ascii() => {
+                let word = text[at..].split(|letter: char| !is_word_part(letter)).next().unwrap_or_default();
+                at += word.len();
+                // The server folds ASCII only.
+                Token::Word(word.to_ascii_lowercase())
+            }
+            _ => {
+                at += letter.len_utf8();
+                Token::Symbol(letter)
+            }
+        };
+        tokens.push((token, start..at));
+    }
+    tokens
+}
+
+fn is_word_part(letter: char) -> bool {
+    letter.is_alphanumeric() || letter == '_' || letter == '$' || !letter.is_ascii()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Escapes {
+    None,
+    Backslash,
+}
+
+/// The length of a quoted thing with its quotes; a doubled quote does not end it.
+fn quoted_length(bytes: &[u8], quote: u8, escapes: Escapes) -> usize {
+    let mut at = 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if escapes == Escapes::Backslash => at += 2,
+            byte if byte == quote && bytes.get(at + 1) == Some(&quote) => at += 2,
+            byte if byte == quote => return at + 1,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+/// The length of a block comment; these nest.
+fn comment_length(bytes: &[u8]) -> usize {
+    let (mut at, mut depth) = (0, 0_usize);
+    while at < bytes.len() {
+        if bytes[at..].starts_with(b"/*") {
+            depth += 1;
+            at += 2;
+        } else if bytes[at..].starts_with(b"*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += 1;
+        }
+    }
+    bytes.len()
+}
+
+/// `$$` or `$tag$` at the start of the bytes.
+pub(super) fn dollar_tag(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().skip(1).position(|byte| *byte == b'$')? + 1;
+    let tag = &bytes[1..end];
+    let word = tag.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80);
+    (word && !tag.first().is_some_and(u8::is_ascii_digit)).then_some(&bytes[..=end])
+}

@@ -1,0 +1,175 @@
+//! The tables of a dump, put together from the entries that speak of them: definition, data, keys, partitions.
+
+use std::collections::HashMap;
+
+use super::ddl::{Definition, Reference, Statement, statements};
+use super::{Column, Entry, Place, Table};
+use crate::error::Result;
+use crate::postgres::name::Name;
+
+/// Builds the tables. `size` says how many bytes of the dump an entry's data takes.
+pub fn build(entries: &[Entry], mut size: impl FnMut(&Entry) -> Option<u64>) -> Result<Vec<Table>> {
+    let mut tables = Tables::default();
+    for entry in entries {
+        let schema = entry.schema.as_deref().unwrap_or("public");
+        match entry.kind.as_str() {
+            "TABLE" | "FOREIGN TABLE" | "TYPE" | "CONSTRAINT" | "FK CONSTRAINT" | "TABLE ATTACH" => {
+                if entry.kind == "TABLE" {
+                    tables.at(&Name::new(schema, &entry.name));
+                }
+                for statement in statements(&entry.definition) {
+                    tables.apply(statement, schema);
+                }
+            }
+            "TABLE DATA" => {
+                let table = tables.at(&Name::new(schema, &entry.name));
+                table.has_data = entry.has_data;
+                table.dump_id = entry.dump_id;
+                table.place = entry.place.clone();
+                let copy = statements(&entry.copy).into_iter().next();
+                table.inserts = entry.has_data && copy.is_none();
+                if let Some(Statement::Copy(_, Some(columns))) = copy {
+                    table.copied = columns;
+                }
+                table.compressed_size = if entry.has_data { size(entry) } else { None };
+            }
+            _ => {}
+        }
+    }
+    Ok(tables.finish())
+}
+
+#[derive(Default)]
+struct Tables {
+    tables: Vec<Table>,
+    by_name: HashMap<Name, usize>,
+    /// Columns of composite types.
+    types: HashMap<Name, Vec<Column>>,
+    /// What a table's columns begin with: those of its parents or of its type.
+    inherits: HashMap<usize, Vec<Name>>,
+}
+
+impl Tables {
+    fn at(&mut self, name: &Name) -> &mut Table {
+        let index = *self.by_name.entry(name.clone()).or_insert_with(|| {
+            self.tables.push(Table {
+                name: name.clone(),
+                columns: Vec::new(),
+                copied: Vec::new(),
+                compressed_size: None,
+                has_data: false,
+                primary_key: None,
+                foreign_keys: Vec::new(),
+                partition_of: None,
+                inserts: false,
+                dump_id: 0,
+                place: Place::Nowhere,
+            });
+            self.tables.len() - 1
+        });
+        &mut self.tables[index]
+    }
+
+    /// What a constraint says of a table that the dump does not hold is of no use.
+    fn known(&mut self, table: Reference, schema: &str) -> Option<&mut Table> {
+        let index = *self.by_name.get(&table.within(schema))?;
+        Some(&mut self.tables[index])
+    }
+
+    fn apply(&mut self, statement: Statement, schema: &str) {
+        match statement {
+            Statement::Table(definition) => self.define(definition, schema),
+            Statement::Type(name, columns) => {
+                self.types.insert(name.within(schema), columns);
+            }
+            Statement::PrimaryKey(table, columns) => {
+                if let Some(table) = self.known(table, schema) {
+                    table.primary_key = Some(columns);
+                }
+            }
+            Statement::ForeignKey(table, foreign) => {
+                if let Some(table) = self.known(table, schema) {
+                    table.foreign_keys.push(foreign.within(schema));
+                }
+            }
+            Statement::Attach(partition, root) => {
+                let root = root.within(schema);
+                if let Some(table) = self.known(partition, schema) {
+                    table.partition_of = Some(root);
+                }
+            }
+            Statement::Copy(..) | Statement::Insert(_) | Statement::SearchPath(_) => {}
+        }
+    }
+
+    fn define(&mut self, definition: Definition, schema: &str) {
+        let name = definition.name.within(schema);
+        let partition_of = definition.partition_of.map(|root| root.within(schema));
+        let table = self.at(&name);
+        table.columns = definition.columns;
+        table.primary_key = definition.primary_key;
+        table.partition_of = partition_of;
+        if !definition.inherits.is_empty() {
+            let parents = definition.inherits.into_iter().map(|parent| parent.within(schema)).collect();
+            let index = self.by_name[&name];
+            self.inherits.insert(index, parents);
+        }
+    }
+
+    fn finish(mut self) -> Vec<Table> {
+        self.inherit();
+        for table in &mut self.tables {
+            let key = table.primary_key.iter().flatten().collect::<Vec<_>>();
+            for column in &mut table.columns {
+                column.not_null |= key.contains(&&column.name);
+            }
+        }
+        self.tables
+    }
+
+    /// Gives each table the columns that its CREATE TABLE left to its parents. A dump lists parents before children, but
+    /// that is not relied upon: a table waits until its parents are done, and a circle, which is no real dump, stays undone.
+    fn inherit(&mut self) {
+        let mut waiting: Vec<usize> = self.inherits.keys().copied().collect();
+        waiting.sort_unstable();
+        loop {
+            let before = waiting.len();
+            let open: std::collections::HashSet<_> = waiting.iter().map(|index| self.tables[*index].name.clone()).collect();
+            let (ready, not_yet): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|index| !self.inherits[index].iter().any(|parent| open.contains(parent)));
+            for index in ready {
+                let mut columns: Vec<Column> = Vec::new();
+                for parent in &self.inherits[&index] {
+                    let of_table = self.by_name.get(parent).map(|parent| &self.tables[*parent].columns);
+                    for column in of_table.or_else(|| self.types.get(parent)).into_iter().flatten() {
+                        if !columns.iter().any(|known| known.name == column.name) {
+                            columns.push(column.clone());
+                        }
+                    }
+                }
+                self.merge(index, columns);
+            }
+            if not_yet.is_empty() || not_yet.len() == before {
+                return;
+            }
+            waiting = not_yet;
+        }
+    }
+
+    /// Puts inherited columns before a table's own; what it says itself of one of them is added to it.
+    fn merge(&mut self, index: usize, mut columns: Vec<Column>) {
+        for own in std::mem::take(&mut self.tables[index].columns) {
+            match columns.iter_mut().find(|column| column.name == own.name) {
+                Some(column) => {
+                    column.not_null |= own.not_null;
+                    column.generated |= own.generated;
+                    if !own.type_sql.is_empty() && !own.type_sql.eq_ignore_ascii_case("options") {
+                        column.type_sql = own.type_sql;
+                    }
+                }
+                None => columns.push(own),
+            }
+        }
+        self.tables[index].columns = columns;
+    }
+}

@@ -1,0 +1,285 @@
+//! Taking a merge back: the pre-images are written over the rows that are still as the merge left them.
+//!
+//! A row is as we left it while its `xmin` is the merge's transaction. A row that we added is also kept when rows of others
+//! refer to it by now: they would go with it.
+
+use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
+
+use super::super::connect::server_error;
+use super::super::name::{Name, quote, quote_list};
+use super::super::schema::{self, ForeignKey, Identity};
+use super::super::stage;
+use super::apply::{BEGIN, Failure, commit, retry, token};
+use super::check::key_pairs;
+use super::constraints::foreign_key_operators;
+use super::frozen::{self, CLASS, ROW, Work, hex, undo_schema};
+use super::prove::transaction;
+use super::{Applied, TableApplied, TableUndo, Triggers, Undo};
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Unit};
+
+/// What can be taken back now, and how. Only reads.
+///
+/// Errors: there is nothing of that recovery to take back, or it has been taken back before.
+pub async fn undo_plan(client: &Client, recovery: &str) -> Result<Undo> {
+    stage::check_id(recovery)?;
+    let schema = undo_schema(recovery);
+    match stage::schema_mark(client, &schema).await? {
+        Some(Some(mark)) if mark.lifeboat == recovery => {}
+        _ => {
+            return Err(Error::operator(format!("no merge of recovery {recovery} is known to this database"))
+                .hint("Check the id, and that this is the database it was merged into."));
+        }
+    }
+    let table = Name::new(&*schema, "applied").sql();
+    let sql = format!("SELECT applied_at::text FROM {table} WHERE step = 'undo'");
+    let failed = |error| server_error(error, "reading the token of the merge");
+    if let Some(row) = client.query_opt(&sql, &[]).await.map_err(failed)? {
+        return Err(Error::refused(format!("recovery {recovery} was taken back at {}", row.get::<_, &str>(0)))
+            .hint("To bring the rows back once more, begin a new recovery."));
+    }
+    let taking = Taking::load(client, recovery).await?;
+    let mut tables = Vec::with_capacity(taking.works.len());
+    for place in 0..taking.works.len() {
+        tables.push(taking.table(place).await?);
+    }
+    let mut hash = Sha256::new();
+    for table in &tables {
+        hash.update(format!("{} {} {} {} {}\n", table.table, table.remove, table.set_back, table.bring_back, table.kept));
+        for statement in &table.statements {
+            hash.update((statement.len() as u64).to_be_bytes());
+            hash.update(statement);
+        }
+    }
+    Ok(Undo { tables, hash: hex(&hash.finalize()) })
+}
+
+/// Takes back what the plan says, in one transaction; any difference from the plan ends in ROLLBACK.
+///
+/// Errors: as of [`super::apply`].
+pub async fn undo(client: &Client, recovery: &str, plan: &Undo, progress: &Progress) -> Result<Applied> {
+    if undo_plan(client, recovery).await? != *plan {
+        return Err(differs());
+    }
+    let taking = Taking::load(client, recovery).await?;
+    retry(progress, || async {
+        let rows = plan.tables.iter().map(|table| table.remove + table.set_back + table.bring_back).sum();
+        progress.begin("taking rows back", Unit::Rows, Some(rows));
+        let working = async { Ok(taking.write(plan, progress).await) };
+        match stage::stoppable(client, progress, working).await.map_err(Failure::from).and_then(|written| written) {
+            Ok(applied) => commit(client).await.map(|()| applied),
+            Err(failure) => {
+                stage::rollback(client).await;
+                Err(failure)
+            }
+        }
+    })
+    .await
+}
+
+fn differs() -> Error {
+    Error::refused("rows have changed since the plan of this undo was made")
+        .hint("Nothing was changed. Look at the new plan and decide again.")
+}
+
+/// One merge being taken back.
+struct Taking<'a> {
+    client: &'a Client,
+    recovery: &'a str,
+    works: Vec<Work>,
+    /// For each table, its children's foreign keys with their operators.
+    children: Vec<Vec<(ForeignKey, Vec<String>)>>,
+    ours: u32,
+}
+
+impl<'a> Taking<'a> {
+    async fn load(client: &'a Client, recovery: &'a str) -> Result<Self> {
+        let works = frozen::load(client, &undo_schema(recovery)).await?;
+        let ours = transaction(client, recovery).await?;
+        let mut children = Vec::with_capacity(works.len());
+        for work in &works {
+            // Foreign keys may have come since.
+            let live = schema::live(client, Some(std::slice::from_ref(&work.table.live.name))).await?;
+            let mut keys = Vec::new();
+            for key in live.into_iter().flat_map(|live| live.children) {
+                let operators = foreign_key_operators(client, &key).await?;
+                keys.push((key, operators));
+            }
+            children.push(keys);
+        }
+        Ok(Self { client, recovery, works, children, ours })
+    }
+
+    /// A condition on a row `alias` of a table: it is as we left it, and nobody else's row refers to it.
+    fn removable(&self, place: usize, alias: &str, seen: &[usize]) -> String {
+        let mut terms = vec![format!("{alias}.xmin = '{}'::xid", self.ours)];
+        for (number, (key, operators)) in self.children[place].iter().enumerate() {
+            let child = format!("{alias}_{number}");
+            let refers = key_pairs(key, operators, alias, &child);
+            let other = self.works.iter().position(|work| work.table.live.name == key.child);
+            let goes = match other {
+                Some(other) if !seen.contains(&other) && other != place => {
+                    let mut seen = seen.to_vec();
+                    seen.push(place);
+                    format!("({})", self.removable(other, &child, &seen))
+                }
+                _ => format!("{child}.xmin = '{}'::xid", self.ours),
+            };
+            terms.push(format!("NOT EXISTS (SELECT FROM {} {child} WHERE {refers} AND NOT {goes})", key.child.sql()));
+        }
+        terms.join(" AND ")
+    }
+
+    fn remove(&self, place: usize) -> String {
+        let work = &self.works[place];
+        format!(
+            "DELETE FROM {} AS live\nUSING {} AS b\nWHERE b.{CLASS} = 'm' AND {} AND {}",
+            work.source(),
+            work.kept(self.recovery, "before"),
+            work.on_kept_key("live", "b"),
+            self.removable(place, "live", &[])
+        )
+    }
+
+    fn set_back(&self, place: usize) -> String {
+        let work = &self.works[place];
+        let sets: Vec<_> = work
+            .live_columns
+            .iter()
+            .filter(|column| column.identity != Identity::Always)
+            .map(|column| format!("{name} = b.{name}", name = quote(&column.name)))
+            .collect();
+        format!(
+            "UPDATE {} AS live\nSET {}\nFROM {} AS b\nWHERE b.{CLASS} = 'c' AND {} AND live.xmin = '{}'::xid",
+            work.source(),
+            sets.join(",\n    "),
+            work.kept(self.recovery, "before"),
+            work.on_kept_key("live", "b"),
+            self.ours
+        )
+    }
+
+    fn bring_back(&self, place: usize) -> String {
+        let work = &self.works[place];
+        let names = quote_list(work.live_columns.iter().map(|column| &column.name));
+        let always = work.live_columns.iter().any(|column| column.identity == Identity::Always);
+        format!(
+            "INSERT INTO {} ({names}){}\nSELECT {names}\nFROM {} AS b\nWHERE b.{CLASS} = 'x' AND {}\nORDER BY b.{ROW}",
+            work.table.live.name.sql(),
+            if always { " OVERRIDING SYSTEM VALUE" } else { "" },
+            work.kept(self.recovery, "before"),
+            self.absent(place)
+        )
+    }
+
+    fn absent(&self, place: usize) -> String {
+        let work = &self.works[place];
+        format!("NOT EXISTS (SELECT FROM {} live WHERE {})", work.source(), work.on_kept_key("live", "b"))
+    }
+
+    async fn table(&self, place: usize) -> Result<TableUndo> {
+        let work = &self.works[place];
+        let name = &work.table.live.name;
+        let goes = format!(
+            "CASE b.{CLASS} WHEN 'm' THEN live.tableoid IS NOT NULL AND {} WHEN 'c' THEN live.xmin = '{}'::xid ELSE live.tableoid IS NULL END",
+            self.removable(place, "live", &[]),
+            self.ours
+        );
+        let sql = format!(
+            "SELECT pg_catalog.count(*) FILTER (WHERE goes AND class = 'm'), pg_catalog.count(*) FILTER (WHERE goes AND class = 'c'),
+                pg_catalog.count(*) FILTER (WHERE goes AND class = 'x'), pg_catalog.count(*) FILTER (WHERE NOT goes),
+                (pg_catalog.array_agg(key ORDER BY row) FILTER (WHERE NOT goes))[1:10]
+             FROM (SELECT b.{ROW} AS row, b.{CLASS} AS class, {} AS key, coalesce({goes}, false) AS goes
+                   FROM {} b LEFT JOIN {} live ON {}) s",
+            work.key_text("b"),
+            work.kept(self.recovery, "before"),
+            work.source(),
+            work.on_kept_key("live", "b")
+        );
+        let doing = format!("looking which rows of {name} nobody has changed since");
+        let row = self.client.query_one(&sql, &[]).await.map_err(|error| server_error(error, &doing))?;
+        let number = |place| row.get::<_, i64>(place).unsigned_abs();
+        let mut table = TableUndo {
+            table: name.clone(),
+            remove: number(0),
+            set_back: number(1),
+            bring_back: number(2),
+            kept: number(3),
+            kept_sample: row.get::<_, Option<Vec<Option<String>>>>(4).unwrap_or_default().into_iter().flatten().collect(),
+            statements: Vec::new(),
+        };
+        let (disable, enable) = self.triggers(work);
+        table.statements.extend(disable);
+        for (rows, sql) in [
+            (table.remove, self.remove(place)),
+            (table.set_back, self.set_back(place)),
+            (table.bring_back, self.bring_back(place)),
+        ] {
+            if rows > 0 {
+                table.statements.push(sql);
+            }
+        }
+        table.statements.extend(enable);
+        Ok(table)
+    }
+
+    /// Triggers are treated as the merge treated them.
+    fn triggers(&self, work: &Work) -> (Vec<String>, Vec<String>) {
+        if work.mode == Triggers::Fire {
+            return (Vec::new(), Vec::new());
+        }
+        let table = work.table.live.name.sql();
+        work.triggers
+            .iter()
+            .map(|(name, enable)| (format!("ALTER TABLE {table} DISABLE TRIGGER {}", quote(name)), enable.clone()))
+            .unzip()
+    }
+
+    /// Everything but COMMIT: the merge, step by step backwards.
+    async fn write(&self, plan: &Undo, progress: &Progress) -> Result<Applied, Failure> {
+        self.run(BEGIN, "beginning the transaction").await?;
+        for work in &self.works {
+            for statement in self.triggers(work).0 {
+                self.run(&statement, &format!("skipping triggers of {}", work.table.live.name)).await?;
+            }
+        }
+        let mut tables: Vec<_> = plan
+            .tables
+            .iter()
+            .map(|table| TableApplied { table: table.table.clone(), inserted: 0, updated: 0, deleted: 0 })
+            .collect();
+        for (place, (table, done)) in plan.tables.iter().zip(&mut tables).enumerate().rev() {
+            done.deleted = self.promised(table.remove, self.remove(place), progress).await?;
+            done.updated = self.promised(table.set_back, self.set_back(place), progress).await?;
+        }
+        for (place, (table, done)) in plan.tables.iter().zip(&mut tables).enumerate() {
+            done.inserted = self.promised(table.bring_back, self.bring_back(place), progress).await?;
+        }
+        self.run("SET CONSTRAINTS ALL IMMEDIATE", "checking the constraints").await?;
+        for work in &self.works {
+            for statement in self.triggers(work).1 {
+                self.run(&statement, &format!("finishing {}", work.table.live.name)).await?;
+            }
+        }
+        let transaction = token(self.client, &undo_schema(self.recovery), "undo", &plan.hash, &tables).await?;
+        Ok(Applied { tables, transaction })
+    }
+
+    async fn run(&self, sql: &str, doing: &str) -> Result<(), Failure> {
+        self.client.batch_execute(sql).await.map_err(|error| Failure::server(error, doing))
+    }
+
+    async fn promised(&self, promised: u64, sql: String, progress: &Progress) -> Result<u64, Failure> {
+        if promised == 0 {
+            return Ok(0);
+        }
+        let rows = self.client.execute(&sql, &[]).await.map_err(|error| Failure::server(error, "taking rows back"))?;
+        if rows != promised {
+            return Err(differs().into());
+        }
+        progress.advance(rows);
+        Ok(rows)
+    }
+}
+

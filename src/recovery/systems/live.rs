@@ -1,0 +1,554 @@
+//! The real systems: a restic repository or a dump on disk on one side, a PostgreSQL server on the other.
+//!
+//! Repository reads block, so they run on blocking threads. One connection serves a recovery; when it was lost it is made
+//! again, and the staging schema is found as it was.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Mutex;
+
+use super::{Evidence, Systems};
+use crate::backup::{EntryKind, Location, Password, Place, Repository, Snapshot};
+use crate::config::System;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::archive::{self, Archive, Source, Table};
+use crate::postgres::connect::{self, Conninfo, Server};
+use crate::postgres::diff::{self, Filter, KeyChoice, Page, Start};
+use crate::postgres::merge::{self, ChangeSet, Choice, Triggers};
+use crate::postgres::name::Name;
+use crate::postgres::schema;
+use crate::postgres::stage::{self, Scratch};
+use crate::progress::{Progress, Unit};
+use crate::recovery::plan::Step;
+use crate::recovery::record::{Contents, Dump, Finding, Look, NamedKey, Point, ServerFacts, TableState, Tables};
+
+/// A walk for dumps stops after so many files; a file server's snapshot is not searched to its end for one.
+const WALK_LIMIT: usize = 20_000;
+/// In a snapshot of no more files than this, every file is looked into; in a larger one only those named like a dump.
+const LOOK_INTO_ALL: usize = 64;
+const DUMP_NAMES: [&str; 9] = [".dump", ".pgdump", ".backup", ".bak", ".sql", ".sql.gz", ".sql.zst", ".tar", "toc.dat"];
+
+/// Everything outside that one configured system needs.
+pub struct Live {
+    system: System,
+    /// Read this dump instead of the repository.
+    disk: Option<PathBuf>,
+    repository: Mutex<Option<Repository>>,
+    archives: Mutex<HashMap<(String, String), Archive>>,
+    session: Mutex<Session>,
+}
+
+/// The connection, and what is staged through it.
+#[derive(Default)]
+struct Session {
+    server: Option<Server>,
+    scratch: Option<Scratch>,
+    compared: Vec<diff::Table>,
+}
+
+/// The tables of a dump, and the server beside them when there is one.
+#[derive(Debug, serde::Serialize)]
+pub struct Listed {
+    pub server: Option<ServerFacts>,
+    pub tables: Vec<TableState>,
+}
+
+impl Live {
+    pub fn new(system: System, disk: Option<PathBuf>) -> Self {
+        Self { system, disk, repository: Mutex::default(), archives: Mutex::default(), session: Mutex::default() }
+    }
+
+    /// The full id of a recovery point from the beginning of one.
+    pub async fn find(&self, id: &str) -> Result<String> {
+        if self.disk.is_some() {
+            return Ok(DISK.into());
+        }
+        let (repository, id) = (self.repository().await?, id.to_owned());
+        blocking(move || repository.find(&id)).await.map(|snapshot| snapshot.id)
+    }
+
+    /// Bytes fetched from the repository so far.
+    pub async fn bytes_read(&self) -> u64 {
+        self.repository.lock().await.as_ref().map_or(0, Repository::bytes_read)
+    }
+
+    /// The tables of a dump; beside the live ones when a database is configured.
+    pub async fn tables(&self, point: &str, dump: &str, progress: &Progress) -> Result<Listed> {
+        if self.system.database.is_some() {
+            let Tables { server, tables } = self.compare_schemas("", point, dump, progress).await?;
+            return Ok(Listed { server: Some(server), tables });
+        }
+        let archive = self.archive(point, dump, progress).await?;
+        let tables = self.estimated(&archive, progress).await?;
+        Ok(Listed { server: None, tables })
+    }
+
+    async fn repository(&self) -> Result<Repository> {
+        let mut held = self.repository.lock().await;
+        if let Some(repository) = &*held {
+            return Ok(repository.clone());
+        }
+        let location = location(&self.system)?;
+        let repository = blocking(move || Repository::open(&location)).await?;
+        *held = Some(repository.clone());
+        Ok(repository)
+    }
+
+    async fn points(&self) -> Result<Vec<Point>> {
+        if let Some(path) = &self.disk {
+            return Ok(vec![disk_point(path)?]);
+        }
+        let repository = self.repository().await?;
+        let shown = repository.shown().to_owned();
+        let snapshots = blocking(move || repository.snapshots()).await?;
+        let wanted = |snapshot: &Snapshot| {
+            self.system.host.as_ref().is_none_or(|host| *host == snapshot.host)
+                && self.system.tags.iter().all(|tag| snapshot.tags.contains(tag))
+        };
+        Ok(snapshots
+            .into_iter()
+            .filter(wanted)
+            .map(|snapshot| Point {
+                id: snapshot.id,
+                repository: shown.clone(),
+                instant: snapshot.instant,
+                host: snapshot.host,
+                paths: snapshot.paths,
+                tags: snapshot.tags,
+            })
+            .collect())
+    }
+
+    async fn contents(&self, point: &str, progress: &Progress) -> Result<Contents> {
+        if let Some(path) = self.disk.clone() {
+            return blocking(move || {
+                let size_bytes = std::fs::metadata(&path).map_or(0, |facts| facts.len());
+                let dump = look_into(String::new(), size_bytes, Place::Disk(path), &Progress::default())?;
+                Ok(Contents { dumps: dump.into_iter().collect(), files: 0, bytes: 0, complete: true })
+            })
+            .await;
+        }
+        let (repository, point, progress) = (self.repository().await?, point.to_owned(), progress.clone());
+        blocking(move || search(&repository, &point, &progress)).await
+    }
+
+    async fn place(&self, point: &str, dump: &str) -> Result<Place> {
+        if let Some(path) = &self.disk {
+            return Ok(Place::Disk(path.clone()));
+        }
+        let (repository, point, path) = (self.repository().await?, point.to_owned(), dump.to_owned());
+        blocking(move || {
+            let snapshot = repository.find(&point)?;
+            Ok(Place::Snapshot { repository, snapshot, path })
+        })
+        .await
+    }
+
+    async fn archive(&self, point: &str, dump: &str, progress: &Progress) -> Result<Archive> {
+        let address = (point.to_owned(), dump.to_owned());
+        if let Some(archive) = self.archives.lock().await.get(&address) {
+            return Ok(archive.clone());
+        }
+        let (place, progress) = (self.place(point, dump).await?, progress.clone());
+        let archive = blocking(move || Archive::open(&source(place)?, &progress)).await?;
+        self.archives.lock().await.insert(address, archive.clone());
+        Ok(archive)
+    }
+
+    /// The tables of a dump with their estimated rows, and nothing of production.
+    async fn estimated(&self, archive: &Archive, progress: &Progress) -> Result<Vec<TableState>> {
+        let (archive, progress) = (archive.clone(), progress.clone());
+        blocking(move || {
+            let tables = archive.tables();
+            progress.begin("estimating rows", Unit::Items, Some(tables.len() as u64));
+            let estimated = tables.iter().map(|table| {
+                progress.check()?;
+                progress.advance(1);
+                // A table that cannot be read is listed all the same; reading its rows will say why.
+                let backup_rows = if table.has_data { archive.estimate(table).ok() } else { None };
+                Ok(TableState { backup: table.clone(), backup_rows, live: None, pairs: Vec::new() })
+            });
+            estimated.collect()
+        })
+        .await
+    }
+
+    async fn compare_schemas(&self, recovery: &str, point: &str, dump: &str, progress: &Progress) -> Result<Tables> {
+        let archive = self.archive(point, dump, progress).await?;
+        let mut tables = self.estimated(&archive, progress).await?;
+        progress.begin("reading the catalog of production", Unit::Items, None);
+        let mut session = self.session.lock().await;
+        let server = session.server(&self.system, recovery).await?;
+        let live = schema::live(&server.client, None).await?;
+        for table in &mut tables {
+            table.live = live.iter().find(|live| live.name == table.backup.name).cloned();
+            if let Some(live) = &table.live {
+                table.pairs = diff::pairs(live, &table.backup.columns, &table.backup.copied);
+            }
+        }
+        Ok(Tables { server: server_facts(server), tables })
+    }
+
+    async fn stage_and_diff(
+        &self,
+        recovery: &str,
+        (point, dump): (&str, &str),
+        names: &[Name],
+        keys: &[NamedKey],
+        progress: &Progress,
+    ) -> Result<Finding> {
+        progress.begin("opening the dump", Unit::Items, None);
+        let archive = self.archive(point, dump, progress).await?;
+        let mut session = self.session.lock().await;
+        let session = &mut *session;
+        let refusal = server_facts(session.server(&self.system, recovery).await?).refusal;
+        if let Some(why) = refusal {
+            return Err(Error::refused(why).hint("Connect to the primary as a role that may create a schema."));
+        }
+        session.drop_scratch(&self.system, recovery).await?;
+        let outcome = session.stage_all(&self.system, recovery, &archive, names, keys, progress).await;
+        if outcome.is_err() {
+            // Nothing is left behind; what went wrong matters more than a failure to clean up, which `clean` finds.
+            let _ = session.drop_scratch(&self.system, recovery).await;
+        }
+        outcome.map(Finding::Diff)
+    }
+
+    async fn freeze(&self, rows: &[Choice], triggers: Triggers, progress: &Progress) -> Result<ChangeSet> {
+        let mut session = self.session.lock().await;
+        let (client, scratch, compared) = session.staged(&self.system).await?;
+        merge::prepare(client, scratch, compared, rows, triggers, progress).await
+    }
+
+    async fn merge(&self, recovery: &str, changes: &ChangeSet, progress: &Progress) -> Result<Evidence> {
+        let mut session = self.session.lock().await;
+        let (client, scratch, _) = session.staged(&self.system).await?;
+        let outcome = merge::apply(client, scratch, changes, recovery, progress).await;
+        match outcome {
+            Ok(applied) => Ok(Evidence::Merged(applied)),
+            Err(error) if error.kind == Kind::Unresolved => {
+                // The reply was lost, not necessarily the deed: the token row in production knows.
+                session.server = None;
+                let server = session.server(&self.system, recovery).await.map_err(|_| error.clone())?;
+                match merge::resolve(&server.client, recovery, &changes.hash).await.map_err(|_| error.clone())? {
+                    merge::Outcome::Applied(applied) => Ok(Evidence::Merged(applied)),
+                    merge::Outcome::NotApplied => {
+                        Err(Error::target("the connection was lost, and the merge was rolled back")
+                            .hint("Nothing was changed. Try again."))
+                    }
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Session {
+    /// The open connection; made, or made again when it was lost.
+    async fn server(&mut self, system: &System, recovery: &str) -> Result<&Server> {
+        if self.server.as_ref().is_some_and(|server| server.client.is_closed()) {
+            self.server = None;
+        }
+        if self.server.is_none() {
+            let conninfo = match &system.database {
+                Some(text) => Conninfo::parse(text)?,
+                None => Conninfo::from_environment()?,
+            };
+            let name = if recovery.is_empty() { "lifeboat".to_owned() } else { format!("lifeboat {recovery}") };
+            self.server = Some(connect::connect(&conninfo, &name).await?);
+        }
+        self.server.as_ref().ok_or_else(|| Error::bug("a connection was made and is not there"))
+    }
+
+    async fn staged(&mut self, system: &System) -> Result<(&tokio_postgres::Client, &Scratch, &[diff::Table])> {
+        self.server(system, "").await?;
+        match (&self.server, &self.scratch) {
+            (Some(server), Some(scratch)) => Ok((&server.client, scratch, &self.compared)),
+            _ => Err(Error::refused("nothing is staged").hint("Go back and compare the tables first.")),
+        }
+    }
+
+    async fn drop_scratch(&mut self, system: &System, recovery: &str) -> Result<()> {
+        self.compared.clear();
+        if let Some(scratch) = self.scratch.clone() {
+            let server = self.server(system, recovery).await?;
+            stage::drop_scratch(&server.client, &scratch).await?;
+            self.scratch = None;
+        }
+        Ok(())
+    }
+
+    async fn stage_all(
+        &mut self,
+        system: &System,
+        recovery: &str,
+        archive: &Archive,
+        names: &[Name],
+        keys: &[NamedKey],
+        progress: &Progress,
+    ) -> Result<Vec<diff::TableDiff>> {
+        let server = self.server(system, recovery).await?;
+        let live = schema::live(&server.client, Some(names)).await?;
+        let scratch = stage::create_scratch(&server.client, recovery).await?;
+        self.scratch = Some(scratch.clone());
+        let server = self.server(system, recovery).await?;
+        let (mut compared, mut diffs) = (Vec::new(), Vec::new());
+        for (number, name) in names.iter().enumerate() {
+            let table = archive.table(name).ok_or_else(|| {
+                Error::operator(format!("the dump holds no table {name}")).hint("lifeboat tables lists what it holds.")
+            })?;
+            let live = live.iter().find(|live| live.name == *name).ok_or_else(|| {
+                Error::operator(format!("{name} does not exist in production"))
+                    .hint("Create it first, then its rows can be brought back.")
+            })?;
+            let key = match keys.iter().find(|key| key.table == *name) {
+                None => KeyChoice::Best,
+                Some(key) if key.columns.is_empty() => KeyChoice::Multiset,
+                Some(key) => KeyChoice::Named(key.columns.clone()),
+            };
+            let (context, rows) = stage_one(server, &scratch, number, archive, table, live, progress).await?;
+            let (context, diff) = diff::diff(&server.client, &scratch, context, &key, rows, progress).await?;
+            compared.push(context);
+            diffs.push(diff);
+        }
+        self.compared = compared;
+        Ok(diffs)
+    }
+}
+
+/// Loads one table's rows beside production; what the diff needs to know of it, and how many rows there are.
+async fn stage_one(
+    server: &Server,
+    scratch: &Scratch,
+    number: usize,
+    archive: &Archive,
+    table: &Table,
+    live: &schema::Live,
+    progress: &Progress,
+) -> Result<(diff::Table, u64)> {
+    let pairs = diff::pairs(live, &table.columns, &table.copied);
+    let staged = stage::columns(&server.client, live, &pairs, &table.copied).await?;
+    let (reader, from) = (archive.clone(), table.clone());
+    let rows = blocking(move || reader.rows(&from)).await?;
+    progress.begin(format!("staging {}", table.name), Unit::Bytes, table.compressed_size);
+    let encoding = archive.header.encoding.clone();
+    let spec = stage::Spec { table: table.name.clone(), number, columns: staged.clone(), encoding };
+    let source = stage::Source { read: rows.compressed_bytes_read(), total: table.compressed_size };
+    let loaded = stage::stage(&server.client, scratch, &spec, rows, Some(source), progress).await?;
+    let context = diff::Table { number, live: live.clone(), pairs, staged, key: None, key_columns: Vec::new() };
+    Ok((context, loaded.rows))
+}
+
+impl Systems for Live {
+    async fn look(&self, recovery: &str, look: &Look, progress: &Progress) -> Result<Finding> {
+        match look {
+            Look::Points => {
+                progress.begin("reading the repository", Unit::Items, None);
+                self.points().await.map(Finding::Points)
+            }
+            Look::Contents { point } => self.contents(point, progress).await.map(Finding::Contents),
+            Look::Tables { point, dump } => {
+                progress.begin("reading the dump's table of contents", Unit::Items, None);
+                self.compare_schemas(recovery, point, dump, progress).await.map(Finding::Tables)
+            }
+            Look::Diff { point, dump, tables, keys } => {
+                self.stage_and_diff(recovery, (point, dump), tables, keys, progress).await
+            }
+            Look::Freeze { rows, triggers } => {
+                progress.begin("freezing the chosen rows and checking what writing them would meet", Unit::Items, None);
+                self.freeze(rows, *triggers, progress).await.map(Finding::Frozen)
+            }
+            Look::Undo { recovery: earlier } => {
+                progress.begin("looking what can be taken back", Unit::Items, None);
+                let mut session = self.session.lock().await;
+                let server = session.server(&self.system, recovery).await?;
+                merge::undo_plan(&server.client, earlier).await.map(Finding::Undo)
+            }
+        }
+    }
+
+    async fn execute(&self, recovery: &str, step: &Step, _hash: &str, progress: &Progress) -> Result<Evidence> {
+        match step {
+            Step::MergeRows { changes } => self.merge(recovery, changes, progress).await,
+            Step::Prove { changes } => {
+                progress.begin("comparing the written rows with the backup again", Unit::Items, None);
+                let mut session = self.session.lock().await;
+                let (client, scratch, _) = session.staged(&self.system).await?;
+                merge::prove(client, scratch, changes, recovery).await.map(Evidence::Proved)
+            }
+            Step::UndoRows { recovery: earlier, undo } => {
+                progress.begin("taking rows back", Unit::Items, None);
+                let mut session = self.session.lock().await;
+                let server = session.server(&self.system, recovery).await?;
+                merge::undo(&server.client, earlier, undo, progress).await.map(Evidence::Undone)
+            }
+            Step::DropScratch => {
+                let mut session = self.session.lock().await;
+                session.drop_scratch(&self.system, recovery).await?;
+                Ok(Evidence::ScratchDropped)
+            }
+        }
+    }
+
+    async fn page(&self, table: usize, filter: &Filter, after: i64, limit: u32) -> Result<Page> {
+        let mut session = self.session.lock().await;
+        let (client, scratch, compared) = session.staged(&self.system).await?;
+        diff::page(client, scratch, nth(compared, table)?, filter, Start::After(after), limit).await
+    }
+
+    async fn matches(&self, table: usize, filter: &Filter) -> Result<u64> {
+        let mut session = self.session.lock().await;
+        let (client, scratch, compared) = session.staged(&self.system).await?;
+        diff::matches(client, scratch, nth(compared, table)?, filter).await
+    }
+}
+
+fn nth(compared: &[diff::Table], table: usize) -> Result<&diff::Table> {
+    compared.get(table).ok_or_else(|| Error::bug(format!("table {table} is not staged")))
+}
+
+/// The id of the one recovery point that a dump on disk is.
+const DISK: &str = "on disk";
+
+fn disk_point(path: &std::path::Path) -> Result<Point> {
+    let facts = std::fs::metadata(path).map_err(|error| {
+        Error::operator(format!("cannot read {}", path.display()))
+            .detail(error)
+            .hint("Check the path and that you may read it.")
+    })?;
+    let modified: DateTime<Utc> = facts.modified().map_or_else(|_| Utc::now(), DateTime::from);
+    Ok(Point {
+        id: DISK.into(),
+        repository: "a file on this machine, dated by its modification time".into(),
+        instant: modified.into(),
+        host: crate::recovery::journal::operator().host,
+        paths: vec![path.display().to_string()],
+        tags: Vec::new(),
+    })
+}
+
+fn location(system: &System) -> Result<Location> {
+    let Some(settings) = &system.repository else {
+        return Location::from_environment()?.ok_or_else(|| {
+            Error::operator("no repository is given")
+                .hint("Set RESTIC_REPOSITORY and RESTIC_PASSWORD_FILE, or name a system in ~/.config/lifeboat/config.toml.")
+                .hint("Without a backup at hand, lifeboat drill shows how a recovery goes.")
+        });
+    };
+    let password = match (&settings.password_file, &settings.password_command) {
+        (Some(file), _) => Password::File(file.clone()),
+        (None, Some(command)) => Password::Command(command.clone()),
+        (None, None) => {
+            return Err(Error::operator(format!(
+                "system \"{}\" has no password_file and no password_command",
+                system.name
+            ))
+            .hint("Add one of them to the configuration."));
+        }
+    };
+    Ok(Location { url: settings.url.clone(), password })
+}
+
+fn server_facts(server: &Server) -> ServerFacts {
+    let facts = &server.facts;
+    let refusal = if facts.in_recovery {
+        Some("the server is a standby: nothing can be written there".into())
+    } else if facts.read_only {
+        Some("the database is read-only".into())
+    } else if facts.can_create_schema {
+        None
+    } else {
+        Some(format!("role {} may not create a schema in {}", facts.user, facts.database))
+    };
+    ServerFacts {
+        shown: format!("{}:{}", facts.host, facts.port),
+        database: facts.database.clone(),
+        version: facts.version.clone(),
+        system_identifier: facts.system_identifier.clone(),
+        refusal,
+        warnings: server.warnings.clone(),
+    }
+}
+
+fn source(place: Place) -> Result<Source> {
+    let label = match &place {
+        Place::Disk(path) => path.display().to_string(),
+        Place::Snapshot { snapshot, path, .. } => format!("{path} of {}", snapshot.short()),
+    };
+    let folder = place.is_folder()?;
+    let open = move |name: &str| Ok(Box::new(place.open(name)?) as Box<dyn archive::ReadSeek>);
+    Ok(if folder { Source::folder(label, open) } else { Source::file(label, open) })
+}
+
+/// Walks a snapshot for dumps.
+fn search(repository: &Repository, point: &str, progress: &Progress) -> Result<Contents> {
+    let snapshot = repository.find(point)?;
+    progress.begin(format!("looking into {}", snapshot.short()), Unit::Items, None);
+    let walk = repository.entries(&snapshot, WALK_LIMIT)?;
+    let files: Vec<_> = walk.entries.into_iter().filter(|entry| entry.kind == EntryKind::File).collect();
+    let look_into_all = files.len() <= LOOK_INTO_ALL;
+    let mut contents = Contents { dumps: Vec::new(), files: 0, bytes: 0, complete: walk.complete };
+    for entry in files {
+        progress.check()?;
+        progress.advance(1);
+        let named_like_one = DUMP_NAMES.iter().any(|name| entry.path.ends_with(name));
+        if look_into_all || named_like_one {
+            // A dump in folder format is the folder that holds toc.dat.
+            let path = entry.path.strip_suffix("/toc.dat").unwrap_or(&entry.path).to_owned();
+            let place =
+                Place::Snapshot { repository: repository.clone(), snapshot: snapshot.clone(), path: path.clone() };
+            if let Some(dump) = look_into(path, entry.size, place, progress)? {
+                contents.dumps.push(dump);
+                continue;
+            }
+        }
+        contents.files += 1;
+        contents.bytes += entry.size;
+    }
+    Ok(contents)
+}
+
+/// What a file is, by its first bytes: `None` when it is no dump. A damaged dump is listed with what is wrong.
+fn look_into(path: String, size_bytes: u64, place: Place, progress: &Progress) -> Result<Option<Dump>> {
+    let source = source(place)?;
+    let mut first = [0; 4096];
+    let name = if source.is_folder() { "toc.dat" } else { "" };
+    let mut stream = match source.open(name) {
+        Ok(stream) => stream,
+        Err(error) if error.kind == Kind::Cancelled => return Err(error),
+        Err(_) => return Ok(None),
+    };
+    let mut filled = 0;
+    while let Ok(more) = std::io::Read::read(&mut stream, &mut first[filled..]) {
+        filled += more;
+        if more == 0 || filled == first.len() {
+            break;
+        }
+    }
+    drop(stream);
+    let Some(format) = Archive::sniff(&first[..filled]) else { return Ok(None) };
+    Ok(Some(match Archive::open(&source, progress) {
+        Ok(archive) => {
+            let tables = archive.tables().iter().filter(|table| table.has_data).count() as u64;
+            Dump { path, size_bytes, header: archive.header.clone(), tables: Some(tables), damage: None }
+        }
+        Err(error) if error.kind == Kind::Cancelled => return Err(error),
+        Err(error) => Dump {
+            path,
+            size_bytes,
+            header: archive::Header::unknown(format),
+            tables: None,
+            damage: Some(error.message),
+        },
+    }))
+}
+
+/// Runs a blocking read on a thread that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::bug("a reading thread ended").detail(error)),
+    }
+}
