@@ -111,6 +111,7 @@ pub struct Sequence {
     pub name: Name,
     /// The column whose values come from it.
     pub column: String,
+    /// 0 when it was never used, and when our role may not know.
     pub last_value: i64,
     /// Whether our role may move it safely (it takes ownership to hold back `nextval` meanwhile).
     pub owned: bool,
@@ -185,7 +186,7 @@ order by t.tgrelid, t.tgname";
 
 const SEQUENCES: &str = "
 select d.refobjid as oid, a.attname::text as column, n.nspname::text as schema, s.relname::text as name,
-       coalesce(pg_sequence_last_value(s.oid), 0) as last_value, pg_has_role(s.relowner, 'USAGE') as owned
+       case when has_sequence_privilege(s.oid, 'USAGE, SELECT') then coalesce(pg_sequence_last_value(s.oid), 0) else 0 end as last_value, pg_has_role(s.relowner, 'USAGE') as owned
 from pg_depend d
 join pg_class s on s.oid = d.objid and s.relkind = 'S' join pg_namespace n on n.oid = s.relnamespace
 join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid

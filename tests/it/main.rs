@@ -4,6 +4,8 @@ mod backup;
 mod cluster;
 mod decisions;
 mod diff;
+mod faults;
+mod merge;
 mod sandbox;
 mod stage;
 mod tidy;

@@ -37,7 +37,8 @@ pub(super) struct Failure {
 
 impl Failure {
     pub fn server(error: tokio_postgres::Error, doing: &str) -> Self {
-        let again = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+        let again =
+            [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
         let again = error.code().is_some_and(|code| again.contains(code));
         Self { error: server_error(error, doing), again }
     }
@@ -135,7 +136,8 @@ impl Merge<'_> {
         self.run(BEGIN, "beginning the transaction").await?;
         // Nobody can change what is hashed here before it is written.
         for work in self.works {
-            self.run(&format!("LOCK TABLE {} IN SHARE MODE", work.change(self.scratch)), "locking the frozen rows").await?;
+            self.run(&format!("LOCK TABLE {} IN SHARE MODE", work.change(self.scratch)), "locking the frozen rows")
+                .await?;
         }
         if frozen::hash(self.client, self.scratch, self.works).await? != self.hash {
             return Err(altered().into());
@@ -286,19 +288,24 @@ impl Merge<'_> {
     async fn hold(&self, work: &Work) -> Result<(), Failure> {
         let name = &work.table.live.name;
         let failed = |error| Failure::server(error, &format!("reading {name} again"));
-        let row = self.client.query_one(&differing(work, &work.change(self.scratch), None), &[]).await.map_err(failed)?;
+        let row =
+            self.client.query_one(&differing(work, &work.change(self.scratch), None), &[]).await.map_err(failed)?;
         let rows: i64 = row.get(0);
         if rows == 0 {
             return Ok(());
         }
         let sql = differing_columns(work, &work.change(self.scratch));
         let places: Vec<i32> = self.client.query_one(&sql, &[]).await.map_err(failed)?.get(0);
-        let columns = work.written().filter(|(place, ..)| places.iter().any(|wrong| usize::try_from(*wrong) == Ok(*place)));
+        let columns =
+            work.written().filter(|(place, ..)| places.iter().any(|wrong| usize::try_from(*wrong) == Ok(*place)));
         let columns: Vec<_> = columns.map(|(_, column, _)| column.name.as_str()).collect();
         let what = if columns.is_empty() { String::new() } else { format!(" in {}", columns.join(", ")) };
-        let error = Error::refused(format!("{rows} rows of {name} are not what was written{what}: a trigger has changed them"))
-            .hint("Nothing was changed. Go back and choose to skip the triggers, or leave those columns as they are.")
-            .detail(format!("for example {}", sample(row.get(2))));
+        let error =
+            Error::refused(format!("{rows} rows of {name} are not what was written{what}: a trigger has changed them"))
+                .hint(
+                    "Nothing was changed. Go back and choose to skip the triggers, or leave those columns as they are.",
+                )
+                .detail(format!("for example {}", sample(row.get(2))));
         Err(error.into())
     }
 }
@@ -316,7 +323,8 @@ pub(super) fn sample(keys: Option<Vec<Option<String>>>) -> String {
 pub(super) fn differing(work: &Work, change: &str, ours: Option<u32>) -> String {
     let unlike: Vec<_> = work.written().map(|(place, column, target)| work.unlike(place, column, target)).collect();
     let unlike = if unlike.is_empty() { "false".into() } else { unlike.join("\n OR ") };
-    let moved = ours.map_or_else(|| "false".into(), |xid| format!("(live.tableoid IS NULL OR live.xmin <> '{xid}'::xid)"));
+    let moved =
+        ours.map_or_else(|| "false".into(), |xid| format!("(live.tableoid IS NULL OR live.xmin <> '{xid}'::xid)"));
     format!(
         "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {moved}), (pg_catalog.array_agg({}))[1:10]
          FROM {change} c LEFT JOIN {} live ON {}
@@ -356,7 +364,8 @@ pub(super) async fn token(
         "INSERT INTO {table} VALUES ($1, $2, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), $3)
          RETURNING transaction::text"
     );
-    let tables = serde_json::to_string(tables).map_err(|error| Error::bug("a token cannot be written").detail(error))?;
+    let tables =
+        serde_json::to_string(tables).map_err(|error| Error::bug("a token cannot be written").detail(error))?;
     let row = client.query_one(&sql, &[&step, &hash, &tables]).await;
     Ok(row.map_err(|error| Failure::server(error, "writing the token"))?.get(0))
 }
@@ -370,7 +379,11 @@ pub(super) async fn commit(client: &Client) -> Result<(), Failure> {
         return Err(Failure::server(error, "committing"));
     }
     let known = server_error(error, "committing");
-    Err(Error { kind: Kind::Unresolved, ..Error::unresolved("the connection was lost while committing").detail(known.detail.unwrap_or(known.message)) }.into())
+    Err(Error {
+        kind: Kind::Unresolved,
+        ..Error::unresolved("the connection was lost while committing").detail(known.detail.unwrap_or(known.message))
+    }
+    .into())
 }
 
 /// Finds out what became of a merge whose end nobody saw. While its session is still at work, this waits for it.

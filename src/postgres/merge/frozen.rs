@@ -224,9 +224,15 @@ impl Work {
             // A weaker lock lets the application go on adding rows that refer to these.
             let keyed = self.deletes > 0
                 || self.table.key_columns.iter().any(|key| self.columns.contains(&key.name))
-                || self.table.live.children.iter().any(|key| key.parent_columns.iter().any(|column| self.columns.contains(column)));
+                || self
+                    .table
+                    .live
+                    .children
+                    .iter()
+                    .any(|key| key.parent_columns.iter().any(|column| self.columns.contains(column)));
             let lock = if keyed { "UPDATE" } else { "NO KEY UPDATE" };
-            let columns: Vec<_> = self.live_columns.iter().map(|column| format!("live.{}", quote(&column.name))).collect();
+            let columns: Vec<_> =
+                self.live_columns.iter().map(|column| format!("live.{}", quote(&column.name))).collect();
             statements.push(format!(
                 "INSERT INTO {before} ({ROW}, {CLASS}, {COLUMNS}, {names})\n\
                  SELECT c.{ROW}, c.{CLASS}, c.{COLUMNS}, {}\n\
@@ -268,7 +274,9 @@ pub(super) async fn save(client: &Client, scratch: &Scratch, works: &[Work]) -> 
     let table = Name::new(&*scratch.schema, "frozen").sql();
     let failed = |error| server_error(error, "keeping what was frozen");
     client
-        .batch_execute(&format!("DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (place int PRIMARY KEY, work text)"))
+        .batch_execute(&format!(
+            "DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (place int PRIMARY KEY, work text)"
+        ))
         .await
         .map_err(failed)?;
     insert(client, &table, works).await

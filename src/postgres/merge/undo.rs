@@ -46,7 +46,10 @@ pub async fn undo_plan(client: &Client, recovery: &str) -> Result<Undo> {
     }
     let mut hash = Sha256::new();
     for table in &tables {
-        hash.update(format!("{} {} {} {} {}\n", table.table, table.remove, table.set_back, table.bring_back, table.kept));
+        hash.update(format!(
+            "{} {} {} {} {}\n",
+            table.table, table.remove, table.set_back, table.bring_back, table.kept
+        ));
         for statement in &table.statements {
             hash.update((statement.len() as u64).to_be_bytes());
             hash.update(statement);
@@ -206,7 +209,12 @@ impl<'a> Taking<'a> {
             set_back: number(1),
             bring_back: number(2),
             kept: number(3),
-            kept_sample: row.get::<_, Option<Vec<Option<String>>>>(4).unwrap_or_default().into_iter().flatten().collect(),
+            kept_sample: row
+                .get::<_, Option<Vec<Option<String>>>>(4)
+                .unwrap_or_default()
+                .into_iter()
+                .flatten()
+                .collect(),
             statements: Vec::new(),
         };
         let (disable, enable) = self.triggers(work);
@@ -282,4 +290,3 @@ impl<'a> Taking<'a> {
         Ok(rows)
     }
 }
-
