@@ -6,6 +6,7 @@ mod decisions;
 mod diff;
 mod faults;
 mod merge;
+mod recover;
 mod sandbox;
 mod stage;
 mod tidy;
