@@ -106,7 +106,7 @@ async fn fm_03_a_commit_whose_reply_was_lost_is_resolved_and_never_repeated() {
         let through = session(&proxy.conninfo(&repair.bench.conninfo)).await;
         proxy.at_commit.store(mode, Ordering::SeqCst);
         let scratch = &repair.bench.scratch;
-        let error = merge::apply(&through, scratch, &changes, "r1", &Progress::default()).await.unwrap_err();
+        let error = merge::apply(&through, scratch, &changes, &Progress::default()).await.unwrap_err();
         assert_eq!(error.kind, Kind::Unresolved, "{error:?}");
         let outcome = merge::resolve(&repair.bench.client, "r1", &changes.hash).await.unwrap();
         if mode == LOSE_REPLY {
@@ -128,7 +128,7 @@ async fn all_or_nothing(repair: &Repair, client: Client, fault: impl Future<Outp
     let changes = repair.prepare(&repair.back()).await.unwrap();
     let scratch = repair.bench.scratch.clone();
     let progress = Progress::default();
-    let (applied, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, "r1", &progress), fault);
+    let (applied, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, &progress), fault);
     let applied = match applied {
         Ok(_) => true,
         Err(error) if error.kind == Kind::Unresolved => {
@@ -247,7 +247,7 @@ async fn fm_10_a_server_that_is_killed_at_any_moment_leaves_all_or_nothing() {
             tokio::time::sleep(delay).await;
             cluster.kill();
         };
-        let (outcome, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, "r1", &progress), killed);
+        let (outcome, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, &progress), killed);
         cluster.start().unwrap();
         let client = session(&database).await;
         let resolved = merge::resolve(&client, "r1", &changes.hash).await.unwrap();

@@ -77,11 +77,11 @@ impl Repair {
 
     pub async fn apply(&self, changes: &ChangeSet) -> Result<Applied, Error> {
         let Bench { client, scratch, .. } = &self.bench;
-        merge::apply(client, scratch, changes, "r1", &Progress::default()).await
+        merge::apply(client, scratch, changes, &Progress::default()).await
     }
 
     pub async fn prove(&self, changes: &ChangeSet) -> Proof {
-        merge::prove(&self.bench.client, &self.bench.scratch, changes, "r1").await.unwrap()
+        merge::prove(&self.bench.client, &self.bench.scratch, changes).await.unwrap()
     }
 
     pub async fn undo_plan(&self) -> Undo {

@@ -54,13 +54,7 @@ impl From<Error> for Failure {
 ///
 /// Errors: [`Kind::Unresolved`] when the reply to COMMIT was lost; with every other error nothing was changed. Rows that
 /// moved since the preview, a count that is not the promised one, a value that a trigger has changed: all end in ROLLBACK.
-pub async fn apply(
-    client: &Client,
-    scratch: &Scratch,
-    changes: &ChangeSet,
-    recovery: &str,
-    progress: &Progress,
-) -> Result<Applied> {
+pub async fn apply(client: &Client, scratch: &Scratch, changes: &ChangeSet, progress: &Progress) -> Result<Applied> {
     let works = frozen::load(client, &scratch.schema).await?;
     let same = works.len() == changes.tables.len()
         && works.iter().zip(&changes.tables).all(|(work, table)| {
@@ -69,7 +63,7 @@ pub async fn apply(
     if !same {
         return Err(altered());
     }
-    let merge = Merge { client, scratch, works: &works, hash: &changes.hash, recovery };
+    let merge = Merge { client, scratch, works: &works, hash: &changes.hash };
     retry(progress, || merge.attempt(progress)).await
 }
 
@@ -109,7 +103,6 @@ struct Merge<'a> {
     scratch: &'a Scratch,
     works: &'a [Work],
     hash: &'a str,
-    recovery: &'a str,
 }
 
 impl Merge<'_> {
@@ -166,7 +159,7 @@ impl Merge<'_> {
                 self.run(statement, &format!("finishing {}", work.table.live.name)).await?;
             }
         }
-        let transaction = token(self.client, &undo_schema(self.recovery), "merge", self.hash, &tables).await?;
+        let transaction = token(self.client, &undo_schema(&self.scratch.recovery), "merge", self.hash, &tables).await?;
         Ok(Applied { tables, transaction })
     }
 
@@ -176,14 +169,14 @@ impl Merge<'_> {
 
     /// Makes the schema that undo and the resolver read. A schema that is there says that this recovery has been merged.
     async fn keep(&self) -> Result<(), Failure> {
-        let schema = undo_schema(self.recovery);
+        let schema = undo_schema(&self.scratch.recovery);
         if stage::schema_mark(self.client, &schema).await?.is_some() {
-            return Err(Error::refused(format!("recovery {} has been merged before", self.recovery))
+            return Err(Error::refused(format!("recovery {} has been merged before", self.scratch.recovery))
                 .hint("Begin a new recovery to bring back more rows.")
                 .detail(format!("its pre-images are in the schema {schema}"))
                 .into());
         }
-        let create = stage::create_schema_sql(self.client, &schema, self.recovery).await?;
+        let create = stage::create_schema_sql(self.client, &schema, &self.scratch.recovery).await?;
         let (frozen, applied) = (Name::new(&*schema, "frozen").sql(), Name::new(&*schema, "applied").sql());
         self.run(
             &format!(
@@ -246,7 +239,7 @@ impl Merge<'_> {
             work.change(self.scratch),
             work.source(),
             work.on_key("live", "c"),
-            work.kept(self.recovery, "before")
+            work.kept(&self.scratch.recovery, "before")
         );
         let failed = |error| Failure::server(error, &format!("looking at the rows of {name} that have moved"));
         let row = self.client.query_one(&sql, &[]).await.map_err(failed)?;

@@ -14,9 +14,9 @@ use super::{ChangeSet, Proof, TableProof};
 use crate::error::{Error, Result};
 
 /// Compares the written rows with the backup again, and checks every foreign key of the written tables whole.
-pub async fn prove(client: &Client, scratch: &Scratch, changes: &ChangeSet, recovery: &str) -> Result<Proof> {
+pub async fn prove(client: &Client, scratch: &Scratch, changes: &ChangeSet) -> Result<Proof> {
     let works = frozen::load(client, &scratch.schema).await?;
-    let ours = transaction(client, recovery).await?;
+    let ours = transaction(client, &scratch.recovery).await?;
     let mut tables = Vec::with_capacity(works.len());
     let mut keys = BTreeMap::new();
     for work in &works {
