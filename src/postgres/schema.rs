@@ -92,6 +92,7 @@ pub enum OnDelete {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one bit of the catalog, and any of them may be set")]
 pub struct Trigger {
     pub name: String,
     pub before: bool,
@@ -176,7 +177,7 @@ join pg_class p on p.oid = k.confrelid join pg_namespace pn on pn.oid = p.relnam
 where k.contype = 'f' and k.conparentid = 0 and (k.conrelid = any($1) or k.confrelid = any($1))
 order by k.conname, k.conrelid";
 
-/// Bits of tgtype: 1 for each row, 2 before, 4 insert, 8 delete, 16 update (PostgreSQL, catalog/pg_trigger.h).
+/// Bits of `tgtype`: 1 for each row, 2 before, 4 insert, 8 delete, 16 update (PostgreSQL, `catalog/pg_trigger.h`).
 const TRIGGERS: &str = "
 select t.tgrelid as oid, t.tgname::text as name, t.tgtype::int4 as bits, n.nspname::text as function_schema, f.proname::text as function,
        pg_get_userbyid(f.proowner)::text as owner, pg_get_triggerdef(t.oid) as definition

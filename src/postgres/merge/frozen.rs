@@ -127,7 +127,7 @@ impl Work {
     }
 
     /// Whether a frozen value `c` is what production holds in `live` now; only columns that the row writes count.
-    pub fn unlike(&self, place: usize, column: &StagedColumn, target: &Target) -> String {
+    pub fn unlike(place: usize, column: &StagedColumn, target: &Target) -> String {
         let name = quote(&column.name);
         let base = if target.base_sql == target.type_sql { String::new() } else { format!("::{}", target.base_sql) };
         format!(
@@ -141,16 +141,22 @@ impl Work {
         self.table.compared().filter_map(|(place, column)| Some((place, column, column.target.as_ref()?)))
     }
 
+    /// What switches the table's triggers off and on again; nothing when they are to fire.
+    pub fn switches(&self) -> (Vec<String>, Vec<String>) {
+        if self.mode == Triggers::Fire {
+            return (Vec::new(), Vec::new());
+        }
+        let table = self.table.live.name.sql();
+        let switch = |(name, enable): &(String, String)| {
+            (format!("ALTER TABLE {table} DISABLE TRIGGER {}", quote(name)), enable.clone())
+        };
+        self.triggers.iter().map(switch).unzip()
+    }
+
     /// The statements of a merge.
     pub fn script(&self, scratch: &Scratch) -> Script {
         let mut script = Script { before: self.before(scratch), ..Script::default() };
-        let table = self.table.live.name.sql();
-        if self.mode == Triggers::Skip {
-            for (name, enable) in &self.triggers {
-                script.disable.push(format!("ALTER TABLE {table} DISABLE TRIGGER {}", quote(name)));
-                script.enable.push(enable.clone());
-            }
-        }
+        (script.disable, script.enable) = self.switches();
         let (change, source) = (self.change(scratch), self.source());
         let key = self.on_key("live", "c");
         if self.deletes > 0 {
