@@ -171,11 +171,7 @@ impl From<Error> for Failed {
     }
 }
 
-async fn reach(
-    conninfo: &Conninfo,
-    target: &Target,
-    application_name: &str,
-) -> Result<(Client, Opened), Failed> {
+async fn reach(conninfo: &Conninfo, target: &Target, application_name: &str) -> Result<(Client, Opened), Failed> {
     let tls::Protection { attempts, connector, warning } = tls::protection(conninfo, &target.host)?;
     let limit = conninfo.connect_timeout()?;
     let mut config = config(conninfo, target, application_name)?;
@@ -250,7 +246,9 @@ fn config(conninfo: &Conninfo, target: &Target, application_name: &str) -> Resul
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         Some(_) => {
-            return Err(unknown("target_session_attrs").hint("Use any, read-write or primary: a recovery has to write."));
+            return Err(
+                unknown("target_session_attrs").hint("Use any, read-write or primary: a recovery has to write.")
+            );
         }
     }
     match conninfo.value("channel_binding") {
@@ -274,10 +272,8 @@ fn config(conninfo: &Conninfo, target: &Target, application_name: &str) -> Resul
 }
 
 /// Moves bytes until the client is dropped or the server goes away, and keeps what the server says unasked.
-async fn listen<S>(
-    mut connection: tokio_postgres::Connection<Socket, S>,
-    notices: Arc<Mutex<VecDeque<String>>>,
-) where
+async fn listen<S>(mut connection: tokio_postgres::Connection<Socket, S>, notices: Arc<Mutex<VecDeque<String>>>)
+where
     S: tokio_postgres::tls::TlsStream + Unpin,
 {
     let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
@@ -331,7 +327,8 @@ async fn settle(client: Client, opened: Opened, target: &Target, application_nam
         warnings.push(why.clone());
     }
     if TimeDelta::milliseconds(facts.clock_skew_ms.abs()) > SKEW {
-        let (seconds, side) = (facts.clock_skew_ms.abs() / 1000, if facts.clock_skew_ms > 0 { "ahead of" } else { "behind" });
+        let (seconds, side) =
+            (facts.clock_skew_ms.abs() / 1000, if facts.clock_skew_ms > 0 { "ahead of" } else { "behind" });
         warnings.push(format!("the server's clock is {seconds} s {side} this machine's"));
     }
     if facts.encoding == "SQL_ASCII" {
@@ -359,7 +356,8 @@ async fn probe(client: &Client) -> Result<Probe> {
     let columns: Vec<_> = names.map(|name| format!("pg_catalog.current_setting('{name}')")).collect();
     let sql = format!("SELECT pg_catalog.pg_backend_pid(), {}", columns.join(", "));
     let answer = client.simple_query(&sql).await.map_err(|error| server_error(error, "probing the session"))?;
-    let row = answer.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
+    let row =
+        answer.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
     let row = row.ok_or_else(|| Error::bug("the probe of the session gave no row"))?;
     let mut values = (0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned());
     let mut next = || values.next().unwrap_or_default();

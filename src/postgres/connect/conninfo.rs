@@ -166,7 +166,10 @@ impl Conninfo {
         conninfo.fill_from_service(variables)?;
         let surroundings = KEYWORDS.iter().filter(|(_, variable, _)| !variable.is_empty());
         let surroundings = surroundings.filter_map(|(keyword, variable, _)| {
-            variables.get(*variable).filter(|value| !value.is_empty()).map(|value| ((*keyword).to_owned(), value.clone()))
+            variables
+                .get(*variable)
+                .filter(|value| !value.is_empty())
+                .map(|value| ((*keyword).to_owned(), value.clone()))
         });
         conninfo.fill(surroundings.collect(), "the environment")?;
         conninfo.targets()?;
@@ -207,7 +210,10 @@ impl Conninfo {
         let Some(text) = self.value("connect_timeout") else { return Ok(Some(CONNECT_TIMEOUT)) };
         let seconds: i64 = text.trim().parse().map_err(|_| not_a("connect_timeout", "a number of seconds"))?;
         // As in libpq: zero or less waits, and one second would be too short to be meant.
-        Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.max(2))))
+        Ok(u64::try_from(seconds)
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| Duration::from_secs(seconds.max(2))))
     }
 
     /// The servers to try, in order.
@@ -278,8 +284,9 @@ impl Conninfo {
             };
             match what {
                 Use::Unsupported if !value.is_empty() => {
-                    return Err(Error::operator(format!("{keyword} in {source} is not supported"))
-                        .hint(format!("Leaving {keyword} out could weaken a check, so it is not ignored: remove it.")));
+                    return Err(Error::operator(format!("{keyword} in {source} is not supported")).hint(format!(
+                        "Leaving {keyword} out could weaken a check, so it is not ignored: remove it."
+                    )));
                 }
                 Use::Unsupported | Use::Ignored => {}
                 Use::Read if keyword == "password" => {
@@ -434,7 +441,8 @@ fn from_url(rest: &str) -> Result<Vec<(String, String)>> {
     let mut pairs = Vec::new();
     let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
     let (authority, database) = rest.split_once('/').map_or((rest, ""), |(authority, database)| (authority, database));
-    let (login, servers) = authority.rsplit_once('@').map_or((None, authority), |(login, servers)| (Some(login), servers));
+    let (login, servers) =
+        authority.rsplit_once('@').map_or((None, authority), |(login, servers)| (Some(login), servers));
     if let Some(login) = login {
         let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
         pairs.push(("user".to_owned(), decode(user)?));

@@ -42,9 +42,10 @@ fn plain(server: &DbError) -> (String, &'static str) {
             "Wait until the server is back, then try again.",
         ),
         SqlState::CANNOT_CONNECT_NOW => (said, "Wait until the server takes connections, then try again."),
-        SqlState::DISK_FULL => {
-            fixed("the server's disk is full", "Make room on the server, or put less beside production, then try again.")
-        }
+        SqlState::DISK_FULL => fixed(
+            "the server's disk is full",
+            "Make room on the server, or put less beside production, then try again.",
+        ),
         SqlState::OUT_OF_MEMORY => fixed("the server is out of memory", "Try again when the server has less to do."),
         SqlState::TOO_MANY_CONNECTIONS => fixed(
             "the server has no connection left",
@@ -67,10 +68,13 @@ fn plain(server: &DbError) -> (String, &'static str) {
             "the server is read-only: a standby, or fenced off on purpose",
             "Connect to the primary, or find out why it was made read-only.",
         ),
-        SqlState::FOREIGN_KEY_VIOLATION => (constraint("the foreign key", server), "Bring the referenced rows back too."),
-        SqlState::UNIQUE_VIOLATION => {
-            (constraint("the unique constraint", server), "Another row holds these values now; look at it before going on.")
+        SqlState::FOREIGN_KEY_VIOLATION => {
+            (constraint("the foreign key", server), "Bring the referenced rows back too.")
         }
+        SqlState::UNIQUE_VIOLATION => (
+            constraint("the unique constraint", server),
+            "Another row holds these values now; look at it before going on.",
+        ),
         SqlState::CHECK_VIOLATION => {
             (constraint("the check", server), "The rule may be newer than the backup; correct the rows first.")
         }
@@ -133,13 +137,15 @@ fn login_error(server: &DbError, target: &Target, place: &str) -> Error {
     let said = server.message();
     match *server.code() {
         SqlState::PROTOCOL_VIOLATION if said.contains("startup parameter") => super::pooler(place),
-        SqlState::INVALID_PASSWORD => Error::operator(format!("the password of role {user} is not accepted at {place}"))
-            .hint("Check the password: ~/.pgpass, PGPASSWORD, or the service file."),
-        SqlState::INVALID_AUTHORIZATION_SPECIFICATION if said.contains("pg_hba.conf") => {
-            Error::operator(format!("the server at {place} does not let role {user} into database {database} from here"))
-                .hint("Have a line added to its pg_hba.conf, or connect from a machine that it lists.")
-                .hint("If the line demands or forbids TLS, set sslmode to match.")
+        SqlState::INVALID_PASSWORD => {
+            Error::operator(format!("the password of role {user} is not accepted at {place}"))
+                .hint("Check the password: ~/.pgpass, PGPASSWORD, or the service file.")
         }
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION if said.contains("pg_hba.conf") => Error::operator(format!(
+            "the server at {place} does not let role {user} into database {database} from here"
+        ))
+        .hint("Have a line added to its pg_hba.conf, or connect from a machine that it lists.")
+        .hint("If the line demands or forbids TLS, set sslmode to match."),
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             Error::operator(format!("role {user} cannot log in at {place}")).hint("Check the user name.")
         }
@@ -168,18 +174,18 @@ fn certificate_error(tls: &rustls::Error, target: &Target, place: &str) -> Error
                     .hint("Connect by a name that the certificate carries (a subjectAltName), or have it made anew.")
                     .hint("If the name is right, somebody else may be answering: find out before you go on.")
             }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => untrusted("it has expired")
-                .hint("Have it renewed; check that this machine's clock is right."),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                untrusted("it has expired").hint("Have it renewed; check that this machine's clock is right.")
+            }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 untrusted("it is not valid yet").hint("Check that this machine's clock is right.")
             }
-            _ => untrusted("it does not hold up")
-                .hint("A self-signed certificate must be made with basicConstraints=CA:FALSE, and be given as sslrootcert."),
+            _ => untrusted("it does not hold up").hint(
+                "A self-signed certificate must be made with basicConstraints=CA:FALSE, and be given as sslrootcert.",
+            ),
         },
-        rustls::Error::AlertReceived(_) => {
-            Error::operator(format!("the server at {place} ended the TLS handshake"))
-                .hint("If it asks for a client certificate, give sslcert and sslkey.")
-        }
+        rustls::Error::AlertReceived(_) => Error::operator(format!("the server at {place} ended the TLS handshake"))
+            .hint("If it asks for a client certificate, give sslcert and sslkey."),
         _ => Error::target(format!("the TLS handshake with {place} failed"))
             .hint("Check that a PostgreSQL server with TLS 1.2 or newer answers there."),
     }
@@ -217,8 +223,11 @@ fn network_error(io: &io::Error, target: &Target, place: &str) -> Error {
 fn other_error(error: &tokio_postgres::Error, target: &Target, place: &str) -> Error {
     let said = chain(error);
     if said.contains("password missing") {
-        Error::operator(format!("the server at {place} asks for the password of role {}, and none is given", target.user))
-            .hint("Put it into ~/.pgpass (mode 0600), or name a passfile; never into a command line.")
+        Error::operator(format!(
+            "the server at {place} asks for the password of role {}, and none is given",
+            target.user
+        ))
+        .hint("Put it into ~/.pgpass (mode 0600), or name a passfile; never into a command line.")
     } else if said.contains("does not support TLS") {
         Error::operator(format!("the server at {place} offers no TLS, and this connection demands it"))
             .hint("Switch on ssl on the server, or reach it through a tunnel.")

@@ -62,8 +62,10 @@ pub fn protection(conninfo: &Conninfo, host: &Host) -> Result<Protection> {
         (Mode::VerifyFull, roots) => chain(&provider, &roots.unwrap_or(Roots::System))?,
         (Mode::VerifyCa | Mode::Require, Some(roots)) => Arc::new(AnyName(chain(&provider, &roots)?)),
         (Mode::VerifyCa, None) => {
-            return Err(Error::operator("sslmode=verify-ca needs sslrootcert, the certificate of the authority to trust")
-                .hint("Add sslrootcert=FILE, or use sslmode=verify-full with the system's authorities."));
+            return Err(Error::operator(
+                "sslmode=verify-ca needs sslrootcert, the certificate of the authority to trust",
+            )
+            .hint("Add sslrootcert=FILE, or use sslmode=verify-full with the system's authorities."));
         }
         _ => Arc::new(Unverified(provider.signature_verification_algorithms)),
     };
@@ -98,7 +100,9 @@ fn weakness(mode: Mode, name: &str) -> Option<String> {
     let why = match mode {
         Mode::Disable => "sslmode=disable: everything, rows included, crosses the network readable",
         Mode::Allow => "sslmode=allow: rows may cross the network readable, and nobody checks who answers",
-        Mode::Prefer => "sslmode=prefer: whoever is in between can switch encryption off, and nobody checks who answers",
+        Mode::Prefer => {
+            "sslmode=prefer: whoever is in between can switch encryption off, and nobody checks who answers"
+        }
         Mode::Require => "sslmode=require: encrypted, but the server does not have to prove its name",
         Mode::VerifyCa => "sslmode=verify-ca: any server of that authority could answer",
         Mode::VerifyFull => return None,
