@@ -157,7 +157,7 @@ fn run(arguments: Arguments) -> Result<()> {
 async fn dispatch(arguments: Arguments) -> Result<()> {
     let command = arguments.command.unwrap_or(Command::Console { dump: None });
     if let Command::Drill { answers } = command {
-        return headless::drill(answers).await;
+        return Box::pin(headless::drill(answers)).await;
     }
     let state = crate::config::state_folder()?;
     match command {
@@ -183,8 +183,10 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Diff { point, tables, json, rows, key } => {
             headless::diff(system, &headless::Diff { point, tables, rows, key }, json).await
         }
-        Command::Recover { answers, dump, json } => headless::recover(system, &answers, dump, &state, json).await,
-        Command::Undo { recovery, consent } => headless::undo(system, &recovery, consent, &state).await,
+        Command::Recover { answers, dump, json } => {
+            Box::pin(headless::recover(system, &answers, dump, &state, json)).await
+        }
+        Command::Undo { recovery, consent } => Box::pin(headless::undo(system, &recovery, consent, &state)).await,
         Command::Drill { .. }
         | Command::Journal { .. }
         | Command::Report { .. }

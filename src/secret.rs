@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 
 /// How long a password command may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+const COMMAND_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);

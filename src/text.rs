@@ -154,6 +154,6 @@ mod tests {
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(1_536), "1.5 kB");
         assert_eq!(bytes(250_000_000), "250 MB");
-        assert_eq!(duration(Duration::from_secs(7_500)), "2 h 5 min");
+        assert_eq!(duration(Duration::from_mins(125)), "2 h 5 min");
     }
 }

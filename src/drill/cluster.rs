@@ -85,20 +85,32 @@ impl Cluster {
         for setting in &self.settings {
             command.args(["-c", setting]);
         }
-        let server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0).spawn();
-        self.server = Some(server.map_err(|error| failed(error.to_string()))?);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // The last line of this file says what state the server is in; it is `ready` once connections are taken.
-            let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
-            if state.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
-                return Ok(());
+            let mut server = command.spawn().map_err(|error| failed(error.to_string()))?;
+            while matches!(server.try_wait(), Ok(None)) && Instant::now() < deadline {
+                // The first line is the process, which may have been killed; the last says what state the server is in:
+                // `ready` once connections are taken.
+                let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+                let ours = state.lines().next().is_some_and(|line| line.trim() == server.id().to_string());
+                if ours && state.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+                    self.server = Some(server);
+                    return Ok(());
+                }
+                std::thread::sleep(Duration::from_millis(20));
             }
-            let ended = self.server.as_mut().is_some_and(|server| matches!(server.try_wait(), Ok(Some(_))));
-            if ended || Instant::now() > deadline {
-                return Err(failed(fs::read_to_string(self.log()).unwrap_or_default()));
+            let said = fs::read_to_string(self.log()).unwrap_or_default();
+            // After a crash the old server's sessions may take a moment to notice that it is gone.
+            if Instant::now() > deadline
+                || !said.trim_end().lines().next_back().is_some_and(|line| {
+                    line.contains("old server") || line.contains("still in use") || line.contains("lock file")
+                })
+            {
+                self.server = Some(server);
+                return Err(failed(said));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

@@ -297,7 +297,11 @@ impl Archive {
     /// `toc.dat` is told from a custom archive by its own header.
     pub fn sniff(first_bytes: &[u8]) -> Option<Format> {
         if first_bytes.starts_with(toc::MAGIC) {
-            return Some(if first_bytes.get(10) == Some(&toc::FORMAT_CUSTOM) { Format::Custom } else { Format::Folder });
+            return Some(if first_bytes.get(10) == Some(&toc::FORMAT_CUSTOM) {
+                Format::Custom
+            } else {
+                Format::Folder
+            });
         }
         if tar::is_dump(first_bytes) {
             return Some(Format::Tar);

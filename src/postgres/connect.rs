@@ -278,6 +278,8 @@ where
 {
     let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
     while let Some(message) = messages.next().await {
+        // After an error every further poll gives it again: the session is over.
+        let over = message.is_err();
         let said = match message {
             Ok(AsyncMessage::Notice(notice)) => format!("{}: {}", notice.severity(), notice.message()),
             Ok(_) => continue,
@@ -291,6 +293,9 @@ where
             notices.pop_front();
         }
         notices.push_back(said);
+        if over {
+            break;
+        }
     }
 }
 

@@ -92,6 +92,7 @@ pub enum OnDelete {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one bit of the catalog, and any of them may be set")]
 pub struct Trigger {
     pub name: String,
     pub before: bool,
@@ -111,6 +112,7 @@ pub struct Sequence {
     pub name: Name,
     /// The column whose values come from it.
     pub column: String,
+    /// 0 when it was never used, and when our role may not know.
     pub last_value: i64,
     /// Whether our role may move it safely (it takes ownership to hold back `nextval` meanwhile).
     pub owned: bool,
@@ -175,7 +177,7 @@ join pg_class p on p.oid = k.confrelid join pg_namespace pn on pn.oid = p.relnam
 where k.contype = 'f' and k.conparentid = 0 and (k.conrelid = any($1) or k.confrelid = any($1))
 order by k.conname, k.conrelid";
 
-/// Bits of tgtype: 1 for each row, 2 before, 4 insert, 8 delete, 16 update (PostgreSQL, catalog/pg_trigger.h).
+/// Bits of `tgtype`: 1 for each row, 2 before, 4 insert, 8 delete, 16 update (PostgreSQL, `catalog/pg_trigger.h`).
 const TRIGGERS: &str = "
 select t.tgrelid as oid, t.tgname::text as name, t.tgtype::int4 as bits, n.nspname::text as function_schema, f.proname::text as function,
        pg_get_userbyid(f.proowner)::text as owner, pg_get_triggerdef(t.oid) as definition
@@ -185,7 +187,7 @@ order by t.tgrelid, t.tgname";
 
 const SEQUENCES: &str = "
 select d.refobjid as oid, a.attname::text as column, n.nspname::text as schema, s.relname::text as name,
-       coalesce(pg_sequence_last_value(s.oid), 0) as last_value, pg_has_role(s.relowner, 'USAGE') as owned
+       case when has_sequence_privilege(s.oid, 'USAGE, SELECT') then coalesce(pg_sequence_last_value(s.oid), 0) else 0 end as last_value, pg_has_role(s.relowner, 'USAGE') as owned
 from pg_depend d
 join pg_class s on s.oid = d.objid and s.relkind = 'S' join pg_namespace n on n.oid = s.relnamespace
 join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid

@@ -144,7 +144,11 @@ impl Script {
                     (None, _) => None,
                 }
             }
-            None => points.iter().find(|ranked| matches!(ranked.place, Place::Proposed { .. })),
+            None => match points {
+                // A dump on disk is the only one.
+                [only] => Some(only),
+                _ => points.iter().find(|ranked| matches!(ranked.place, Place::Proposed { .. })),
+            },
         };
         let Some(chosen) = chosen else {
             let why = if recovery.record().incident() == Some(Incident::Unknown) && self.point.is_none() {

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lifeboat::backup::Place;
 use lifeboat::drill::cluster::{Cluster, programs};
 use lifeboat::postgres::archive::{Archive, Source};
 use lifeboat::postgres::connect::{self, Conninfo, Server};
@@ -265,8 +264,7 @@ async fn engines(stage: &Stage) {
 }
 
 async fn stage_wanted(stage: &Stage, server: &Server, scratch: &Scratch) -> (diff::Table, u64) {
-    let place = Place::Disk(stage.path("small.dump"));
-    let source = Source { open: std::sync::Arc::new(move |name: &str| Ok(Box::new(place.open(name)?))), folder: false };
+    let source = Source::path(&stage.path("small.dump"));
     let archive = Archive::open(&source, &Progress::default()).unwrap();
     let name = Name::new("public", "wanted");
     let table = archive.table(&name).unwrap();
@@ -287,7 +285,7 @@ async fn merges(stage: &Stage, server: &Server, scratch: &Scratch, table: &diff:
         where p.id = b.id and p.state is distinct from b.state and p.state = 'lost'";
     let mut ours = Duration::MAX;
     let mut by_hand = Duration::MAX;
-    for run in 0..RUNS {
+    for _ in 0..RUNS {
         stage.psql(DAMAGE);
         let compared = diff::diff(&server.client, scratch, table.clone(), &KeyChoice::Best, rows, &Progress::default())
             .await
@@ -307,7 +305,7 @@ async fn merges(stage: &Stage, server: &Server, scratch: &Scratch, table: &diff:
             .unwrap();
         assert_eq!(changes.tables[0].updates, 30_000);
         let begun = Instant::now();
-        merge::apply(&server.client, scratch, &changes, &format!("bench_{run}"), &Progress::default()).await.unwrap();
+        merge::apply(&server.client, scratch, &changes, &Progress::default()).await.unwrap();
         ours = ours.min(begun.elapsed());
         stage.psql(DAMAGE);
         let begun = Instant::now();
@@ -315,7 +313,7 @@ async fn merges(stage: &Stage, server: &Server, scratch: &Scratch, table: &diff:
         by_hand = by_hand.min(begun.elapsed());
         server
             .client
-            .batch_execute("drop table if exists restore_staging_bench.diff0, restore_staging_bench.change0")
+            .batch_execute("drop table if exists restore_staging_bench.diff0, restore_staging_bench.change0; drop schema lifeboat_undo_bench cascade")
             .await
             .unwrap();
     }

@@ -46,6 +46,7 @@ fn dump(path: &str, damage: Option<&str>) -> Dump {
             database: Some("programme_db".into()),
             server_version: Some("15.18".into()),
             dump_version: Some("15.18".into()),
+            encoding: Some("UTF8".into()),
         },
         tables: damage.is_none().then_some(8),
         damage: damage.map(Into::into),

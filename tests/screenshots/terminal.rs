@@ -1,6 +1,7 @@
 //! A real terminal around the real program: keys go in, a screen comes out.
 
 use std::io::{Read as _, Write as _};
+use std::num::NonZero;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ impl Terminal {
         }
         let child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
-        let parser = Arc::new(Mutex::new(vt100::Parser::new(rows, cols, 0)));
+        let parser = Arc::new(Mutex::new(vt100::Parser::new(size(rows), size(cols), 0)));
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let mut output = pair.master.try_clone_reader().unwrap();
         let (into_parser, into_bytes) = (parser.clone(), bytes.clone());
@@ -51,7 +52,7 @@ impl Terminal {
 
     pub fn resize(&mut self, rows: u16, cols: u16) {
         self.master.resize(PtySize { rows, cols, pixel_width: 0, pixel_height: 0 }).unwrap();
-        self.parser.lock().unwrap().screen_mut().set_size(rows, cols);
+        self.parser.lock().unwrap().screen_mut().set_size(size(rows), size(cols));
     }
 
     pub fn text(&self) -> String {
@@ -92,6 +93,10 @@ impl Terminal {
             last = now;
         }
     }
+}
+
+fn size(cells: u16) -> NonZero<u16> {
+    NonZero::new(cells).unwrap()
 }
 
 impl Drop for Terminal {

@@ -105,8 +105,21 @@ pub fn statements(text: &str) -> Vec<Statement> {
 
 /// What a column's type ends at.
 const AFTER_TYPE: &[&str] = &[
-    "collate", "default", "not", "null", "constraint", "check", "generated", "primary", "unique", "references",
-    "storage", "compression", "options", "deferrable", "initially",
+    "collate",
+    "default",
+    "not",
+    "null",
+    "constraint",
+    "check",
+    "generated",
+    "primary",
+    "unique",
+    "references",
+    "storage",
+    "compression",
+    "options",
+    "deferrable",
+    "initially",
 ];
 
 impl<'a> Tokens<'a> {
@@ -166,7 +179,9 @@ impl<'a> Tokens<'a> {
         let mut names = Vec::new();
         while !self.symbol(')') {
             // PERIOD marks the last column of a temporal foreign key; a column of that name is followed by no name.
-            if self.is_word("period") && matches!(self.tokens.get(self.at + 1), Some((Token::Word(_) | Token::Quoted(_), _))) {
+            if self.is_word("period")
+                && matches!(self.tokens.get(self.at + 1), Some((Token::Word(_) | Token::Quoted(_), _)))
+            {
                 self.at += 1;
             }
             names.push(self.identifier()?);
@@ -214,7 +229,9 @@ impl<'a> Tokens<'a> {
                 let name = self.reference()?;
                 return self.words(&["as"]).then(|| Statement::Type(name, self.elements().0));
             }
-            while ["unlogged", "foreign", "global", "local", "temp", "temporary"].iter().any(|word| self.words(&[word])) {}
+            while ["unlogged", "foreign", "global", "local", "temp", "temporary"].iter().any(|word| self.words(&[word]))
+            {
+            }
             return if self.words(&["table"]) { self.table().map(Statement::Table) } else { None };
         }
         if self.words(&["alter", "table"]) || self.words(&["alter", "foreign", "table"]) {
@@ -271,7 +288,8 @@ impl<'a> Tokens<'a> {
             if constraint {
                 self.identifier();
             }
-            let of_table = ["check", "unique", "exclude", "foreign", "like", "not"].iter().any(|word| self.is_word(word));
+            let of_table =
+                ["check", "unique", "exclude", "foreign", "like", "not"].iter().any(|word| self.is_word(word));
             if self.words(&["primary", "key"]) {
                 primary_key = self.names();
             } else if !constraint && !of_table {

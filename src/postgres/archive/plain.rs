@@ -125,8 +125,11 @@ impl Scanner<'_> {
             }
         }
         if splitter.is_open() || self.contents.unfinished > 0 {
-            return Err(Error::backup(format!("{} ends early, at byte {} of its text", self.label, self.window.position))
-                .hint(super::HINT_DAMAGED));
+            return Err(Error::backup(format!(
+                "{} ends early, at byte {} of its text",
+                self.label, self.window.position
+            ))
+            .hint(super::HINT_DAMAGED));
         }
         self.window.decoder.finish().map_err(|error| wrapped(error, || format!("{} is damaged", self.label)))
     }
@@ -135,8 +138,10 @@ impl Scanner<'_> {
     fn section(&mut self, table: &Name) -> Result<Section> {
         let early = |scanner: &Self| {
             let at = scanner.window.position;
-            Error::backup(format!("the data of {table} ends early: its end marker is missing, at byte {at} of the text"))
-                .hint(super::HINT_DAMAGED)
+            Error::backup(format!(
+                "the data of {table} ends early: its end marker is missing, at byte {at} of the text"
+            ))
+            .hint(super::HINT_DAMAGED)
         };
         // The rows begin on the line after the statement.
         loop {
@@ -213,7 +218,9 @@ impl Contents {
     }
 
     fn command(&mut self, line: &str, label: &str) -> Result<()> {
-        let Some(database) = line.strip_prefix("\\connect ").or_else(|| line.strip_prefix("\\c ")) else { return Ok(()) };
+        let Some(database) = line.strip_prefix("\\connect ").or_else(|| line.strip_prefix("\\c ")) else {
+            return Ok(());
+        };
         if !self.entries.is_empty() {
             return Err(Error::backup(format!("{label} holds several databases"))
                 .hint("Cut the part of one database out of it, from its \\connect to the next, and open that."));
@@ -389,7 +396,11 @@ impl Splitter {
                             self.inside = Inside::Nothing;
                             1
                         }
-                        _ => rest.iter().take_while(|byte| !matches!(**byte, b'\\' | b'\'' | b'"')).count().clamp(1, rest.len()),
+                        _ => rest
+                            .iter()
+                            .take_while(|byte| !matches!(**byte, b'\\' | b'\'' | b'"'))
+                            .count()
+                            .clamp(1, rest.len()),
                     };
                     // The lookahead is only certain for the first byte of a step.
                     self.keep(&rest[..taken]);

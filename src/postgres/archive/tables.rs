@@ -134,7 +134,8 @@ impl Tables {
         waiting.sort_unstable();
         loop {
             let before = waiting.len();
-            let open: std::collections::HashSet<_> = waiting.iter().map(|index| self.tables[*index].name.clone()).collect();
+            let open: std::collections::HashSet<_> =
+                waiting.iter().map(|index| self.tables[*index].name.clone()).collect();
             let (ready, not_yet): (Vec<_>, Vec<_>) =
                 waiting.into_iter().partition(|index| !self.inherits[index].iter().any(|parent| open.contains(parent)));
             for index in ready {

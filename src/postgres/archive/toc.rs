@@ -113,11 +113,8 @@ impl Reader<'_> {
         let [second, minute, hour, day, month, year, _daylight_saving] = fields;
         let unsigned = |field: i32| u32::try_from(field).ok();
         let read = || {
-            let date = NaiveDate::from_ymd_opt(
-                year.checked_add(1900)?,
-                unsigned(month)?.checked_add(1)?,
-                unsigned(day)?,
-            )?;
+            let date =
+                NaiveDate::from_ymd_opt(year.checked_add(1900)?, unsigned(month)?.checked_add(1)?, unsigned(day)?)?;
             date.and_hms_opt(unsigned(hour)?, unsigned(minute)?, unsigned(second)?)
         };
         Ok(read())
@@ -202,8 +199,9 @@ impl Reader<'_> {
             None => Ok(Place::Nowhere),
             Some(name) if name.is_empty() => Ok(Place::Nowhere),
             // pg_dump writes numbers and a suffix here; anything else could lead out of the folder.
-            Some(name) if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_'))
-                && !name.starts_with('.') =>
+            Some(name)
+                if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_'))
+                    && !name.starts_with('.') =>
             {
                 Ok(Place::File(name))
             }
@@ -225,6 +223,8 @@ impl Reader<'_> {
             return Err(self.input.damaged(what));
         }
         let bytes = self.input.bytes(length, what)?;
-        Ok(Some(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())))
+        Ok(Some(
+            String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        ))
     }
 }

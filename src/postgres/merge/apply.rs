@@ -37,7 +37,8 @@ pub(super) struct Failure {
 
 impl Failure {
     pub fn server(error: tokio_postgres::Error, doing: &str) -> Self {
-        let again = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+        let again =
+            [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
         let again = error.code().is_some_and(|code| again.contains(code));
         Self { error: server_error(error, doing), again }
     }
@@ -53,13 +54,7 @@ impl From<Error> for Failure {
 ///
 /// Errors: [`Kind::Unresolved`] when the reply to COMMIT was lost; with every other error nothing was changed. Rows that
 /// moved since the preview, a count that is not the promised one, a value that a trigger has changed: all end in ROLLBACK.
-pub async fn apply(
-    client: &Client,
-    scratch: &Scratch,
-    changes: &ChangeSet,
-    recovery: &str,
-    progress: &Progress,
-) -> Result<Applied> {
+pub async fn apply(client: &Client, scratch: &Scratch, changes: &ChangeSet, progress: &Progress) -> Result<Applied> {
     let works = frozen::load(client, &scratch.schema).await?;
     let same = works.len() == changes.tables.len()
         && works.iter().zip(&changes.tables).all(|(work, table)| {
@@ -68,7 +63,7 @@ pub async fn apply(
     if !same {
         return Err(altered());
     }
-    let merge = Merge { client, scratch, works: &works, hash: &changes.hash, recovery };
+    let merge = Merge { client, scratch, works: &works, hash: &changes.hash };
     retry(progress, || merge.attempt(progress)).await
 }
 
@@ -108,7 +103,6 @@ struct Merge<'a> {
     scratch: &'a Scratch,
     works: &'a [Work],
     hash: &'a str,
-    recovery: &'a str,
 }
 
 impl Merge<'_> {
@@ -135,7 +129,8 @@ impl Merge<'_> {
         self.run(BEGIN, "beginning the transaction").await?;
         // Nobody can change what is hashed here before it is written.
         for work in self.works {
-            self.run(&format!("LOCK TABLE {} IN SHARE MODE", work.change(self.scratch)), "locking the frozen rows").await?;
+            self.run(&format!("LOCK TABLE {} IN SHARE MODE", work.change(self.scratch)), "locking the frozen rows")
+                .await?;
         }
         if frozen::hash(self.client, self.scratch, self.works).await? != self.hash {
             return Err(altered().into());
@@ -164,7 +159,7 @@ impl Merge<'_> {
                 self.run(statement, &format!("finishing {}", work.table.live.name)).await?;
             }
         }
-        let transaction = token(self.client, &undo_schema(self.recovery), "merge", self.hash, &tables).await?;
+        let transaction = token(self.client, &undo_schema(&self.scratch.recovery), "merge", self.hash, &tables).await?;
         Ok(Applied { tables, transaction })
     }
 
@@ -174,14 +169,14 @@ impl Merge<'_> {
 
     /// Makes the schema that undo and the resolver read. A schema that is there says that this recovery has been merged.
     async fn keep(&self) -> Result<(), Failure> {
-        let schema = undo_schema(self.recovery);
+        let schema = undo_schema(&self.scratch.recovery);
         if stage::schema_mark(self.client, &schema).await?.is_some() {
-            return Err(Error::refused(format!("recovery {} has been merged before", self.recovery))
+            return Err(Error::refused(format!("recovery {} has been merged before", self.scratch.recovery))
                 .hint("Begin a new recovery to bring back more rows.")
                 .detail(format!("its pre-images are in the schema {schema}"))
                 .into());
         }
-        let create = stage::create_schema_sql(self.client, &schema, self.recovery).await?;
+        let create = stage::create_schema_sql(self.client, &schema, &self.scratch.recovery).await?;
         let (frozen, applied) = (Name::new(&*schema, "frozen").sql(), Name::new(&*schema, "applied").sql());
         self.run(
             &format!(
@@ -244,7 +239,7 @@ impl Merge<'_> {
             work.change(self.scratch),
             work.source(),
             work.on_key("live", "c"),
-            work.kept(self.recovery, "before")
+            work.kept(&self.scratch.recovery, "before")
         );
         let failed = |error| Failure::server(error, &format!("looking at the rows of {name} that have moved"));
         let row = self.client.query_one(&sql, &[]).await.map_err(failed)?;
@@ -286,19 +281,24 @@ impl Merge<'_> {
     async fn hold(&self, work: &Work) -> Result<(), Failure> {
         let name = &work.table.live.name;
         let failed = |error| Failure::server(error, &format!("reading {name} again"));
-        let row = self.client.query_one(&differing(work, &work.change(self.scratch), None), &[]).await.map_err(failed)?;
+        let row =
+            self.client.query_one(&differing(work, &work.change(self.scratch), None), &[]).await.map_err(failed)?;
         let rows: i64 = row.get(0);
         if rows == 0 {
             return Ok(());
         }
         let sql = differing_columns(work, &work.change(self.scratch));
         let places: Vec<i32> = self.client.query_one(&sql, &[]).await.map_err(failed)?.get(0);
-        let columns = work.written().filter(|(place, ..)| places.iter().any(|wrong| usize::try_from(*wrong) == Ok(*place)));
+        let columns =
+            work.written().filter(|(place, ..)| places.iter().any(|wrong| usize::try_from(*wrong) == Ok(*place)));
         let columns: Vec<_> = columns.map(|(_, column, _)| column.name.as_str()).collect();
         let what = if columns.is_empty() { String::new() } else { format!(" in {}", columns.join(", ")) };
-        let error = Error::refused(format!("{rows} rows of {name} are not what was written{what}: a trigger has changed them"))
-            .hint("Nothing was changed. Go back and choose to skip the triggers, or leave those columns as they are.")
-            .detail(format!("for example {}", sample(row.get(2))));
+        let error =
+            Error::refused(format!("{rows} rows of {name} are not what was written{what}: a trigger has changed them"))
+                .hint(
+                    "Nothing was changed. Go back and choose to skip the triggers, or leave those columns as they are.",
+                )
+                .detail(format!("for example {}", sample(row.get(2))));
         Err(error.into())
     }
 }
@@ -314,9 +314,10 @@ pub(super) fn sample(keys: Option<Vec<Option<String>>>) -> String {
 /// Counts the frozen rows that production does not hold: all; of these, those that are gone or that a transaction other
 /// than ours wrote last; and keys of up to ten.
 pub(super) fn differing(work: &Work, change: &str, ours: Option<u32>) -> String {
-    let unlike: Vec<_> = work.written().map(|(place, column, target)| work.unlike(place, column, target)).collect();
+    let unlike: Vec<_> = work.written().map(|(place, column, target)| Work::unlike(place, column, target)).collect();
     let unlike = if unlike.is_empty() { "false".into() } else { unlike.join("\n OR ") };
-    let moved = ours.map_or_else(|| "false".into(), |xid| format!("(live.tableoid IS NULL OR live.xmin <> '{xid}'::xid)"));
+    let moved =
+        ours.map_or_else(|| "false".into(), |xid| format!("(live.tableoid IS NULL OR live.xmin <> '{xid}'::xid)"));
     format!(
         "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {moved}), (pg_catalog.array_agg({}))[1:10]
          FROM {change} c LEFT JOIN {} live ON {}
@@ -332,7 +333,7 @@ fn differing_columns(work: &Work, change: &str) -> String {
     let columns: Vec<_> = work
         .written()
         .map(|(place, column, target)| {
-            format!("CASE WHEN pg_catalog.bool_or({}) THEN {place} END", work.unlike(place, column, target))
+            format!("CASE WHEN pg_catalog.bool_or({}) THEN {place} END", Work::unlike(place, column, target))
         })
         .collect();
     format!(
@@ -356,7 +357,8 @@ pub(super) async fn token(
         "INSERT INTO {table} VALUES ($1, $2, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), $3)
          RETURNING transaction::text"
     );
-    let tables = serde_json::to_string(tables).map_err(|error| Error::bug("a token cannot be written").detail(error))?;
+    let tables =
+        serde_json::to_string(tables).map_err(|error| Error::bug("a token cannot be written").detail(error))?;
     let row = client.query_one(&sql, &[&step, &hash, &tables]).await;
     Ok(row.map_err(|error| Failure::server(error, "writing the token"))?.get(0))
 }
@@ -370,7 +372,11 @@ pub(super) async fn commit(client: &Client) -> Result<(), Failure> {
         return Err(Failure::server(error, "committing"));
     }
     let known = server_error(error, "committing");
-    Err(Error { kind: Kind::Unresolved, ..Error::unresolved("the connection was lost while committing").detail(known.detail.unwrap_or(known.message)) }.into())
+    Err(Error {
+        kind: Kind::Unresolved,
+        ..Error::unresolved("the connection was lost while committing").detail(known.detail.unwrap_or(known.message))
+    }
+    .into())
 }
 
 /// Finds out what became of a merge whose end nobody saw. While its session is still at work, this waits for it.

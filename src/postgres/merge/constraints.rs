@@ -73,8 +73,7 @@ pub(super) async fn foreign_key_operators(client: &Client, key: &ForeignKey) -> 
         JOIN pg_catalog.pg_operator p ON p.oid = u.oid JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
         WHERE c.contype = 'f' AND c.conname = $1 AND t.relname = $2 AND s.nspname = $3 ORDER BY u.place";
     let failed = |error| server_error(error, &format!("reading the foreign key {}", key.constraint));
-    let rows =
-        client.query(sql, &[&key.constraint, &key.child.name, &key.child.schema]).await.map_err(failed)?;
+    let rows = client.query(sql, &[&key.constraint, &key.child.name, &key.child.schema]).await.map_err(failed)?;
     let schemas: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let names: Vec<String> = rows.iter().map(|row| row.get(1)).collect();
     Ok(operators(&schemas, &names))

@@ -127,7 +127,7 @@ impl Work {
     }
 
     /// Whether a frozen value `c` is what production holds in `live` now; only columns that the row writes count.
-    pub fn unlike(&self, place: usize, column: &StagedColumn, target: &Target) -> String {
+    pub fn unlike(place: usize, column: &StagedColumn, target: &Target) -> String {
         let name = quote(&column.name);
         let base = if target.base_sql == target.type_sql { String::new() } else { format!("::{}", target.base_sql) };
         format!(
@@ -141,16 +141,22 @@ impl Work {
         self.table.compared().filter_map(|(place, column)| Some((place, column, column.target.as_ref()?)))
     }
 
+    /// What switches the table's triggers off and on again; nothing when they are to fire.
+    pub fn switches(&self) -> (Vec<String>, Vec<String>) {
+        if self.mode == Triggers::Fire {
+            return (Vec::new(), Vec::new());
+        }
+        let table = self.table.live.name.sql();
+        let switch = |(name, enable): &(String, String)| {
+            (format!("ALTER TABLE {table} DISABLE TRIGGER {}", quote(name)), enable.clone())
+        };
+        self.triggers.iter().map(switch).unzip()
+    }
+
     /// The statements of a merge.
     pub fn script(&self, scratch: &Scratch) -> Script {
         let mut script = Script { before: self.before(scratch), ..Script::default() };
-        let table = self.table.live.name.sql();
-        if self.mode == Triggers::Skip {
-            for (name, enable) in &self.triggers {
-                script.disable.push(format!("ALTER TABLE {table} DISABLE TRIGGER {}", quote(name)));
-                script.enable.push(enable.clone());
-            }
-        }
+        (script.disable, script.enable) = self.switches();
         let (change, source) = (self.change(scratch), self.source());
         let key = self.on_key("live", "c");
         if self.deletes > 0 {
@@ -224,9 +230,15 @@ impl Work {
             // A weaker lock lets the application go on adding rows that refer to these.
             let keyed = self.deletes > 0
                 || self.table.key_columns.iter().any(|key| self.columns.contains(&key.name))
-                || self.table.live.children.iter().any(|key| key.parent_columns.iter().any(|column| self.columns.contains(column)));
+                || self
+                    .table
+                    .live
+                    .children
+                    .iter()
+                    .any(|key| key.parent_columns.iter().any(|column| self.columns.contains(column)));
             let lock = if keyed { "UPDATE" } else { "NO KEY UPDATE" };
-            let columns: Vec<_> = self.live_columns.iter().map(|column| format!("live.{}", quote(&column.name))).collect();
+            let columns: Vec<_> =
+                self.live_columns.iter().map(|column| format!("live.{}", quote(&column.name))).collect();
             statements.push(format!(
                 "INSERT INTO {before} ({ROW}, {CLASS}, {COLUMNS}, {names})\n\
                  SELECT c.{ROW}, c.{CLASS}, c.{COLUMNS}, {}\n\
@@ -268,7 +280,9 @@ pub(super) async fn save(client: &Client, scratch: &Scratch, works: &[Work]) -> 
     let table = Name::new(&*scratch.schema, "frozen").sql();
     let failed = |error| server_error(error, "keeping what was frozen");
     client
-        .batch_execute(&format!("DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (place int PRIMARY KEY, work text)"))
+        .batch_execute(&format!(
+            "DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (place int PRIMARY KEY, work text)"
+        ))
         .await
         .map_err(failed)?;
     insert(client, &table, works).await

@@ -31,9 +31,10 @@ pub async fn prepare(
 ) -> Result<ChangeSet> {
     let mut works = Vec::new();
     for choice in choices {
-        let table = tables.iter().find(|table| table.live.name == choice.table).ok_or_else(|| {
-            Error::bug(format!("{} was chosen but not compared", choice.table))
-        })?;
+        let table = tables
+            .iter()
+            .find(|table| table.live.name == choice.table)
+            .ok_or_else(|| Error::bug(format!("{} was chosen but not compared", choice.table)))?;
         progress.begin(format!("freezing {}", table.live.name), Unit::Rows, None);
         let freezing = async {
             let work = freeze(client, scratch, table, choice, triggers).await?;
@@ -67,13 +68,7 @@ pub async fn prepare(
     Ok(ChangeSet { tables, triggers, hash })
 }
 
-async fn freeze(
-    client: &Client,
-    scratch: &Scratch,
-    table: &Table,
-    choice: &Choice,
-    mode: Triggers,
-) -> Result<Work> {
+async fn freeze(client: &Client, scratch: &Scratch, table: &Table, choice: &Choice, mode: Triggers) -> Result<Work> {
     let name = &table.live.name;
     if table.key.is_none() {
         return Err(Error::refused(format!("{name} has no key: its rows can be shown, not merged"))
@@ -105,17 +100,24 @@ async fn select(client: &Client, scratch: &Scratch, table: &Table, choice: &Choi
     let filter = Filter { condition: choice.condition.clone(), ..Filter::default() };
     let matching = Matching::new(client, scratch, table, &filter).await?;
     let classes: Vec<_> = choice.classes.iter().map(|class| format!("'{}'", letter(*class))).collect();
-    let mut terms = vec![matching.sql(), format!("d.class IN ({})", if classes.is_empty() { "NULL".into() } else { classes.join(", ") })];
+    let mut terms = vec![
+        matching.sql(),
+        format!("d.class IN ({})", if classes.is_empty() { "NULL".into() } else { classes.join(", ") }),
+    ];
     let mut columns = "d.cols".to_owned();
     if let Some(chosen) = &choice.columns {
         let places = chosen.iter().map(|column| place(table, column).map(|place| place.to_string()));
         let places = places.collect::<Result<Vec<_>>>()?.join(", ");
-        columns = format!("ARRAY(SELECT c FROM pg_catalog.unnest(d.cols) AS c WHERE c = ANY (ARRAY[{places}]::smallint[]))");
+        columns =
+            format!("ARRAY(SELECT c FROM pg_catalog.unnest(d.cols) AS c WHERE c = ANY (ARRAY[{places}]::smallint[]))");
         terms.push(format!("(d.class <> 'c' OR d.cols && ARRAY[{places}]::smallint[])"));
     }
     if let Some(transactions) = &choice.transactions {
         let xids: Vec<_> = transactions.iter().map(|xid| format!("'{xid}'::xid")).collect();
-        terms.push(format!("(d.class = 'm' OR d.live_xmin IN ({}))", if xids.is_empty() { "NULL".into() } else { xids.join(", ") }));
+        terms.push(format!(
+            "(d.class = 'm' OR d.live_xmin IN ({}))",
+            if xids.is_empty() { "NULL".into() } else { xids.join(", ") }
+        ));
     }
     if let Some(only) = &choice.only {
         terms.push(format!("d.n = ANY ({})", numbers(only)));
@@ -194,8 +196,7 @@ async fn count(client: &Client, scratch: &Scratch, table: &Table, mode: Triggers
             .map(|row| {
                 let name: String = row.get(0);
                 let always = if row.get(1) { "ALWAYS " } else { "" };
-                let enable =
-                    format!("ALTER TABLE {} ENABLE {always}TRIGGER {}", table.live.name.sql(), quote(&name));
+                let enable = format!("ALTER TABLE {} ENABLE {always}TRIGGER {}", table.live.name.sql(), quote(&name));
                 (name, enable)
             })
             .collect(),
@@ -223,7 +224,8 @@ async fn allowed(client: &Client, work: &Work) -> Result<()> {
         return Err(Error::refused(format!("only the owner of {} can skip its triggers", live.name))
             .hint("Connect as its owner, or let the triggers fire."));
     }
-    if by_place(&work.table) && work.inserts > 0 && !live.owned && !live.privileges.iter().any(|held| held == "UPDATE") {
+    if by_place(&work.table) && work.inserts > 0 && !live.owned && !live.privileges.iter().any(|held| held == "UPDATE")
+    {
         return Err(Error::refused(format!("this role may not lock {}", live.name))
             .hint("Without a unique index the table is locked while rows are added; connect as its owner."));
     }
@@ -242,9 +244,11 @@ fn parents_first(mut works: Vec<Work>) -> Vec<Work> {
     while !works.is_empty() {
         let free = works.iter().position(|work| {
             let name = &work.table.live.name;
-            work.table.live.parents.iter().all(|key| {
-                key.parent == *name || works.iter().all(|other| other.table.live.name != key.parent)
-            })
+            work.table
+                .live
+                .parents
+                .iter()
+                .all(|key| key.parent == *name || works.iter().all(|other| other.table.live.name != key.parent))
         });
         sorted.push(works.remove(free.unwrap_or(0)));
     }

@@ -14,9 +14,9 @@ use super::{ChangeSet, Proof, TableProof};
 use crate::error::{Error, Result};
 
 /// Compares the written rows with the backup again, and checks every foreign key of the written tables whole.
-pub async fn prove(client: &Client, scratch: &Scratch, changes: &ChangeSet, recovery: &str) -> Result<Proof> {
+pub async fn prove(client: &Client, scratch: &Scratch, changes: &ChangeSet) -> Result<Proof> {
     let works = frozen::load(client, &scratch.schema).await?;
-    let ours = transaction(client, recovery).await?;
+    let ours = transaction(client, &scratch.recovery).await?;
     let mut tables = Vec::with_capacity(works.len());
     let mut keys = BTreeMap::new();
     for work in &works {
@@ -47,11 +47,15 @@ pub async fn prove(client: &Client, scratch: &Scratch, changes: &ChangeSet, reco
 pub(super) async fn transaction(client: &Client, recovery: &str) -> Result<u32> {
     let table = Name::new(undo_schema(recovery), "applied").sql();
     // A row keeps 32 bits of it; when the other 32 have moved on, another transaction may bear the same number.
-    let sql = format!(
-        "SELECT transaction::text, pg_catalog.pg_current_xact_id()::text FROM {table} WHERE step = 'merge'"
-    );
-    let row = client.query_one(&sql, &[]).await.map_err(|error| server_error(error, "reading the token of the merge"))?;
-    let number = |place| row.get::<_, &str>(place).parse::<u64>().map_err(|error| Error::bug("a transaction has no number").detail(error));
+    let sql =
+        format!("SELECT transaction::text, pg_catalog.pg_current_xact_id()::text FROM {table} WHERE step = 'merge'");
+    let row =
+        client.query_one(&sql, &[]).await.map_err(|error| server_error(error, "reading the token of the merge"))?;
+    let number = |place| {
+        row.get::<_, &str>(place)
+            .parse::<u64>()
+            .map_err(|error| Error::bug("a transaction has no number").detail(error))
+    };
     let (ours, now) = (number(0)?, number(1)?);
     if now.saturating_sub(ours) > u64::from(u32::MAX) {
         return Err(Error::refused("the merge is too long ago to tell its rows from those written since")

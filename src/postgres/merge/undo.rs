@@ -15,7 +15,7 @@ use super::check::key_pairs;
 use super::constraints::foreign_key_operators;
 use super::frozen::{self, CLASS, ROW, Work, hex, undo_schema};
 use super::prove::transaction;
-use super::{Applied, TableApplied, TableUndo, Triggers, Undo};
+use super::{Applied, TableApplied, TableUndo, Undo};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
@@ -46,7 +46,10 @@ pub async fn undo_plan(client: &Client, recovery: &str) -> Result<Undo> {
     }
     let mut hash = Sha256::new();
     for table in &tables {
-        hash.update(format!("{} {} {} {} {}\n", table.table, table.remove, table.set_back, table.bring_back, table.kept));
+        hash.update(format!(
+            "{} {} {} {} {}\n",
+            table.table, table.remove, table.set_back, table.bring_back, table.kept
+        ));
         for statement in &table.statements {
             hash.update((statement.len() as u64).to_be_bytes());
             hash.update(statement);
@@ -206,10 +209,15 @@ impl<'a> Taking<'a> {
             set_back: number(1),
             bring_back: number(2),
             kept: number(3),
-            kept_sample: row.get::<_, Option<Vec<Option<String>>>>(4).unwrap_or_default().into_iter().flatten().collect(),
+            kept_sample: row
+                .get::<_, Option<Vec<Option<String>>>>(4)
+                .unwrap_or_default()
+                .into_iter()
+                .flatten()
+                .collect(),
             statements: Vec::new(),
         };
-        let (disable, enable) = self.triggers(work);
+        let (disable, enable) = work.switches();
         table.statements.extend(disable);
         for (rows, sql) in [
             (table.remove, self.remove(place)),
@@ -224,23 +232,11 @@ impl<'a> Taking<'a> {
         Ok(table)
     }
 
-    /// Triggers are treated as the merge treated them.
-    fn triggers(&self, work: &Work) -> (Vec<String>, Vec<String>) {
-        if work.mode == Triggers::Fire {
-            return (Vec::new(), Vec::new());
-        }
-        let table = work.table.live.name.sql();
-        work.triggers
-            .iter()
-            .map(|(name, enable)| (format!("ALTER TABLE {table} DISABLE TRIGGER {}", quote(name)), enable.clone()))
-            .unzip()
-    }
-
     /// Everything but COMMIT: the merge, step by step backwards.
     async fn write(&self, plan: &Undo, progress: &Progress) -> Result<Applied, Failure> {
         self.run(BEGIN, "beginning the transaction").await?;
         for work in &self.works {
-            for statement in self.triggers(work).0 {
+            for statement in work.switches().0 {
                 self.run(&statement, &format!("skipping triggers of {}", work.table.live.name)).await?;
             }
         }
@@ -258,7 +254,7 @@ impl<'a> Taking<'a> {
         }
         self.run("SET CONSTRAINTS ALL IMMEDIATE", "checking the constraints").await?;
         for work in &self.works {
-            for statement in self.triggers(work).1 {
+            for statement in work.switches().1 {
                 self.run(&statement, &format!("finishing {}", work.table.live.name)).await?;
             }
         }
@@ -282,4 +278,3 @@ impl<'a> Taking<'a> {
         Ok(rows)
     }
 }
-

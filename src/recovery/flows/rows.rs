@@ -1,6 +1,6 @@
 //! Rows were lost or damaged: somebody ran an UPDATE without a WHERE, or a DELETE that cascaded.
 //!
-//! The table is still there. Rows of a pg_dump archive are loaded beside production, compared by key, and the chosen ones
+//! The table is still there. Rows of a `pg_dump` archive are loaded beside production, compared by key, and the chosen ones
 //! are written back. Not for a table that was dropped whole, and not when most of the database is gone.
 //!
 //! The operator is asked: when it happened, from which recovery point, what is to come back, which dump, which tables,

@@ -225,7 +225,7 @@ impl Live {
     async fn merge(&self, recovery: &str, changes: &ChangeSet, progress: &Progress) -> Result<Evidence> {
         let mut session = self.session.lock().await;
         let (client, scratch, _) = session.staged(&self.system).await?;
-        let outcome = merge::apply(client, scratch, changes, recovery, progress).await;
+        let outcome = merge::apply(client, scratch, changes, progress).await;
         match outcome {
             Ok(applied) => Ok(Evidence::Merged(applied)),
             Err(error) if error.kind == Kind::Unresolved => {
@@ -376,7 +376,7 @@ impl Systems for Live {
                 progress.begin("comparing the written rows with the backup again", Unit::Items, None);
                 let mut session = self.session.lock().await;
                 let (client, scratch, _) = session.staged(&self.system).await?;
-                merge::prove(client, scratch, changes, recovery).await.map(Evidence::Proved)
+                merge::prove(client, scratch, changes).await.map(Evidence::Proved)
             }
             Step::UndoRows { recovery: earlier, undo } => {
                 progress.begin("taking rows back", Unit::Items, None);

@@ -1,0 +1,315 @@
+//! Faults in the middle of a merge, on real servers: the outcome is all or nothing, and it is known which. The names are
+//! those of the fault matrix.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use lifeboat::drill::cluster::{Cluster, programs};
+use lifeboat::error::Kind;
+use lifeboat::postgres::archive::Column;
+use lifeboat::postgres::diff::{self, Class, KeyChoice};
+use lifeboat::postgres::merge::{self, Outcome};
+use lifeboat::postgres::name::Name;
+use lifeboat::postgres::schema;
+use lifeboat::postgres::stage;
+use lifeboat::progress::Progress;
+use tokio_postgres::Client;
+
+use crate::cluster::psql;
+use crate::merge::{Repair, state};
+use crate::stage::{Bench, session};
+
+const SCHEMA: &str = "create table t (id int primary key, status text, hits int not null default 0);
+    insert into t select i, 'active' from generate_series(1, 3000) i; analyze t";
+const DAMAGE: &str = "update t set status = 'void' where id <= 2000; delete from t where id > 2900";
+
+/// What the proxy does when the client says COMMIT.
+const PASS: u8 = 0;
+const LOSE_REPLY: u8 = 1;
+const LOSE_COMMIT: u8 = 2;
+
+/// Stands between a client and the server's socket.
+struct Proxy {
+    folder: tempfile::TempDir,
+    at_commit: Arc<AtomicU8>,
+}
+
+impl Proxy {
+    fn new(server: PathBuf) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).unwrap();
+        let at_commit = Arc::new(AtomicU8::new(PASS));
+        let mode = Arc::clone(&at_commit);
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                relay(client.unwrap(), UnixStream::connect(&server).unwrap(), Arc::clone(&mode));
+            }
+        });
+        Self { folder, at_commit }
+    }
+
+    fn conninfo(&self, direct: &str) -> String {
+        let words = direct.split(' ').filter(|word| !word.starts_with("host=") && !word.starts_with("port="));
+        format!("host={} port=5432 {}", self.folder.path().display(), words.collect::<Vec<_>>().join(" "))
+    }
+}
+
+fn relay(client: UnixStream, server: UnixStream, mode: Arc<AtomicU8>) {
+    let silent = Arc::new(AtomicBool::new(false));
+    let (mut from_server, mut to_client, muted) =
+        (server.try_clone().unwrap(), client.try_clone().unwrap(), Arc::clone(&silent));
+    std::thread::spawn(move || {
+        let mut buffer = [0; 65536];
+        while let Ok(read @ 1..) = from_server.read(&mut buffer) {
+            if muted.load(Ordering::SeqCst) || to_client.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+        }
+        let _ = to_client.shutdown(std::net::Shutdown::Both);
+    });
+    std::thread::spawn(move || {
+        let (mut from_client, mut to_server) = (client, server);
+        let mut buffer = [0; 65536];
+        while let Ok(read @ 1..) = from_client.read(&mut buffer) {
+            let commit = buffer[..read].ends_with(b"COMMIT\0");
+            let mode = if commit { mode.load(Ordering::SeqCst) } else { PASS };
+            silent.store(mode != PASS, Ordering::SeqCst);
+            if mode == LOSE_COMMIT || to_server.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+        }
+        let _ = from_client.shutdown(std::net::Shutdown::Both);
+        let _ = to_server.shutdown(std::net::Shutdown::Both);
+    });
+}
+
+fn socket(conninfo: &str) -> PathBuf {
+    let word =
+        |name: &str| conninfo.split(' ').find_map(|word| word.strip_prefix(name)).map(|word| word.trim_matches('\''));
+    Path::new(word("host=").unwrap()).join(format!(".s.PGSQL.{}", word("port=").unwrap_or("5432")))
+}
+
+async fn repair(name: &str) -> Repair {
+    Repair::new(name, SCHEMA, &["t"], DAMAGE).await
+}
+
+#[tokio::test]
+async fn fm_03_a_commit_whose_reply_was_lost_is_resolved_and_never_repeated() {
+    for (name, mode) in [("fm_03_reply", LOSE_REPLY), ("fm_03_commit", LOSE_COMMIT)] {
+        let repair = repair(name).await;
+        let changes = repair.prepare(&repair.back()).await.unwrap();
+        let proxy = Proxy::new(socket(&repair.bench.conninfo));
+        let through = session(&proxy.conninfo(&repair.bench.conninfo)).await;
+        proxy.at_commit.store(mode, Ordering::SeqCst);
+        let scratch = &repair.bench.scratch;
+        let error = merge::apply(&through, scratch, &changes, &Progress::default()).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Unresolved, "{error:?}");
+        let outcome = merge::resolve(&repair.bench.client, "r1", &changes.hash).await.unwrap();
+        if mode == LOSE_REPLY {
+            let Outcome::Applied(applied) = outcome else { panic!("{outcome:?}") };
+            assert_eq!((applied.tables[0].updated, applied.tables[0].inserted), (2000, 100));
+            assert_eq!(repair.bench.sql("select count(*) from lifeboat_undo_r1.applied"), "1");
+            assert!(repair.apply(&changes).await.unwrap_err().message.contains("has been merged before"));
+        } else {
+            assert_eq!(outcome, Outcome::NotApplied);
+            assert_eq!(repair.state(), repair.damaged);
+            repair.apply(&changes).await.unwrap();
+        }
+        assert_eq!(repair.bench.sql("select count(*) from t where status = 'active'"), "3000");
+    }
+}
+
+/// Applies while `fault` is at work; the result must be known, and all or nothing.
+async fn all_or_nothing(repair: &Repair, client: Client, fault: impl Future<Output = ()>, after: &str) -> bool {
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    let scratch = repair.bench.scratch.clone();
+    let progress = Progress::default();
+    let (applied, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, &progress), fault);
+    let applied = match applied {
+        Ok(_) => true,
+        Err(error) if error.kind == Kind::Unresolved => {
+            let client = session(&repair.bench.conninfo).await;
+            matches!(merge::resolve(&client, "r1", &changes.hash).await.unwrap(), Outcome::Applied(_))
+        }
+        Err(_) => false,
+    };
+    let now = state(&repair.bench.conninfo);
+    assert_eq!(
+        now,
+        if applied { after } else { &repair.damaged },
+        "half applied, or not what was said (applied: {applied})"
+    );
+    if applied {
+        let undo = merge::undo_plan(&repair.bench.client, "r1").await.unwrap();
+        merge::undo(&repair.bench.client, "r1", &undo, &Progress::default()).await.unwrap();
+        repair.bench.sql("drop schema lifeboat_undo_r1 cascade");
+        repair.bench.sql("select count(*) from t");
+        assert_eq!(state(&repair.bench.conninfo), repair.damaged);
+    }
+    applied
+}
+
+/// How a whole merge leaves production, and how long it takes.
+async fn rehearse(repair: &Repair) -> (String, Duration) {
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    let started = Instant::now();
+    repair.apply(&changes).await.unwrap();
+    let (after, took) = (repair.state(), started.elapsed());
+    repair.undo(&repair.undo_plan().await).await.unwrap();
+    repair.bench.sql("drop schema lifeboat_undo_r1 cascade");
+    (after, took)
+}
+
+/// Undo gave every row a new version: compare again.
+async fn again(repair: &mut Repair) {
+    let table = repair.tables[0].clone();
+    let rows = repair.bench.sql("select count(*) from restore_staging_r1.t0").parse().unwrap();
+    let Bench { client, scratch, .. } = &repair.bench;
+    let compared = diff::diff(client, scratch, table, &KeyChoice::Best, rows, &Progress::default()).await.unwrap();
+    repair.tables = vec![compared.0];
+}
+
+#[tokio::test]
+async fn fm_11_a_session_that_is_terminated_at_any_moment_leaves_all_or_nothing() {
+    let mut repair = repair("fm_11").await;
+    let (after, took) = rehearse(&repair).await;
+    let mut applied = 0;
+    for run in 0..24_u32 {
+        again(&mut repair).await;
+        let client = session(&repair.bench.conninfo).await;
+        let pid: i32 = client.query_one("select pg_catalog.pg_backend_pid()", &[]).await.unwrap().get(0);
+        let killer = session(&repair.bench.conninfo).await;
+        let fault = async {
+            tokio::time::sleep(took * run / 20).await;
+            killer.execute("select pg_catalog.pg_terminate_backend($1)", &[&pid]).await.unwrap();
+        };
+        applied += u32::from(all_or_nothing(&repair, client, fault, &after).await);
+    }
+    assert!(applied < 24, "no run was interrupted");
+}
+
+#[tokio::test]
+async fn fm_10_a_server_that_is_killed_at_any_moment_leaves_all_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut cluster = Cluster::create(&folder.path().join("pg"), &programs().unwrap(), &["fsync=on"]).unwrap();
+    let conninfo = cluster.conninfo("postgres");
+    for run in 0..8_u32 {
+        let name = format!("run{run}");
+        psql(&conninfo, &format!("create database {name}"));
+        let database = cluster.conninfo(&name);
+        psql(&database, SCHEMA);
+        let rows = format!("{}\n", psql(&database, "copy t to stdout"));
+        psql(&database, DAMAGE);
+        let client = session(&database).await;
+        let scratch = stage::create_scratch(&client, "r1").await.unwrap();
+        let name = Name::parse("t").unwrap();
+        let live = schema::live(&client, Some(std::slice::from_ref(&name))).await.unwrap().pop().unwrap();
+        let columns: Vec<_> = live
+            .columns
+            .iter()
+            .map(|column| Column {
+                name: column.name.clone(),
+                type_sql: column.type_sql.clone(),
+                not_null: column.not_null,
+                generated: false,
+            })
+            .collect();
+        let copied: Vec<_> = columns.iter().map(|column| column.name.clone()).collect();
+        let pairs = diff::pairs(&live, &columns, &copied);
+        let staged = stage::columns(&client, &live, &pairs, &copied).await.unwrap();
+        let spec = stage::Spec { table: name, number: 0, columns: staged.clone(), encoding: None };
+        let loaded = stage::stage(&client, &scratch, &spec, std::io::Cursor::new(rows), None, &Progress::default())
+            .await
+            .unwrap();
+        let table = diff::Table { number: 0, live, pairs, staged, key: None, key_columns: Vec::new() };
+        let (table, _) =
+            diff::diff(&client, &scratch, table, &KeyChoice::Best, loaded.rows, &Progress::default()).await.unwrap();
+        let choice = merge::Choice {
+            table: table.live.name.clone(),
+            classes: [Class::Missing, Class::Changed].into(),
+            columns: None,
+            transactions: None,
+            condition: None,
+            only: None,
+            except: std::collections::BTreeSet::new(),
+        };
+        let progress = Progress::default();
+        let changes =
+            merge::prepare(&client, &scratch, &[table], &[choice], merge::Triggers::Fire, &progress).await.unwrap();
+        let before = state(&database);
+        let delay = Duration::from_millis(u64::from(run) * 20);
+        let killed = async {
+            tokio::time::sleep(delay).await;
+            cluster.kill();
+        };
+        let (outcome, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, &progress), killed);
+        cluster.start().unwrap();
+        let client = session(&database).await;
+        let resolved = merge::resolve(&client, "r1", &changes.hash).await.unwrap();
+        let applied = matches!(resolved, Outcome::Applied(_));
+        match &outcome {
+            Ok(_) => assert!(applied, "confirmed, and lost"),
+            Err(error) if error.kind == Kind::Unresolved => {}
+            Err(error) => assert!(!applied, "said to have failed, and applied: {error:?}"),
+        }
+        let now = state(&database);
+        if applied {
+            assert_eq!(psql(&database, "select count(*) from t where status = 'active'"), "3000");
+        } else {
+            assert_eq!(now, before);
+        }
+        // Unlogged staging does not survive a crash; what is left of it can be removed.
+        stage::drop_scratch(&client, &scratch).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn fm_27_an_application_that_writes_all_the_while_loses_nothing() {
+    let mut repair = repair("fm_27_ledger").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let mut writers = Vec::new();
+    for seed in 1..=2_u64 {
+        let (client, stop, acknowledged) =
+            (session(&repair.bench.conninfo).await, Arc::clone(&stop), Arc::clone(&acknowledged));
+        writers.push(tokio::spawn(async move {
+            let mut random = seed;
+            while !stop.load(Ordering::Relaxed) {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let id = i32::try_from(random >> 33).unwrap_or(0) % 2900 + 1;
+                client.execute("update public.t set hits = hits + 1 where id = $1", &[&id]).await.unwrap();
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            }
+        }));
+    }
+    let (mut merged, mut moved) = (0, 0);
+    for _ in 0..30 {
+        again(&mut repair).await;
+        let mut choice = repair.choice(0, &[Class::Changed]);
+        choice.columns = Some(vec!["status".into()]);
+        let changes = repair.prepare(&[choice]).await.unwrap();
+        match repair.apply(&changes).await {
+            Ok(_) => {
+                merged += 1;
+                repair.bench.sql("drop schema lifeboat_undo_r1 cascade; update t set status = 'void' where id <= 2000");
+            }
+            Err(error) => {
+                moved += 1;
+                assert!(error.message.contains("moved since") || error.message.contains("are locked"), "{error:?}");
+            }
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(repair.bench.sql("select sum(hits) from t"), acknowledged.load(Ordering::Relaxed).to_string());
+    println!("{merged} merged, {moved} refused since rows had moved");
+    assert!(merged > 0, "nothing could be merged beside the application");
+}

@@ -1,0 +1,214 @@
+//! The commands without a screen, as a script runs them: the built program, a real server, a real repository.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use lifeboat::drill::sandbox::Sandbox;
+use lifeboat::progress::Progress;
+
+use crate::cluster::psql;
+use crate::merge::state;
+
+/// The program in a clean environment, with a state folder of its own.
+struct Program<'a> {
+    sandbox: &'a Sandbox,
+    home: &'a Path,
+}
+
+impl Program<'_> {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.home);
+        command
+            .env("RESTIC_REPOSITORY", self.sandbox.repository())
+            .env("RESTIC_PASSWORD_FILE", self.sandbox.password_file());
+        command.args(["--database", &self.sandbox.conninfo()]).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What a command that succeeds prints.
+    fn out(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        serde_json::from_str(&self.out(arguments)).unwrap()
+    }
+
+    /// Exit code and message of one that does not.
+    fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        failed(&self.run(arguments))
+    }
+}
+
+fn failed(output: &Output) -> (i32, String) {
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    (output.status.code().unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
+}
+
+fn file(home: &Path, text: &str) -> String {
+    let path = home.join("answers.toml");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// One sandbox, one story: look, refuse, recover, prove, undo.
+#[test]
+fn a_whole_recovery_without_a_screen() {
+    let sandbox = Sandbox::create(&Progress::default()).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let program = Program { sandbox: &sandbox, home: home.path() };
+    let conninfo = sandbox.conninfo();
+    let damaged = state(&conninfo);
+
+    let points = program.json(&["points", "--json"]);
+    let points = points["points"].as_array().unwrap();
+    assert_eq!(points.len(), 11);
+    let incident = sandbox.incident();
+    let instant = |point: &serde_json::Value| {
+        point["point"]["instant"].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap()
+    };
+    let point = points.iter().find(|point| {
+        instant(point) < incident && point["contents"]["dumps"].as_array().is_some_and(|dumps| !dumps.is_empty())
+    });
+    let point = point.unwrap();
+    assert_eq!(point["contents"]["dumps"][0]["header"]["database"], "programme_db");
+    let id = &point["point"]["id"].as_str().unwrap()[..8];
+    assert_eq!(program.out(&["points"]).lines().count(), 11);
+
+    let tables = program.json(&["tables", id, "--json"]);
+    let table = tables["tables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|table| table["backup"]["name"]["name"] == "registrations")
+        .unwrap();
+    assert_eq!(table["backup"]["primary_key"][0], "id");
+    assert!(program.out(&["tables", id]).contains("public.registrations"));
+
+    let diff = program.json(&["diff", id, "registrations", "payments", "--json", "--rows", "3"]);
+    let table = &diff["tables"][0];
+    assert_eq!(
+        (&table["missing"], &table["changed"], &table["extra"]),
+        (&303.into(), &5047.into(), &30.into()),
+        "{table}"
+    );
+    assert_eq!(table["key"][0], "id");
+    let column = |name: &str| {
+        table["by_column"].as_array().unwrap().iter().find(|column| column["column"] == name).unwrap()["rows"].clone()
+    };
+    assert_eq!(column("vulnerability_score"), 5000, "{}", table["by_column"]);
+    assert!(table["by_transaction"][0]["changed"].as_u64().unwrap() >= 4990, "{}", table["by_transaction"]);
+    assert_eq!(table["children"][0]["child"]["name"], "distributions");
+    assert_eq!(table["rows"]["rows"].as_array().unwrap().len(), 3);
+    assert!(diff["bytes_read"].as_u64().unwrap() > 0 && diff["timings"]["total_ms"].as_u64().is_some());
+    assert!(
+        program
+            .out(&["diff", id, "registrations"])
+            .starts_with("public.registrations: 303 missing, 5,047 changed, 30 extra")
+    );
+
+    let (code, words) = program.fails(&["diff", id, "nothing"]);
+    assert_eq!(code, 2, "{words}");
+    assert!(words.contains("the dump holds no table public.nothing"), "{words}");
+    let (code, words) = program.fails(&["tables", "ffffffff"]);
+    assert_eq!(code, 2, "{words}");
+    let wrong = file(home.path(), "not the password");
+    let output = program.command(&["points"]).env("RESTIC_PASSWORD_FILE", wrong).output().unwrap();
+    let (code, words) = failed(&output);
+    assert!(code == 2 && words.contains("password"), "{code} {words}");
+
+    let answers = sandbox.scenario().answers(incident);
+    let without = answers.replace("consent =", "# consent =");
+    let (code, words) = program.fails(&["recover", "--answers", &file(home.path(), &without)]);
+    assert!(code == 3 && words.contains("gives no consent"), "{code} {words}");
+    let other = answers.replace("consent = \"public.registrations", "consent = \"public.registration");
+    let (code, words) = program.fails(&["recover", "--answers", &file(home.path(), &other)]);
+    assert!(code == 3 || code == 2, "{code} {words}");
+    assert!(words.contains("nothing"), "an error says what was changed: {words}");
+    let (code, words) = program.fails(&["recover", "--answers", &file(home.path(), "tabels = []")]);
+    assert!(code == 2 && words.contains("tabels"), "{code} {words}");
+    assert_eq!(state(&conninfo), damaged);
+    assert_eq!(psql(&conninfo, "select count(*) from pg_namespace where nspname like 'restore_staging_%'"), "0");
+
+    let report = program.out(&["recover", "--answers", &file(home.path(), &answers)]);
+    assert!(report.contains("| public.registrations | 5,300 | 0 | 0 |"), "{report}");
+    let verdict = sandbox.check().unwrap();
+    assert!(verdict.checks.iter().all(|check| check.ok), "{verdict:?}");
+
+    let journal = program.out(&["journal"]);
+    let line = journal
+        .lines()
+        .find(|line| line.contains("registrations") || line.contains("5,"))
+        .unwrap_or_else(|| panic!("{journal}"));
+    let recovery = line.split_whitespace().next().unwrap();
+    assert_eq!(program.out(&["report", recovery]).trim_end(), report.trim_end());
+    assert!(program.out(&["journal", recovery]).contains("the chain of hashes holds"));
+
+    let (code, words) = failed_any(&program.run(&["undo", recovery]));
+    assert!(code == 3 && words.contains("--consent"), "{code} {words}");
+    let undone =
+        program.out(&["undo", recovery, "--consent", "public.registrations public.distributions public.payments"]);
+    assert!(undone.contains("DELETE FROM"), "the statements are shown");
+    assert_eq!(without_sequences(&state(&conninfo)), without_sequences(&damaged), "exactly as it was before");
+    let (code, words) = program.fails(&["undo", recovery, "--consent", "x"]);
+    assert!(code == 3 && words.contains("was taken back"), "{code} {words}");
+    let (code, _) = program.fails(&["undo", "../../etc"]);
+    assert_eq!(code, 2);
+    assert!(program.out(&["completions", "bash"]).contains("recover"));
+}
+
+fn failed_any(output: &Output) -> (i32, String) {
+    (output.status.code().unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
+}
+
+/// Sequences only move forward, also when rows are taken back.
+fn without_sequences(state: &str) -> Vec<&str> {
+    state.lines().filter(|line| !line.contains("_seq|")).collect()
+}
+
+#[test]
+fn a_dump_on_disk_needs_no_repository() {
+    let sandbox = Sandbox::create(&Progress::default()).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let program = Program { sandbox: &sandbox, home: home.path() };
+    let dump = home.path().join("now.dump");
+    let made = Command::new(crate::cluster::pg_programs().join("pg_dump"))
+        .args(["-Fc", "-f"])
+        .arg(&dump)
+        .arg(sandbox.conninfo())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let dump = dump.display().to_string();
+    let bare = |arguments: &[&str]| {
+        let mut command = program.command(arguments);
+        command.env_remove("RESTIC_REPOSITORY").env_remove("RESTIC_PASSWORD_FILE");
+        command.output().unwrap()
+    };
+    let output = bare(&["diff", &dump, "registrations", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let diff: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&diff["tables"][0]["missing"], &diff["tables"][0]["changed"]), (&0.into(), &0.into()));
+    let answers = file(home.path(), "tables = [\"registrations\"]\nconsent = \"public.registrations\"");
+    let (code, words) = failed(&bare(&["recover", "--dump", &dump, "--answers", &answers]));
+    assert!(code == 3 && words.contains("there is nothing to bring back"), "{code} {words}");
+    let (code, words) = failed(&bare(&["points"]));
+    assert!(code == 2 && words.contains("no repository is given"), "{code} {words}");
+
+    // A dump that was cut off says so, before anything is staged.
+    let bytes = std::fs::read(&dump).unwrap();
+    std::fs::write(&dump, &bytes[..bytes.len() / 3]).unwrap();
+    let (code, words) = failed(&bare(&["diff", &dump, "registrations"]));
+    assert_eq!(code, 4, "{words}");
+    assert_eq!(
+        psql(&sandbox.conninfo(), "select count(*) from pg_namespace where nspname like 'restore_staging_%'"),
+        "0"
+    );
+}
