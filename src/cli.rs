@@ -40,7 +40,7 @@ no or went away, 6 not known whether a commit happened, 70 a defect of Lifeboat,
 )]
 struct Arguments {
     /// The configuration file
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "LIFEBOAT_CONFIG")]
     config: Option<PathBuf>,
     /// Which system of the configuration is meant
     #[arg(long, global = true, value_name = "NAME")]
@@ -165,7 +165,14 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Report { recovery } => return headless::report(&state, &recovery),
         _ => {}
     }
-    let mut system = choose(Config::load(arguments.config.as_deref())?, arguments.system.as_deref())?;
+    let mut config = Config::load(arguments.config.as_deref())?;
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    if config.systems.len() > 1 && arguments.system.is_none() && terminal && matches!(command, Command::Console { .. })
+    {
+        let place = ask_system(&config)?;
+        config.systems = vec![config.systems.swap_remove(place)];
+    }
+    let mut system = choose(config, arguments.system.as_deref())?;
     if let Some(database) = arguments.database {
         system.database = Some(database);
     }
@@ -189,12 +196,13 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
 }
 
 async fn console(system: System, dump: Option<PathBuf>, state: PathBuf) -> Result<()> {
-    let (name, environment) = (system.name.clone(), system.environment.to_string());
+    let (name, environment, rpo) = (system.name.clone(), system.environment.to_string(), system.rpo);
     let systems = Arc::new(Live::new(system, dump));
     crate::ui::run(crate::ui::Console {
         systems,
         system: name,
         environment,
+        rpo,
         state,
         briefing: None,
         verdict: None,
@@ -219,6 +227,39 @@ fn choose(config: Config, name: Option<&str>) -> Result<System> {
         }
         .hint(format!("Choose one with --system: {}.", names.join(", ")))
     })
+}
+
+/// Asks which system the console is to be opened on. Returns its place in the configuration.
+fn ask_system(config: &Config) -> Result<usize> {
+    print("Which system?")?;
+    for (number, system) in config.systems.iter().enumerate() {
+        let mut line = format!("  {}  {}  {}", number + 1, text::clean(&system.name), system.environment);
+        for (label, objective) in [("RPO", system.rpo), ("RTO", system.rto)] {
+            if let Some(objective) = objective {
+                line.extend(["  ", label, " ", &text::duration(objective)]);
+            }
+        }
+        if let Some(documentation) = &system.documentation {
+            line.extend(["  ", &text::clean(documentation)]);
+        }
+        print(&line)?;
+    }
+    loop {
+        let _ = write!(io::stdout(), "Its number or name (nothing to leave): ").and_then(|()| io::stdout().flush());
+        let mut answer = String::new();
+        let read = io::stdin().read_line(&mut answer);
+        read.map_err(|error| Error::operator("cannot read the answer").detail(error))?;
+        let answer = answer.trim();
+        if answer.is_empty() {
+            return Err(Error::cancelled());
+        }
+        // A name goes first: it may look like a number.
+        let named = config.systems.iter().position(|system| system.name == answer);
+        let numbered = || answer.parse().ok().filter(|number| (1..=config.systems.len()).contains(number));
+        if let Some(place) = named.or_else(|| numbered().map(|number: usize| number - 1)) {
+            return Ok(place);
+        }
+    }
 }
 
 /// Prints an error as plain text on stderr: what happened, the other side's words, what to do.

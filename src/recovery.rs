@@ -18,6 +18,7 @@ pub mod run;
 pub mod systems;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -59,6 +60,13 @@ impl Recovery {
             operator: journal::operator(),
         })?;
         Ok(Self { id, flow, started, journal, record: Record::default() })
+    }
+
+    /// Compares data-loss windows with what the system's owner tolerates.
+    #[must_use]
+    pub fn with_rpo(mut self, rpo: Option<Duration>) -> Self {
+        self.record.rpo = rpo;
+        self
     }
 
     /// What comes next. Pure; asking twice changes nothing.

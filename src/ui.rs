@@ -42,6 +42,8 @@ pub struct Console<S> {
     pub system: String,
     /// `PRODUCTION`, `STAGING` or `DRILL`.
     pub environment: String,
+    /// How much work may be lost, when that is configured.
+    pub rpo: Option<Duration>,
     /// The folder beneath which recoveries are kept.
     pub state: PathBuf,
     /// What the operator of a drill is told.

@@ -326,9 +326,9 @@ fn print_diff(diff: &TableDiff) -> Result<()> {
 
 pub async fn recover(system: System, answers: &Path, dump: Option<PathBuf>, state: &Path, as_json: bool) -> Result<()> {
     let script = Script::read(answers)?;
-    let name = system.name.clone();
+    let (name, rpo) = (system.name.clone(), system.rpo);
     let live = Live::new(system, dump);
-    let mut recovery = Recovery::start(Flow::Rows, &name, state)?;
+    let mut recovery = Recovery::start(Flow::Rows, &name, state)?.with_rpo(rpo);
     let progress = Progress::default();
     let outcome = with_progress(&progress, attempt(&script, &live, &mut recovery, &progress)).await;
     finish(&live, &mut recovery, outcome, as_json).await
@@ -468,7 +468,6 @@ pub async fn drill(answers: Option<PathBuf>) -> Result<()> {
     let sandbox = Arc::new(sandbox);
     let state = sandbox.folder().join("state");
     let system = System {
-        name: "drill".into(),
         environment: Environment::Drill,
         repository: Some(RepositorySettings {
             url: sandbox.repository().display().to_string(),
@@ -476,10 +475,7 @@ pub async fn drill(answers: Option<PathBuf>) -> Result<()> {
             password_command: None,
         }),
         database: Some(sandbox.conninfo()),
-        host: None,
-        tags: Vec::new(),
-        rpo: None,
-        rto: None,
+        ..System::named("drill")
     };
     if answers.is_none() && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
         let verdict = {
@@ -490,6 +486,7 @@ pub async fn drill(answers: Option<PathBuf>) -> Result<()> {
             systems: Arc::new(Live::new(system.clone(), None)),
             system: system.name.clone(),
             environment: system.environment.to_string(),
+            rpo: system.rpo,
             state,
             briefing: Some(sandbox.briefing()),
             verdict: Some(verdict),

@@ -3,6 +3,8 @@
 //! Answers are facts, one of each kind. Going back drops the last answer and everything after it, so a stale one cannot
 //! exist. Findings are kept by the exact look that produced them, so an answer given again finds its finding again.
 
+use std::time::Duration;
+
 use chrono::{DateTime, FixedOffset, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -180,6 +182,8 @@ pub enum State {
 /// Answers in order, and findings.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
+    /// The longest data-loss window that the system's owner tolerates.
+    pub rpo: Option<Duration>,
     answers: Vec<Fact>,
     findings: Vec<(Look, Finding)>,
 }

@@ -35,7 +35,14 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
             let point = record.points()?.iter().find(|point| record.point() == Some(&point.id))?;
             let loss = match record.incident() {
                 Some(Incident::At(incident)) => match (incident - point.instant.to_utc()).to_std() {
-                    Ok(loss) => format!(", data-loss window {}", text::duration(loss)),
+                    Ok(loss) => {
+                        let objective = match record.rpo {
+                            Some(rpo) if loss > rpo => format!(" (more than the RPO of {})", text::duration(rpo)),
+                            Some(rpo) => format!(" (within the RPO of {})", text::duration(rpo)),
+                            None => String::new(),
+                        };
+                        format!(", data-loss window {}{objective}", text::duration(loss))
+                    }
                     Err(_) => ", made after the incident".into(),
                 },
                 Some(Incident::Unknown) | None => String::new(),

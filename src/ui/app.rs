@@ -306,7 +306,7 @@ impl<S: Systems> App<S> {
     fn start(&mut self, flow: Flow) {
         match Recovery::start(flow, &self.console.system, &self.console.state) {
             Ok(recovery) => {
-                self.recovery = Some(recovery);
+                self.recovery = Some(recovery.with_rpo(self.console.rpo));
                 self.next();
             }
             Err(error) => self.fail(error),

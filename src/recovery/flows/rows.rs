@@ -203,15 +203,29 @@ fn holds_dump(record: &Record, point: &Point) -> Option<bool> {
 }
 
 fn ask_point(record: &Record, points: &[Point], incident: Incident, proposed: Option<&Point>) -> Question {
+    let ranked = rank(record, points, incident, proposed);
+    let loss =
+        ranked.iter().find_map(|ranked| if let Place::Proposed { loss } = ranked.place { Some(loss) } else { None });
+    let objective = match (loss, record.rpo) {
+        (Some(loss), Some(rpo)) => format!(
+            " It loses {}, which is {} this system's RPO of {}.",
+            text::duration(loss),
+            if loss > rpo { "MORE than" } else { "within" },
+            text::duration(rpo)
+        ),
+        _ => String::new(),
+    };
     Question {
         title: "Which recovery point?".into(),
         why: match incident {
-            Incident::At(_) => "The newest one before the incident loses least. Those after it hold the damage.".into(),
+            Incident::At(_) => {
+                format!("The newest one before the incident loses least. Those after it hold the damage.{objective}")
+            }
             Incident::Unknown => {
                 "Nobody knows when it happened: take the newest one that you believe is from before the damage.".into()
             }
         },
-        answers: Answers::Point(rank(record, points, incident, proposed)),
+        answers: Answers::Point(ranked),
     }
 }
 
