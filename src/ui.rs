@@ -65,7 +65,7 @@ pub async fn run<S: Systems>(console: Console<S>) -> Result<()> {
         ));
     }
     let failed = |error: io::Error| Error::operator("cannot use this terminal").detail(error);
-    let mut guard = Guard::enter().map_err(failed)?;
+    let guard = Guard::enter().map_err(failed)?;
     let mut terminal = ratatui::Terminal::new(ratatui::backend::CrosstermBackend::new(io::stdout())).map_err(failed)?;
     let theme = theme::Theme::from_environment();
     let (mut app, mut messages) = App::new(console, theme);
@@ -91,7 +91,7 @@ pub async fn run<S: Systems>(console: Console<S>) -> Result<()> {
             event = keys.next() => match event {
                 Some(Ok(Event::Key(key))) if key.kind == KeyEventKind::Press => {
                     if key.code == KeyCode::Char('z') && key.modifiers.contains(KeyModifiers::CONTROL) {
-                        guard.suspend().map_err(failed)?;
+                        Guard::suspend().map_err(failed)?;
                         terminal.clear().map_err(failed)?;
                     } else {
                         app.key(key);
@@ -147,14 +147,13 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Runs a job so that a defect in it becomes an error on screen, not a console that waits for ever.
 pub(crate) async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    match std::panic::AssertUnwindSafe(work).catch_unwind().await {
-        Ok(result) => result,
-        Err(_) => {
-            let words = PANICS.lock().ok().and_then(|panics| panics.last().cloned()).unwrap_or_default();
-            Err(Error::bug("a part of Lifeboat failed; this is a defect of ours")
-                .detail(words)
-                .hint("What was written or not stands in the journal: lifeboat journal. Please report the details."))
-        }
+    if let Ok(result) = std::panic::AssertUnwindSafe(work).catch_unwind().await {
+        result
+    } else {
+        let words = PANICS.lock().ok().and_then(|panics| panics.last().cloned()).unwrap_or_default();
+        Err(Error::bug("a part of Lifeboat failed; this is a defect of ours")
+            .detail(words)
+            .hint("What was written or not stands in the journal: lifeboat journal. Please report the details."))
     }
 }
 
@@ -178,7 +177,7 @@ impl Guard {
     }
 
     /// Ctrl-Z: gives the terminal back, stops, and takes it again when continued.
-    fn suspend(&mut self) -> io::Result<()> {
+    fn suspend() -> io::Result<()> {
         restore();
         let stopped = nix::sys::signal::kill(nix::unistd::Pid::from_raw(0), nix::sys::signal::Signal::SIGTSTP);
         stopped.map_err(io::Error::from)?;

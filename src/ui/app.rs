@@ -1,15 +1,12 @@
 //! The state of the console and how it changes: keys and messages in, a screen out.
 
+mod draw;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crossterm::event::{KeyCode, KeyEvent};
-use ratatui::Frame;
-use ratatui::layout::Rect;
-use ratatui::text::{Line, Span};
-use ratatui::widgets::{Clear, Paragraph, Wrap};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use unicode_width::UnicodeWidthStr as _;
 
 use super::filter::FilterLine;
 use super::keymap::{self, Action, Place};
@@ -21,7 +18,7 @@ use super::screens::question::{KeyColumns, One, Refused, Time};
 use super::screens::rows::RowsScreen;
 use super::screens::run::{Failed, Running, Waiting};
 use super::screens::tables::Tables;
-use super::screens::{Command, Screen};
+use super::screens::{self, Command, Screen};
 use super::theme::Theme;
 use super::{Console, caught};
 use crate::error::{Error, Result};
@@ -30,14 +27,10 @@ use crate::progress::Progress;
 use crate::recovery::flows::{Answers, Next, Question};
 use crate::recovery::journal::{self, Entry, Outcome};
 use crate::recovery::plan::{Confirmed, Step};
-use crate::recovery::record::{Contents, Fact, Finding, Incident, Look};
+use crate::recovery::record::{Contents, Finding, Look};
 use crate::recovery::run::{self, StepEvent};
 use crate::recovery::systems::{Evidence, Systems};
 use crate::recovery::{Flow, Recovery, report};
-use crate::text::{clean, fit};
-
-/// Smaller terminals get a message instead of a screen.
-const LEAST: (u16, u16) = (60, 16);
 
 /// What a job answers.
 pub enum Message {
@@ -57,7 +50,7 @@ pub enum Message {
     },
     Stepped(StepEvent),
     Ran(Box<Recovery>, Result<Vec<Evidence>>),
-    Judged(Result<Vec<super::screens::done::Check>, String>),
+    Judged(Result<Vec<screens::done::Check>, String>),
 }
 
 /// What lies over the screen.
@@ -84,6 +77,8 @@ pub struct App<S> {
     work: Option<Progress>,
     /// The confirmed plan that runs or failed, for another try.
     confirmed: Option<Confirmed>,
+    /// The screens that were answered, newest last, to be found as they were left when the operator comes back.
+    answered: Vec<Screen>,
     inside: HashMap<String, Result<Contents, String>>,
     looking_inside: bool,
     facts: Header,
@@ -112,6 +107,7 @@ impl<S: Systems> App<S> {
             overlay: None,
             work: None,
             confirmed: None,
+            answered: Vec::new(),
             inside: HashMap::new(),
             looking_inside: false,
             facts: Header::default(),
@@ -274,6 +270,8 @@ impl<S: Systems> App<S> {
             Command::Report(recovery) => self.show_report(&recovery, "An earlier recovery".into(), None),
             Command::Answer(fact) => {
                 let answered = self.recovery.as_mut().map(|recovery| recovery.answer(fact));
+                let blank = Screen::Choice(One::new(String::new(), String::new(), Vec::new()));
+                self.answered.push(std::mem::replace(&mut self.screen, blank));
                 self.go_on(answered.unwrap_or(Ok(())));
             }
             Command::Back => self.back(),
@@ -302,6 +300,7 @@ impl<S: Systems> App<S> {
     }
 
     fn start(&mut self, flow: Flow) {
+        self.answered.clear();
         match Recovery::start(flow, &self.console.system, &self.console.state) {
             Ok(recovery) => {
                 self.recovery = Some(recovery.with_rpo(self.console.rpo));
@@ -333,6 +332,7 @@ impl<S: Systems> App<S> {
             abandon(&mut recovery);
         }
         self.confirmed = None;
+        self.answered.clear();
         self.screen = Screen::Home(home(&self.console));
     }
 
@@ -346,7 +346,10 @@ impl<S: Systems> App<S> {
     fn next(&mut self) {
         let Some(recovery) = &self.recovery else { return self.go_home() };
         match recovery.next() {
-            Next::Ask(question) => self.screen = self.ask(question),
+            Next::Ask(question) => {
+                let asked = self.ask(question);
+                self.screen = self.as_left(asked);
+            }
             Next::Look(look) => self.look(look),
             Next::Refuse(refusal) => self.screen = Screen::Refused(Refused { refusal }),
             Next::Ready(plan) => match plan.hash() {
@@ -356,6 +359,16 @@ impl<S: Systems> App<S> {
         }
         self.look_inside();
         self.fetch_rows();
+    }
+
+    /// A question's screen as the operator left it, when it was answered before.
+    fn as_left(&mut self, asked: Screen) -> Screen {
+        let place = self.answered.iter().rposition(|left| screens::same_question(left, &asked));
+        match (place.map(|place| self.answered.remove(place)), asked) {
+            (Some(Screen::Rows(left)), Screen::Rows(asked)) => Screen::Rows(Box::new(left.resumed(*asked))),
+            (Some(left), _) => left,
+            (None, asked) => asked,
+        }
     }
 
     fn ask(&self, question: Question) -> Screen {
@@ -542,15 +555,12 @@ impl<S: Systems> App<S> {
     fn ran(&mut self, recovery: Recovery, outcome: Result<Vec<Evidence>>) {
         self.work = None;
         let id = recovery.id.clone();
-        match outcome {
-            Err(error) => {
-                self.recovery = Some(recovery);
-                self.fail(error);
-            }
-            Ok(_) => {
-                self.confirmed = None;
-                self.show_report(&id, "Done, and proved".into(), self.console.verdict.clone());
-            }
+        if let Err(error) = outcome {
+            self.recovery = Some(recovery);
+            self.fail(error);
+        } else {
+            self.confirmed = None;
+            self.show_report(&id, "Done, and proved".into(), self.console.verdict.clone());
         }
     }
 
@@ -591,133 +601,6 @@ impl<S: Systems> App<S> {
             abandon(&mut recovery);
         }
     }
-
-    pub fn draw(&mut self, frame: &mut Frame) {
-        let area = frame.area();
-        if area.width < LEAST.0 || area.height < LEAST.1 {
-            let text = format!(
-                "This terminal is {}x{}; Lifeboat needs {}x{}. Make it larger.",
-                area.width, area.height, LEAST.0, LEAST.1
-            );
-            frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
-            return;
-        }
-        let header = self.header(area.width);
-        let top = u16::try_from(header.len()).unwrap_or(2);
-        frame.render_widget(Paragraph::new(header), Rect { height: top, ..area });
-        let body = Rect { x: area.x + 1, y: area.y + top, width: area.width - 2, height: area.height - top - 2 };
-        self.screen.draw(frame, body, self.theme);
-        let foot = Rect { y: area.bottom() - 2, height: 2, ..area };
-        frame.render_widget(Paragraph::new(self.footer(area.width)), foot);
-        self.draw_overlay(frame, body);
-    }
-
-    fn header(&self, width: u16) -> Vec<Line<'static>> {
-        let quiet = self.theme.quiet();
-        let mut first = vec![
-            Span::styled(" LIFEBOAT ", self.theme.title()),
-            Span::styled(format!(" {} ", self.console.environment), self.theme.environment(&self.console.environment)),
-            Span::raw(format!(" {}", clean(&self.console.system))),
-        ];
-        if let Some(database) = &self.facts.database {
-            first.push(Span::raw(format!("  {}", clean(database))));
-        }
-        if let Some(server) = &self.facts.server {
-            first.push(Span::styled(format!(" on {}", clean(server)), quiet));
-        }
-        let mut second = Vec::new();
-        if let Some(recovery) = &self.recovery {
-            second.push(format!("recovery {}", recovery.id));
-            if let Some(Incident::At(instant)) = recovery.record().incident() {
-                let local = instant.with_timezone(&chrono::Local);
-                second.push(format!(
-                    "incident {} ({} UTC)",
-                    local.format("%Y-%m-%d %H:%M:%S %:z"),
-                    instant.format("%H:%M:%S")
-                ));
-            }
-            second.extend(recovery.record().answers().iter().filter_map(crumb));
-        }
-        let second = fit(&clean(&second.join(" > ")), usize::from(width.saturating_sub(2))).into_owned();
-        vec![
-            Line::from(first),
-            Line::styled(format!(" {second}"), quiet),
-            Line::styled(self.theme.rule().repeat(usize::from(width)), quiet),
-        ]
-    }
-
-    fn footer(&self, width: u16) -> Vec<Line<'static>> {
-        let rule = Line::styled(self.theme.rule().repeat(usize::from(width)), self.theme.quiet());
-        if let Some(notice) = &self.notice {
-            let text = format!(" {}", fit(&clean(notice), usize::from(width.saturating_sub(2))));
-            return vec![rule, Line::styled(text, self.theme.bad())];
-        }
-        let place = if self.screen.wants_text() { Place::Typing } else { self.screen.place() };
-        let mut spans = vec![Span::raw(" ")];
-        if place == Place::Typing {
-            for (key, label) in [("Enter", "go on"), ("Esc", "back")] {
-                spans.push(Span::styled(key, self.theme.key()));
-                spans.push(Span::raw(format!(" {label}   ")));
-            }
-        }
-        // Help always fits, so that a narrow terminal hides no key for good.
-        let shown = keymap::bindings(place).filter(|binding| !binding.label.is_empty());
-        let (help, others): (Vec<_>, Vec<_>) = shown.partition(|binding| binding.action == Action::Help);
-        let wide = |binding: &keymap::Binding| binding.key().width() + binding.label.width() + 4;
-        let mut room = usize::from(width).saturating_sub(2 + help.iter().copied().map(wide).sum::<usize>());
-        let fitting = others.into_iter().take_while(|binding| {
-            let fits = wide(binding) <= room;
-            room = room.saturating_sub(wide(binding));
-            fits
-        });
-        for binding in fitting.collect::<Vec<_>>().into_iter().chain(help) {
-            spans.push(Span::styled(binding.key(), self.theme.key()));
-            spans.push(Span::raw(format!(" {}   ", binding.label)));
-        }
-        vec![rule, Line::from(spans)]
-    }
-
-    fn draw_overlay(&mut self, frame: &mut Frame, body: Rect) {
-        let place = self.screen.place();
-        let (title, lines, scroll) = match &mut self.overlay {
-            None => return,
-            Some(Overlay::Help { scroll }) => {
-                let lines: Vec<Line> = keymap::bindings(place)
-                    .map(|binding| {
-                        let keys: Vec<_> = binding.keys.iter().map(ToString::to_string).collect();
-                        Line::from(vec![
-                            Span::styled(format!("{:<18}", keys.join(", ")), self.theme.key()),
-                            Span::raw(binding.help),
-                        ])
-                    })
-                    .collect();
-                ("Keys of this screen (any key closes, j and k scroll)", lines, *scroll)
-            }
-            Some(Overlay::Palette { filter, selected }) => {
-                let mut lines = vec![Line::styled(format!(": {}", clean(filter.text())), self.theme.key())];
-                for (at, (_, help)) in palette(place, filter).into_iter().enumerate() {
-                    let line = Line::raw(format!("{} {help}", if at == *selected { ">" } else { " " }));
-                    lines.push(if at == *selected { line.style(self.theme.selected()) } else { line });
-                }
-                ("What do you want to do? (Enter does it, Esc closes)", lines, 0)
-            }
-            Some(Overlay::Leaving(loss)) => {
-                ("Leave?", vec![Line::raw(*loss), Line::raw(""), Line::raw("y leaves, any other key stays.")], 0)
-            }
-        };
-        let mut page = vec![Line::styled(title.to_owned(), self.theme.title()), Line::raw("")];
-        page.extend(lines);
-        let page = Paragraph::new(page).wrap(Wrap { trim: false }).scroll((scroll, 0));
-        let area = Rect {
-            x: body.x + 1,
-            y: body.y + 1,
-            width: body.width.saturating_sub(2),
-            height: body.height.saturating_sub(2),
-        };
-        frame.render_widget(Clear, area);
-        let block = ratatui::widgets::Block::bordered().border_style(self.theme.key());
-        frame.render_widget(page.block(if self.theme.ascii { ratatui::widgets::Block::new() } else { block }), area);
-    }
 }
 
 /// The actions of a screen that match what is typed.
@@ -728,19 +611,6 @@ fn palette(place: Place, filter: &FilterLine) -> Vec<(Action, &'static str)> {
         .into_iter()
         .map(|at| (all[at].action, all[at].help))
         .collect()
-}
-
-/// An answer as a step of the breadcrumb.
-fn crumb(fact: &Fact) -> Option<String> {
-    match fact {
-        Fact::Incident(_) | Fact::Stage | Fact::Triggers(_) => None,
-        Fact::Point(point) => Some(point.get(..8).unwrap_or(point).to_owned()),
-        Fact::Scope(scope) => Some(format!("{scope:?}").to_lowercase()),
-        Fact::Dump(path) => path.rsplit('/').next().map(str::to_owned),
-        Fact::Tables(tables) => Some(tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-        Fact::Keys(_) => Some("key named".into()),
-        Fact::Rows(_) => Some("rows chosen".into()),
-    }
 }
 
 /// Journals that a recovery was left before it came to an end.

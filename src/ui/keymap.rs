@@ -199,6 +199,13 @@ pub const BINDINGS: &[Binding] = &[
         help: "See the selected value whole.",
     },
     Binding {
+        keys: &[Key::Char('/')],
+        action: Action::Filter,
+        places: &[P::Overview, P::Rows],
+        label: "filter",
+        help: "Show only rows that meet a SQL condition over backup and live.",
+    },
+    Binding {
         keys: &[Key::Char('m')],
         action: Action::Missing,
         places: &[P::Overview, P::Rows],
@@ -344,13 +351,6 @@ pub const BINDINGS: &[Binding] = &[
         places: &[P::Points, P::Tables],
         label: "filter",
         help: "Filter by typing some letters.",
-    },
-    Binding {
-        keys: &[Key::Char('/')],
-        action: Action::Filter,
-        places: &[P::Overview, P::Rows],
-        label: "filter",
-        help: "Show only rows that meet a SQL condition over backup and live.",
     },
     Binding {
         keys: &[Key::Ctrl('c')],

@@ -160,6 +160,17 @@ impl Screen {
     }
 }
 
+/// Whether a screen that was left asked the same question.
+pub fn same_question(left: &Screen, asked: &Screen) -> bool {
+    match (left, asked) {
+        (Screen::Rows(left), Screen::Rows(asked)) => left.same_tables(asked),
+        (Screen::Tables(left), Screen::Tables(asked)) => left.tables == asked.tables,
+        (Screen::Time(left), Screen::Time(asked)) => left.question == asked.question,
+        (Screen::Choice(left), Screen::Choice(asked)) => left.title == asked.title && left.choices == asked.choices,
+        _ => false,
+    }
+}
+
 /// Words of an error for a line: what happened and the first thing to do.
 pub fn in_a_line(error: &Error) -> String {
     match error.hints.first() {

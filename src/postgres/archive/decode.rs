@@ -14,7 +14,7 @@ use super::Compression;
 /// Compressed bytes.
 pub type Packed = Box<dyn BufRead + Send>;
 
-/// How bytes are compressed. pg_dump's "gzip" is a zlib stream inside a custom archive and a gzip file elsewhere.
+/// How bytes are compressed. `pg_dump`'s "gzip" is a zlib stream inside a custom archive and a gzip file elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
     None,
@@ -38,7 +38,7 @@ impl Codec {
         }
     }
 
-    /// What pg_dump appends to the name of a file that is so compressed.
+    /// What `pg_dump` appends to the name of a file that is so compressed.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::None | Self::Zlib => "",

@@ -51,7 +51,7 @@ impl Done {
         match &self.verdict {
             None => {}
             Some(Err(error)) => {
-                lines.push(Line::styled(format!("The truth could not be checked: {}", clean(error)), theme.bad()))
+                lines.push(Line::styled(format!("The truth could not be checked: {}", clean(error)), theme.bad()));
             }
             Some(Ok(checks)) => {
                 let held = checks.iter().filter(|(_, held, _)| *held).count();

@@ -109,7 +109,7 @@ impl Review {
         frame.render_widget(page.scroll((self.scroll, 0)), body);
         let Some((input, _)) = &self.consent else {
             let more = if more { "More below (j, PgDn). " } else { "" };
-            let line = format!("{more}Nothing has been changed yet. Enter goes to the line where you consent.");
+            let line = format!("{more}Nothing has been changed yet. Enter: to consent.");
             frame.render_widget(Paragraph::new(vec![Line::raw(""), Line::styled(line, theme.title())]), foot);
             return;
         };
@@ -169,10 +169,8 @@ impl Review {
 }
 
 fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: Theme) {
-    page.push(Line::raw(
-        "   All of it in one transaction: if a single row has moved since you saw it, or a count differs from",
-    ));
-    page.push(Line::raw("   what is promised here, everything is rolled back and you are told."));
+    page.push(Line::raw("   One transaction, all or nothing. If a row has moved since you saw it, or a"));
+    page.push(Line::raw("   count is not the one promised here, it is rolled back and you are told."));
     for table in &changes.tables {
         page.push(Line::raw(""));
         page.push(Line::styled(format!("   {}", clean(&table.table.to_string())), theme.title()));

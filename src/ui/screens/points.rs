@@ -170,7 +170,7 @@ impl Points {
             };
             let at = column(ranked.point.instant.to_utc());
             if marks[at] != "O" {
-                marks[at] = mark.to_owned();
+                mark.clone_into(&mut marks[at]);
             }
         }
         let at = column(incident);
@@ -195,9 +195,7 @@ fn row(
 ) -> Row {
     let point = &ranked.point;
     let (marker, place) = match ranked.place {
-        Place::Proposed { loss } => {
-            ("O", Cell::new(format!("PROPOSED, loses {}", text::duration(loss)), theme.good()))
-        }
+        Place::Proposed { loss } => ("O", Cell::new(format!("PROPOSED, loses {}", text::duration(loss)), theme.good())),
         Place::Before { loss } => ("o", Cell::from(format!("before it by {}", text::duration(loss)))),
         Place::NoDump => (".", Cell::new("no database dump inside", theme.quiet())),
         Place::After => ("x", Cell::new("after it: holds the damage", theme.bad())),
@@ -208,9 +206,7 @@ fn row(
     };
     let inside = contents.get(&point.id).map_or_else(
         || Cell::new("...", theme.quiet()),
-        |contents| {
-            Cell::new(clean(&describe(contents)), if contents.is_err() { theme.bad() } else { theme.text() })
-        },
+        |contents| Cell::new(clean(&describe(contents)), if contents.is_err() { theme.bad() } else { theme.text() }),
     );
     let local = point.instant.with_timezone(&Local);
     let cells = vec![

@@ -72,7 +72,7 @@ impl Time {
                 lines.push(Line::raw(format!("  that is    {} ago", crate::text::duration(ago))));
             }
             (None, Ok(_)) => {
-                lines.push(Line::styled("Empty: nobody knows when. Points will not be ranked.", theme.quiet()))
+                lines.push(Line::styled("Empty: nobody knows when. Points will not be ranked.", theme.quiet()));
             }
             (None, Err(_)) => lines.push(Line::styled("not a time yet", theme.quiet())),
         }

@@ -134,6 +134,34 @@ impl RowsScreen {
         self
     }
 
+    /// Whether both are about the same tables.
+    pub fn same_tables(&self, other: &Self) -> bool {
+        self.diffs.iter().map(|diff| &diff.table).eq(other.diffs.iter().map(|diff| &diff.table))
+    }
+
+    /// This screen when its question is asked again. After another comparison rows have other numbers: the rules stay,
+    /// what was marked row by row does not.
+    #[must_use]
+    pub fn resumed(self, asked: Self) -> Self {
+        if self.diffs == asked.diffs {
+            return self;
+        }
+        let by_row = self.choosing.iter().any(|choosing| choosing.picked.is_some() || !choosing.left_out.is_empty());
+        let mut choosing = self.choosing;
+        for (choosing, proposed) in choosing.iter_mut().zip(&asked.choosing) {
+            if choosing.picked.take().is_some() {
+                choosing.clone_from(proposed);
+            }
+            choosing.left_out.clear();
+        }
+        let hint = if by_row {
+            "Compared again. Rows that you left out or picked one by one have to be marked again."
+        } else {
+            "Compared again. What you chose still holds; look at the new numbers."
+        };
+        Self { choosing, notice: Some(Notice::Hint(hint.into())), ..asked }
+    }
+
     /// What would be written, table by table; tables of which nothing is chosen are left out.
     pub fn choices(&self) -> Vec<Choice> {
         (0..self.diffs.len())
@@ -197,7 +225,8 @@ impl RowsScreen {
 
     /// Takes rows that were read after row `after`.
     pub fn page(&mut self, table: usize, filter: &Filter, after: i64, page: Page) {
-        if let Some(listing) = self.listing.as_mut().filter(|listing| listing.table == table && listing.filter == *filter)
+        if let Some(listing) =
+            self.listing.as_mut().filter(|listing| listing.table == table && listing.filter == *filter)
         {
             listing.pager.take(after, page);
         }

@@ -55,8 +55,8 @@ impl RowsScreen {
             Action::Down => listing.pager.move_by(1),
             Action::PageUp => listing.pager.move_by(-page),
             Action::PageDown => listing.pager.move_by(page),
-            Action::Top => listing.pager.to_start(),
-            Action::Bottom => listing.pager.to_end(diff.missing + diff.changed + diff.extra),
+            Action::Top => listing.pager.go_to_start(),
+            Action::Bottom => listing.pager.go_to_end(diff.missing + diff.changed + diff.extra),
             Action::Left => listing.cursor.left = listing.cursor.left.saturating_sub(1),
             Action::Right => listing.cursor.left += 1,
             Action::Mark => self.mark_row(),
@@ -217,11 +217,7 @@ fn columns(diff: &TableDiff, order: &[usize], names: &[String]) -> Vec<Column> {
         let name = &names[*index];
         let header = text::clean(name).into_owned();
         let is_key = diff.key.as_ref().is_some_and(|key| key.columns.contains(name));
-        columns.push(if is_key {
-            Column::left(header, 4, 24, 0)
-        } else {
-            Column::left(header, 12, WIDEST, 1)
-        });
+        columns.push(if is_key { Column::left(header, 4, 24, 0) } else { Column::left(header, 12, WIDEST, 1) });
     }
     columns
 }

@@ -58,9 +58,10 @@ enum ColumnLine<'a> {
 
 fn column_lines(diff: &TableDiff) -> Vec<ColumnLine<'_>> {
     let differing = diff.by_column.iter().map(|count| ColumnLine::Differing(&count.column, count.rows));
-    let drifted = diff.pairs.iter().filter(|pair| {
-        pair.drift != Drift::Same && !diff.by_column.iter().any(|count| count.column == pair.column)
-    });
+    let drifted = diff
+        .pairs
+        .iter()
+        .filter(|pair| pair.drift != Drift::Same && !diff.by_column.iter().any(|count| count.column == pair.column));
     differing.chain(drifted.map(ColumnLine::Drifted)).collect()
 }
 
@@ -157,9 +158,7 @@ impl RowsScreen {
         let filter = match self.pane {
             Pane::Tables => Some(Filter::default()),
             Pane::Transactions => match self.transaction_lines().get(self.transactions.selected) {
-                Some(TransactionLine::One(count)) => {
-                    Some(Filter { transaction: Some(count.xid), ..Filter::default() })
-                }
+                Some(TransactionLine::One(count)) => Some(Filter { transaction: Some(count.xid), ..Filter::default() }),
                 Some(TransactionLine::Others(_)) => None,
                 None => Some(Filter::default()),
             },
@@ -195,8 +194,8 @@ impl RowsScreen {
         frame.render_widget(legend_line(theme, legend.width), legend);
         frame.render_widget(Text::from(about), middle);
         if area.width >= WIDE {
-            let [left, right] = lower
-                .layout(&Layout::horizontal([Constraint::Percentage(62), Constraint::Percentage(38)]).spacing(2));
+            let [left, right] =
+                lower.layout(&Layout::horizontal([Constraint::Percentage(62), Constraint::Percentage(38)]).spacing(2));
             self.draw_transactions(frame, left, theme);
             self.draw_columns(frame, right, theme);
         } else if self.pane == Pane::Columns {
@@ -275,7 +274,10 @@ impl RowsScreen {
         }
         if shown < notes.len() {
             lines.push(Line::styled(
-                format!("! {} more columns are defined differently: Tab to the columns shows them", notes.len() - shown),
+                format!(
+                    "! {} more columns are defined differently: Tab to the columns shows them",
+                    notes.len() - shown
+                ),
                 theme.bad(),
             ));
         }
@@ -318,7 +320,8 @@ impl RowsScreen {
             let Some(line) = lines.get(index) else { return Row { mark: Mark::Off, cells: Vec::new() } };
             self.transaction_row(line, choosing, theme)
         };
-        let other = if area.width < WIDE && self.pane != Pane::Transactions { "  Tab: mark them, or columns" } else { "" };
+        let other =
+            if area.width < WIDE && self.pane != Pane::Transactions { "  Tab: mark them, or columns" } else { "" };
         let table = Table {
             title: Line::from(vec![
                 Span::styled("By transaction that last wrote the row", theme.title()),
@@ -369,11 +372,8 @@ impl RowsScreen {
     }
 
     fn draw_columns(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
-        let columns = [
-            Column::left("column", 10, 30, 0),
-            Column::right("~ changed", 9, 12, 1),
-            Column::left("", 8, 60, 2),
-        ];
+        let columns =
+            [Column::left("column", 10, 30, 0), Column::right("~ changed", 9, 12, 1), Column::left("", 8, 60, 2)];
         let diff = &self.diffs[self.table()];
         let lines = column_lines(diff);
         let chosen = self.choosing[self.table()].columns(diff, &self.counts[self.table()]);
@@ -438,17 +438,16 @@ impl RowsScreen {
         } else {
             spans.push(Span::styled(", 0 deletes", theme.quiet()));
         }
-        match &choosing.picked {
-            Some(_) => spans.push(Span::styled("; only picked rows", theme.bad())),
-            None => {
-                if let Some(condition) = &choosing.condition {
-                    let condition = text::clean(condition).into_owned();
-                    spans.push(Span::styled(format!("; where {condition}"), theme.key()));
-                }
-                let left_out = choosing.left_out.values().filter(|known| choosing.rule_covers(**known)).count();
-                if left_out > 0 {
-                    spans.push(Span::styled(format!("; {left_out} left out"), theme.bad()));
-                }
+        if choosing.picked.is_some() {
+            spans.push(Span::styled("; only picked rows", theme.bad()));
+        } else {
+            if let Some(condition) = &choosing.condition {
+                let condition = text::clean(condition).into_owned();
+                spans.push(Span::styled(format!("; where {condition}"), theme.key()));
+            }
+            let left_out = choosing.left_out.values().filter(|known| choosing.rule_covers(**known)).count();
+            if left_out > 0 {
+                spans.push(Span::styled(format!("; {left_out} left out"), theme.bad()));
             }
         }
         Line::from(spans)

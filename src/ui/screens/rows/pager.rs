@@ -108,7 +108,7 @@ impl Pager {
         self.selected = self.selected.saturating_add_signed(rows).min(self.rows.len().saturating_sub(1));
     }
 
-    pub fn to_start(&mut self) {
+    pub fn go_to_start(&mut self) {
         self.to_end = false;
         if self.low == 0 {
             self.selected = 0;
@@ -118,7 +118,7 @@ impl Pager {
     }
 
     /// Goes to the last matching row. `numbers`: how many rows the whole diff has.
-    pub fn to_end(&mut self, numbers: u64) {
+    pub fn go_to_end(&mut self, numbers: u64) {
         if self.end == End::Reached {
             self.selected = self.rows.len().saturating_sub(1);
             return;

@@ -111,7 +111,8 @@ pub fn told(diff: &TableDiff, culprits: &BTreeSet<u32>, zone: Zone) -> String {
         return "Production and the backup hold the same rows here: nothing to bring back.".into();
     }
     if diff.key.is_none() {
-        return "This table has no key, so rows cannot be paired: differences are shown, nothing can be written.".into();
+        return "This table has no key, so rows cannot be paired: differences are shown, nothing can be written."
+            .into();
     }
     let mut told = told_changed(diff, culprits, zone);
     if diff.missing > 0 {

@@ -1,0 +1,158 @@
+//! What is around every screen: where we are, what the keys do, and what lies over it.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Clear, Paragraph, Wrap};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::{App, Overlay, palette};
+use crate::recovery::record::{Fact, Incident};
+use crate::recovery::systems::Systems;
+use crate::text::{clean, fit};
+use crate::ui::keymap::{self, Action, Place};
+
+/// Smaller terminals get a message instead of a screen.
+const LEAST: (u16, u16) = (60, 16);
+
+impl<S: Systems> App<S> {
+    pub fn draw(&mut self, frame: &mut Frame) {
+        let area = frame.area();
+        if area.width < LEAST.0 || area.height < LEAST.1 {
+            let text = format!(
+                "This terminal is {}x{}; Lifeboat needs {}x{}. Make it larger.",
+                area.width, area.height, LEAST.0, LEAST.1
+            );
+            frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
+            return;
+        }
+        let header = self.header(area.width);
+        let top = u16::try_from(header.len()).unwrap_or(2);
+        frame.render_widget(Paragraph::new(header), Rect { height: top, ..area });
+        let body = Rect { x: area.x + 1, y: area.y + top, width: area.width - 2, height: area.height - top - 2 };
+        self.screen.draw(frame, body, self.theme);
+        let foot = Rect { y: area.bottom() - 2, height: 2, ..area };
+        frame.render_widget(Paragraph::new(self.footer(area.width)), foot);
+        self.draw_overlay(frame, body);
+    }
+
+    fn header(&self, width: u16) -> Vec<Line<'static>> {
+        let quiet = self.theme.quiet();
+        let mut first = vec![
+            Span::styled(" LIFEBOAT ", self.theme.title()),
+            Span::styled(format!(" {} ", self.console.environment), self.theme.environment(&self.console.environment)),
+            Span::raw(format!(" {}", clean(&self.console.system))),
+        ];
+        if let Some(database) = &self.facts.database {
+            first.push(Span::raw(format!("  {}", clean(database))));
+        }
+        if let Some(server) = &self.facts.server {
+            first.push(Span::styled(format!(" on {}", clean(server)), quiet));
+        }
+        let mut second = Vec::new();
+        if let Some(recovery) = &self.recovery {
+            second.push(format!("recovery {}", recovery.id));
+            if let Some(Incident::At(instant)) = recovery.record().incident() {
+                let local = instant.with_timezone(&chrono::Local);
+                second.push(format!(
+                    "incident {} ({} UTC)",
+                    local.format("%Y-%m-%d %H:%M:%S %:z"),
+                    instant.format("%H:%M:%S")
+                ));
+            }
+            second.extend(recovery.record().answers().iter().filter_map(crumb));
+        }
+        let second = fit(&clean(&second.join(" > ")), usize::from(width.saturating_sub(2))).into_owned();
+        vec![
+            Line::from(first),
+            Line::styled(format!(" {second}"), quiet),
+            Line::styled(self.theme.rule().repeat(usize::from(width)), quiet),
+        ]
+    }
+
+    fn footer(&self, width: u16) -> Vec<Line<'static>> {
+        let rule = Line::styled(self.theme.rule().repeat(usize::from(width)), self.theme.quiet());
+        if let Some(notice) = &self.notice {
+            let text = format!(" {}", fit(&clean(notice), usize::from(width.saturating_sub(2))));
+            return vec![rule, Line::styled(text, self.theme.bad())];
+        }
+        let place = if self.screen.wants_text() { Place::Typing } else { self.screen.place() };
+        let mut spans = vec![Span::raw(" ")];
+        if place == Place::Typing {
+            for (key, label) in [("Enter", "go on"), ("Esc", "back")] {
+                spans.push(Span::styled(key, self.theme.key()));
+                spans.push(Span::raw(format!(" {label}   ")));
+            }
+        }
+        // Help always fits, so that a narrow terminal hides no key for good.
+        let shown = keymap::bindings(place).filter(|binding| !binding.label.is_empty());
+        let (help, others): (Vec<_>, Vec<_>) = shown.partition(|binding| binding.action == Action::Help);
+        let wide = |binding: &keymap::Binding| binding.key().width() + binding.label.width() + 4;
+        let mut room = usize::from(width).saturating_sub(2 + help.iter().copied().map(wide).sum::<usize>());
+        let fitting = others.into_iter().take_while(|binding| {
+            let fits = wide(binding) <= room;
+            room = room.saturating_sub(wide(binding));
+            fits
+        });
+        for binding in fitting.collect::<Vec<_>>().into_iter().chain(help) {
+            spans.push(Span::styled(binding.key(), self.theme.key()));
+            spans.push(Span::raw(format!(" {}   ", binding.label)));
+        }
+        vec![rule, Line::from(spans)]
+    }
+
+    fn draw_overlay(&mut self, frame: &mut Frame, body: Rect) {
+        let place = self.screen.place();
+        let (title, lines, scroll) = match &mut self.overlay {
+            None => return,
+            Some(Overlay::Help { scroll }) => {
+                let lines: Vec<Line> = keymap::bindings(place)
+                    .map(|binding| {
+                        let keys: Vec<_> = binding.keys.iter().map(ToString::to_string).collect();
+                        Line::from(vec![
+                            Span::styled(format!("{:<18}", keys.join(", ")), self.theme.key()),
+                            Span::raw(binding.help),
+                        ])
+                    })
+                    .collect();
+                ("Keys of this screen (any key closes, j and k scroll)", lines, *scroll)
+            }
+            Some(Overlay::Palette { filter, selected }) => {
+                let mut lines = vec![Line::styled(format!(": {}", clean(filter.text())), self.theme.key())];
+                for (at, (_, help)) in palette(place, filter).into_iter().enumerate() {
+                    let line = Line::raw(format!("{} {help}", if at == *selected { ">" } else { " " }));
+                    lines.push(if at == *selected { line.style(self.theme.selected()) } else { line });
+                }
+                ("What do you want to do? (Enter does it, Esc closes)", lines, 0)
+            }
+            Some(Overlay::Leaving(loss)) => {
+                ("Leave?", vec![Line::raw(*loss), Line::raw(""), Line::raw("y leaves, any other key stays.")], 0)
+            }
+        };
+        let mut page = vec![Line::styled(title.to_owned(), self.theme.title()), Line::raw("")];
+        page.extend(lines);
+        let page = Paragraph::new(page).wrap(Wrap { trim: false }).scroll((scroll, 0));
+        let area = Rect {
+            x: body.x + 1,
+            y: body.y + 1,
+            width: body.width.saturating_sub(2),
+            height: body.height.saturating_sub(2),
+        };
+        frame.render_widget(Clear, area);
+        let block = ratatui::widgets::Block::bordered().border_style(self.theme.key());
+        frame.render_widget(page.block(if self.theme.ascii { ratatui::widgets::Block::new() } else { block }), area);
+    }
+}
+
+/// An answer as a step of the breadcrumb.
+fn crumb(fact: &Fact) -> Option<String> {
+    match fact {
+        Fact::Incident(_) | Fact::Stage | Fact::Triggers(_) => None,
+        Fact::Point(point) => Some(point.get(..8).unwrap_or(point).to_owned()),
+        Fact::Scope(scope) => Some(format!("{scope:?}").to_lowercase()),
+        Fact::Dump(path) => path.rsplit('/').next().map(str::to_owned),
+        Fact::Tables(tables) => Some(tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        Fact::Keys(_) => Some("key named".into()),
+        Fact::Rows(_) => Some("rows chosen".into()),
+    }
+}
