@@ -85,6 +85,7 @@ pub struct Server {
 }
 
 /// What a server says about itself.
+#[expect(clippy::struct_excessive_bools, reason = "each is an answer of the server's own")]
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Facts {
     /// The name by which it was reached, or the folder of its socket.

@@ -2,6 +2,7 @@
 
 mod backup;
 mod cluster;
+mod connect;
 mod decisions;
 mod diff;
 mod faults;
