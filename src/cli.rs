@@ -157,7 +157,8 @@ fn run(arguments: Arguments) -> Result<()> {
 async fn dispatch(arguments: Arguments) -> Result<()> {
     let command = arguments.command.unwrap_or(Command::Console { dump: None });
     if let Command::Drill { answers } = command {
-        return Box::pin(headless::drill(answers)).await;
+        let config = Config::load(arguments.config.as_deref())?;
+        return Box::pin(headless::drill(answers, &config)).await;
     }
     let state = crate::config::state_folder()?;
     match command {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::{print, recovery_folder, with_progress};
-use crate::config::{Environment, RepositorySettings, System};
+use crate::config::{Config, Environment, RepositorySettings, System};
 use crate::drill::sandbox::{self, Sandbox};
 use crate::error::{Error, Result};
 use crate::postgres::diff::{Class, Filter, TableDiff};
@@ -452,7 +452,7 @@ pub fn report(state: &Path, recovery: &str) -> Result<()> {
 }
 
 /// A drill: on the console, or by itself from an answers file where there is no terminal.
-pub async fn drill(answers: Option<PathBuf>) -> Result<()> {
+pub async fn drill(answers: Option<PathBuf>, config: &Config) -> Result<()> {
     let progress = Progress::default();
     let work = {
         let progress = progress.clone();
@@ -466,6 +466,7 @@ pub async fn drill(answers: Option<PathBuf>) -> Result<()> {
     })
     .await?;
     let sandbox = Arc::new(sandbox);
+    refuse_configured(&sandbox, config)?;
     let state = sandbox.folder().join("state");
     let system = System {
         environment: Environment::Drill,
@@ -513,6 +514,23 @@ pub async fn drill(answers: Option<PathBuf>) -> Result<()> {
         print("\nRecovered, checked against the truth.")
     } else {
         Err(Error::target("the drill's recovery does not hold against the truth"))
+    }
+}
+
+/// A drill damages what it works on. The sandbox is new, in a folder with a random name; should the configuration name it
+/// all the same, nothing is touched.
+fn refuse_configured(sandbox: &Sandbox, config: &Config) -> Result<()> {
+    let folder = sandbox.folder().display().to_string();
+    let names = |system: &&System| {
+        let repository = system.repository.as_ref().is_some_and(|repository| repository.url.contains(&folder));
+        repository || system.database.as_ref().is_some_and(|database| database.contains(&folder))
+    };
+    match config.systems.iter().find(names) {
+        Some(system) => {
+            Err(Error::refused(format!("the drill's sandbox is named in the configuration as {}", system.name))
+                .hint("Remove that system from the configuration: a sandbox goes away with its drill."))
+        }
+        None => Ok(()),
     }
 }
 

@@ -313,3 +313,52 @@ async fn fm_27_an_application_that_writes_all_the_while_loses_nothing() {
     println!("{merged} merged, {moved} refused since rows had moved");
     assert!(merged > 0, "nothing could be merged beside the application");
 }
+
+/// A file system of its own, unmounted at the end.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(folder: &Path, size: &str) -> Option<Self> {
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"])
+            .arg(folder)
+            .output()
+            .unwrap();
+        mounted.status.success().then(|| Self(folder.to_owned()))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn fm_22_a_full_disk_of_the_server_ends_staging_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let Some(_disk) = Small::mount(folder.path(), "200m") else {
+        eprintln!("*** NOT RUN: fm_22 needs the right to mount a file system ***");
+        return;
+    };
+    let settings = ["max_wal_size=32MB", "min_wal_size=32MB"];
+    let cluster = Cluster::create(&folder.path().join("pg"), &programs().unwrap(), &settings).unwrap();
+    let conninfo = cluster.conninfo("postgres");
+    psql(&conninfo, "create table t (a int primary key)");
+    let client = session(&conninfo).await;
+    let scratch = stage::create_scratch(&client, "r1").await.unwrap();
+    let live = schema::live(&client, Some(&[Name::new("public", "t")])).await.unwrap().pop().unwrap();
+    let columns = [Column { name: "a".into(), type_sql: "integer".into(), not_null: true, generated: false }];
+    let pairs = diff::pairs(&live, &columns, &["a".to_owned()]);
+    let columns = stage::columns(&client, &live, &pairs, &["a".to_owned()]).await.unwrap();
+    let spec = stage::Spec { table: Name::new("public", "t"), number: 0, columns, encoding: None };
+    let error =
+        stage::stage(&client, &scratch, &spec, crate::stage::Endless, None, &Progress::default()).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Target, "{error:?}");
+    assert!(error.message.contains("full") || error.message.contains("space"), "{error:?}");
+    assert_eq!(psql(&conninfo, "select count(*) from pg_class where relname = 't0'"), "0");
+    stage::drop_scratch(&client, &scratch).await.unwrap();
+    assert_eq!(psql(&conninfo, "select count(*) from t"), "0");
+    drop(cluster);
+}

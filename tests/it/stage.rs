@@ -104,7 +104,7 @@ fn no_table(bench: &Bench) {
 }
 
 /// Endless rows.
-struct Endless;
+pub struct Endless;
 
 impl Read for Endless {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

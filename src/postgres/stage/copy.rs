@@ -2,6 +2,7 @@
 //! chunks for the other.
 
 use std::io::Read;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,6 +47,10 @@ pub(super) async fn encoding_option(client: &Client, encoding: Option<&str>) -> 
     Ok(format!(", ENCODING '{known}'"))
 }
 
+/// The server says what is wrong with a row, or that its disk is full, only at the end of a COPY, so that many bytes may
+/// have travelled in vain. A part is one COPY; all parts are one transaction.
+const PART: u64 = 64 * 1024 * 1024;
+
 pub(super) async fn copy(
     client: &Client,
     sql: &str,
@@ -54,21 +59,8 @@ pub(super) async fn copy(
     source: Option<Source>,
     progress: &Progress,
 ) -> Result<Staged> {
-    let failed = |error: tokio_postgres::Error| {
-        // `COPY t0, line 3, column a: "three"`
-        let place = error.as_db_error().and_then(|server| server.where_()).map(str::to_owned);
-        let mut error = server_error(error, &format!("loading the backup's rows of {}", spec.table));
-        if let (Some(detail), Some(place)) = (&mut error.detail, place)
-            && !detail.contains(&place)
-        {
-            detail.push_str("; ");
-            detail.push_str(&place);
-        }
-        error
-    };
     progress.begin(format!("staging {}", spec.table), Unit::Bytes, source.as_ref().and_then(|source| source.total));
-    let sink: CopyInSink<Bytes> = client.copy_in(sql).await.map_err(failed)?;
-    tokio::pin!(sink);
+    let mut part = Part::begin(client, sql, spec, 0).await?;
     let (sender, mut receiver) = mpsc::channel(WAITING);
     let table = spec.table.to_string();
     std::thread::Builder::new()
@@ -87,15 +79,19 @@ pub(super) async fn copy(
             chunk = receiver.recv() => chunk,
         };
         let Some(chunk) = chunk else { break };
-        let (bytes, ends) = chunk?;
+        let (mut bytes, ends) = chunk?;
         lines += ends;
         staged.bytes += bytes.len() as u64;
         let length = bytes.len() as u64;
-        tokio::select! {
-            biased;
-            () = progress.cancelled() => return Err(Error::cancelled()),
-            sent = sink.send(bytes) => sent.map_err(failed)?,
+        if part.bytes >= PART
+            && let Some(end) = memchr::memrchr(b'\n', &bytes)
+        {
+            let head = bytes.split_to(end + 1);
+            part.send(head, progress).await?;
+            staged.rows += part.finish().await?;
+            part = Part::begin(client, sql, spec, staged.rows).await?;
         }
+        part.send(bytes, progress).await?;
         match &source {
             None => progress.advance(length),
             Some(source) => {
@@ -105,7 +101,7 @@ pub(super) async fn copy(
             }
         }
     }
-    staged.rows = sink.finish().await.map_err(failed)?;
+    staged.rows += part.finish().await?;
     // A server stops reading at an end marker in the middle of the rows without a word, and takes a cut-off last row.
     if staged.rows != lines {
         return Err(Error::backup(format!(
@@ -114,6 +110,59 @@ pub(super) async fn copy(
         )));
     }
     Ok(staged)
+}
+
+/// One COPY of several in the same transaction.
+struct Part<'a> {
+    sink: Pin<Box<CopyInSink<Bytes>>>,
+    spec: &'a Spec,
+    /// Rows that went before.
+    before: u64,
+    bytes: u64,
+}
+
+impl<'a> Part<'a> {
+    async fn begin(client: &Client, sql: &str, spec: &'a Spec, before: u64) -> Result<Self> {
+        let sink = client.copy_in(sql).await.map_err(|error| failed(error, spec, before))?;
+        Ok(Self { sink: Box::pin(sink), spec, before, bytes: 0 })
+    }
+
+    async fn send(&mut self, bytes: Bytes, progress: &Progress) -> Result<()> {
+        self.bytes += bytes.len() as u64;
+        tokio::select! {
+            biased;
+            () = progress.cancelled() => Err(Error::cancelled()),
+            sent = self.sink.send(bytes) => sent.map_err(|error| failed(error, self.spec, self.before)),
+        }
+    }
+
+    async fn finish(mut self) -> Result<u64> {
+        self.sink.as_mut().finish().await.map_err(|error| failed(error, self.spec, self.before))
+    }
+}
+
+/// The server's error, with the place that it names: `COPY t0, line 3, column a: "three"`. Lines are counted from the
+/// first row of the table.
+fn failed(error: tokio_postgres::Error, spec: &Spec, before: u64) -> Error {
+    let place = error.as_db_error().and_then(|server| server.where_()).map(str::to_owned);
+    let mut error = server_error(error, &format!("loading the backup's rows of {}", spec.table));
+    let Some(place) = place else { return error };
+    let place = match place.split_once(", line ").map(|(copy, rest)| (copy, rest.split_at(digits(rest)))) {
+        Some((copy, (line, rest))) if before > 0 => {
+            format!("{copy}, line {}{rest}", line.parse::<u64>().unwrap_or(0).saturating_add(before))
+        }
+        _ => place,
+    };
+    let detail = error.detail.get_or_insert_default();
+    if !detail.contains(&place) {
+        detail.push_str("; ");
+        detail.push_str(&place);
+    }
+    error
+}
+
+fn digits(text: &str) -> usize {
+    text.bytes().take_while(u8::is_ascii_digit).count()
 }
 
 /// Runs in a thread of its own. Ends at the end of the rows, at an error, or when nobody listens any more.
