@@ -1,3 +1,5 @@
+//! What a configuration may say, and what is said about one that is wrong.
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config> {

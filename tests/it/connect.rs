@@ -336,7 +336,6 @@ async fn a_server_that_demands_tls_or_a_certificate_gets_it_or_is_named() {
 async fn a_running_query_is_cancelled_where_tls_is_demanded() {
     let root = format!("sslrootcert={}", NETWORK.file("ca.crt"));
     let server = open(&NETWORK.named(NAME, "encrypted", &root), &[]).await;
-    let cancel = server.cancel_token();
     let query = server.client.batch_execute("select pg_sleep(600)");
     let stop = async {
         let sleeping =
@@ -344,7 +343,7 @@ async fn a_running_query_is_cancelled_where_tls_is_demanded() {
             and pid <> pg_backend_pid() and state = 'active'";
         let asleep = || wait(|| (psql(&NETWORK.socket("postgres"), sleeping) == "1").then_some(()));
         tokio::task::spawn_blocking(asleep).await.unwrap();
-        cancel.cancel().await.unwrap();
+        server.client.cancel().await.unwrap();
     };
     let (outcome, ()) = tokio::join!(query, stop);
     assert_eq!(outcome.unwrap_err().code().unwrap().code(), "57014");
