@@ -38,8 +38,6 @@ use crate::text::{clean, fit};
 
 /// Smaller terminals get a message instead of a screen.
 const LEAST: (u16, u16) = (60, 16);
-/// Rows of a diff fetched at a time.
-const PAGE: u32 = 200;
 
 /// What a job answers.
 pub enum Message {
@@ -279,7 +277,7 @@ impl<S: Systems> App<S> {
                 self.go_on(answered.unwrap_or(Ok(())));
             }
             Command::Back => self.back(),
-            Command::Page { table, filter, after } => self.page(table, filter, after),
+            Command::Page { table, filter, after, limit } => self.page(table, filter, after, limit),
             Command::Count { table, filter } => self.count(table, filter),
             Command::Run(confirmed) => self.run(*confirmed),
             Command::Refresh => {
@@ -431,10 +429,10 @@ impl<S: Systems> App<S> {
         }
     }
 
-    fn page(&self, table: usize, filter: Filter, after: i64) {
+    fn page(&self, table: usize, filter: Filter, after: i64, limit: u32) {
         let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
         tokio::spawn(async move {
-            let page = caught(systems.page(table, &filter, after, PAGE)).await;
+            let page = caught(systems.page(table, &filter, after, limit)).await;
             let _ = messages.send(Message::Paged { table, filter, after, page });
         });
     }
@@ -608,7 +606,7 @@ impl<S: Systems> App<S> {
         let top = u16::try_from(header.len()).unwrap_or(2);
         frame.render_widget(Paragraph::new(header), Rect { height: top, ..area });
         let body = Rect { x: area.x + 1, y: area.y + top, width: area.width - 2, height: area.height - top - 2 };
-        self.screen.draw(frame, body, &self.theme);
+        self.screen.draw(frame, body, self.theme);
         let foot = Rect { y: area.bottom() - 2, height: 2, ..area };
         frame.render_widget(Paragraph::new(self.footer(area.width)), foot);
         self.draw_overlay(frame, body);

@@ -36,6 +36,7 @@ pub enum Command {
         table: usize,
         filter: Filter,
         after: i64,
+        limit: u32,
     },
     Count {
         table: usize,
@@ -127,10 +128,9 @@ impl Screen {
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match self {
             Self::Home(screen) => screen.act(action),
-            Self::Time(_) => (action == Action::Back).then_some(Command::Back),
+            Self::Time(_) | Self::Refused(_) => (action == Action::Back).then_some(Command::Back),
             Self::Choice(screen) => screen.act(action),
             Self::Key(screen) => screen.act(action),
-            Self::Refused(_) => (action == Action::Back).then_some(Command::Back),
             Self::Points(screen) => screen.act(action),
             Self::Tables(screen) => screen.act(action),
             Self::Rows(screen) => screen.act(action),
@@ -141,7 +141,7 @@ impl Screen {
         }
     }
 
-    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         match self {
             Self::Home(screen) => screen.draw(frame, area, theme),
             Self::Time(screen) => screen.draw(frame, area, theme),

@@ -1,5 +1,7 @@
-//! The one table of the console: columns that give way when the terminal is narrow, a selection that shows without colour,
-//! and a position in a list of any length.
+//! The one list widget: columns that fit the terminal, a selection that can be seen without colour, marks, and a position.
+//!
+//! Invariants: a drawn row never wraps and never leaves its columns, whatever is in its cells (wide and combining
+//! characters are measured, not counted); the selection is always on screen. Cells hold text that is already sanitised.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -7,192 +9,362 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
 
+use super::keymap::Action;
 use super::theme::Theme;
-use crate::text::fit;
+use crate::text;
 
-/// A column: how wide it may be, and when it gives way.
-#[derive(Debug, Clone, Copy)]
-pub struct Column {
-    pub title: &'static str,
-    pub least: u16,
-    pub most: u16,
-    /// Columns with the highest number go first when there is no room; 0 always stays.
-    pub yields: u8,
-    pub align: Align,
-}
+/// Blank columns between two columns.
+const GAP: u16 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
     Left,
+    /// For numbers.
     Right,
 }
 
-/// A cell's text, which must have passed [`crate::text::clean`], and its style.
+/// One column: how wide, and how soon it is given up when the terminal is narrow.
 #[derive(Debug, Clone)]
-pub struct Cell {
-    pub text: String,
-    pub style: Style,
+pub struct Column {
+    pub header: String,
+    pub align: Align,
+    pub min: u16,
+    pub max: u16,
+    /// 0 stays whatever happens; of the others the highest goes first, and the rightmost among equals.
+    pub priority: u8,
 }
+
+impl Column {
+    pub fn left(header: impl Into<String>, min: u16, max: u16, priority: u8) -> Self {
+        Self { header: header.into(), align: Align::Left, min, max, priority }
+    }
+
+    pub fn right(header: impl Into<String>, min: u16, max: u16, priority: u8) -> Self {
+        Self { align: Align::Right, ..Self::left(header, min, max, priority) }
+    }
+}
+
+/// One cell: a line of sanitised text.
+#[derive(Debug, Clone, Default)]
+pub struct Cell(pub Vec<Span<'static>>);
 
 impl Cell {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), style: Style::new() }
+    pub fn new(text: impl Into<String>, style: Style) -> Self {
+        Self(vec![Span::styled(text.into(), style)])
     }
 
-    #[must_use]
-    pub fn style(mut self, style: Style) -> Self {
-        self.style = style;
-        self
+    fn width(&self) -> usize {
+        self.0.iter().map(|span| span.content.width()).sum()
     }
 }
 
-/// The selected row of a list and the first one on screen.
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::new(text, Style::new())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// This list has no marks.
+    None,
+    Off,
+    On,
+    /// Some of what this row stands for.
+    Part,
+}
+
+impl Mark {
+    fn symbol(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Off => "[ ] ",
+            Self::On => "[x] ",
+            Self::Part => "[-] ",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub mark: Mark,
+    pub cells: Vec<Cell>,
+}
+
+/// Whether keys go to this list now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Focus {
+    Here,
+    Elsewhere,
+}
+
+/// Where the selection and the view are; the owner of a list keeps one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cursor {
     pub selected: usize,
+    /// The first row on screen.
     pub top: usize,
+    /// Columns (of those that may be given up) scrolled out to the left.
+    pub left: usize,
+    /// Rows on screen when last drawn.
+    pub page: usize,
 }
 
 impl Cursor {
-    /// Moves by so many rows, stopping at both ends.
-    pub fn step(&mut self, rows: isize, length: usize) {
-        self.selected = self.selected.saturating_add_signed(rows).min(length.saturating_sub(1));
+    pub fn move_by(&mut self, rows: isize, len: usize) {
+        self.selected = self.selected.saturating_add_signed(rows).min(len.saturating_sub(1));
     }
 
-    /// Keeps the selection on screen.
-    pub fn follow(&mut self, height: usize, length: usize) {
-        self.selected = self.selected.min(length.saturating_sub(1));
-        if self.selected < self.top {
-            self.top = self.selected;
-        } else if height > 0 && self.selected >= self.top + height {
-            self.top = self.selected + 1 - height;
+    /// One screen down or up.
+    pub fn move_by_pages(&mut self, pages: isize, len: usize) {
+        let page = isize::try_from(self.page.max(2) - 1).unwrap_or(1);
+        self.move_by(pages.saturating_mul(page), len);
+    }
+
+    /// Moves as the key says; tells whether the key was for moving.
+    pub fn act(&mut self, action: Action, len: usize) -> bool {
+        match action {
+            Action::Up => self.move_by(-1, len),
+            Action::Down => self.move_by(1, len),
+            Action::PageUp => self.move_by_pages(-1, len),
+            Action::PageDown => self.move_by_pages(1, len),
+            Action::Top => self.selected = 0,
+            Action::Bottom => self.selected = len.saturating_sub(1),
+            _ => return false,
         }
+        true
+    }
+
+    /// Brings the selection onto the screen.
+    fn show(&mut self, len: usize, height: usize) {
+        self.page = height;
+        self.selected = self.selected.min(len.saturating_sub(1));
+        let lowest = self.selected.saturating_sub(height.saturating_sub(1));
+        self.top = self.top.clamp(lowest, self.selected.max(lowest)).min(len.saturating_sub(height));
+    }
+
+    /// `12/4,832`
+    pub fn position(&self, len: usize) -> String {
+        if len == 0 {
+            return "0".into();
+        }
+        format!("{}/{}", text::count(self.selected as u64 + 1), text::count(len as u64))
     }
 }
 
-/// Gives every column its width: at least `least`, the widest need first served in order, none when it had to yield.
-pub fn layout(columns: &[Column], needs: &[u16], room: u16) -> Vec<Option<u16>> {
-    let mut kept: Vec<bool> = vec![true; columns.len()];
-    let least = |kept: &[bool]| -> u16 {
-        columns
-            .iter()
-            .zip(kept)
-            .filter(|(_, kept)| **kept)
-            .map(|(column, _)| column.least + 2)
-            .sum::<u16>()
-            .saturating_sub(2)
+/// A list to draw. `row` is asked only for rows on screen, so a list may be as long as it likes.
+pub struct Table<'a> {
+    /// Drawn above the headers with the position at its right; no line at all when empty.
+    pub title: Line<'a>,
+    /// Instead of the cursor's own position, for a list that is a window of a longer one.
+    pub position: Option<String>,
+    pub columns: &'a [Column],
+    pub len: usize,
+    pub row: &'a dyn Fn(usize) -> Row,
+    /// Said when there is no row.
+    pub empty: &'a str,
+    pub focus: Focus,
+}
+
+/// Which columns are drawn, and how wide: `(index, width)`. `natural`: the widest cell of each column on screen.
+///
+/// Columns are given up by priority until the minimal widths fit; what is left over goes to the columns in order of
+/// priority, up to their natural width.
+pub fn layout(columns: &[Column], natural: &[u16], left: usize, width: u16) -> Vec<(usize, u16)> {
+    let wish = |index: usize| {
+        let natural = natural.get(index).copied().unwrap_or(0);
+        natural.min(columns[index].max).max(columns[index].min)
     };
-    while least(&kept) > room {
-        let goes = columns
-            .iter()
-            .enumerate()
-            .filter(|(at, column)| kept[*at] && column.yields > 0)
-            .max_by_key(|(_, column)| column.yields);
-        let Some((at, _)) = goes else { break };
-        kept[at] = false;
+    let least = |index: usize| columns[index].min.min(wish(index));
+    let mut scrolled = left;
+    let mut shown: Vec<usize> = (0..columns.len())
+        .filter(|index| {
+            let gone = columns[*index].priority > 0 && scrolled > 0;
+            scrolled -= usize::from(gone);
+            !gone
+        })
+        .collect();
+    let needed = |shown: &[usize]| -> u16 {
+        let gaps = GAP.saturating_mul(u16::try_from(shown.len().saturating_sub(1)).unwrap_or(u16::MAX));
+        shown.iter().fold(gaps, |sum, index| sum.saturating_add(least(*index)))
+    };
+    while needed(&shown) > width {
+        let Some(position) = (0..shown.len())
+            .filter(|position| columns[shown[*position]].priority > 0)
+            .max_by_key(|position| columns[shown[*position]].priority)
+        else {
+            break;
+        };
+        shown.remove(position);
     }
-    let mut widths: Vec<Option<u16>> =
-        columns.iter().zip(&kept).map(|(column, kept)| kept.then_some(column.least)).collect();
-    let mut left = room.saturating_sub(least(&kept));
-    for (at, column) in columns.iter().enumerate() {
-        if let Some(width) = &mut widths[at] {
-            let more = needs[at].min(column.most).saturating_sub(*width).min(left);
-            *width += more;
-            left -= more;
-        }
+    let mut spare = width.saturating_sub(needed(&shown));
+    let mut widths: Vec<(usize, u16)> = shown.iter().map(|index| (*index, least(*index))).collect();
+    let mut order: Vec<usize> = (0..widths.len()).collect();
+    order.sort_by_key(|position| columns[widths[*position].0].priority);
+    for position in order {
+        let (index, given) = widths[position];
+        let more = wish(index).saturating_sub(given).min(spare);
+        widths[position].1 += more;
+        spare -= more;
     }
+    // Even the columns that stay do not fit: the last of them give way.
+    let mut room = width;
+    for (position, (_, width)) in widths.iter_mut().enumerate() {
+        room = room.saturating_sub(if position == 0 { 0 } else { GAP });
+        *width = (*width).min(room);
+        room -= *width;
+    }
+    widths.retain(|(_, width)| *width > 0);
     widths
 }
 
-/// Draws a header and the rows that fit. `row` makes the cells of a row, called only for rows on screen; `marker` is drawn
-/// before each row (two columns).
-pub fn draw(
-    frame: &mut Frame,
-    area: Rect,
-    theme: &Theme,
-    columns: &[Column],
-    cursor: &mut Cursor,
-    length: usize,
-    row: impl Fn(usize) -> (String, Vec<Cell>),
-) {
-    let height = usize::from(area.height.saturating_sub(1));
-    cursor.follow(height, length);
-    let visible: Vec<(usize, (String, Vec<Cell>))> =
-        (cursor.top..length.min(cursor.top + height)).map(|at| (at, row(at))).collect();
-    let needs: Vec<u16> = columns
-        .iter()
-        .enumerate()
-        .map(|(at, column)| {
-            let cells = visible.iter().filter_map(|(_, (_, cells))| cells.get(at)).map(|cell| cell.text.width());
-            u16::try_from(cells.chain([column.title.width()]).max().unwrap_or(0)).unwrap_or(u16::MAX)
+/// Draws the list into `area` and keeps the selection on screen.
+pub fn draw(frame: &mut Frame, area: Rect, table: &Table, cursor: &mut Cursor, theme: Theme) {
+    let mut lines = area.rows().collect::<Vec<_>>().into_iter();
+    let position = table.position.clone().unwrap_or_else(|| cursor.position(table.len));
+    if table.title.width() > 0
+        && let Some(line) = lines.next()
+    {
+        draw_title(frame, line, table, &position, theme);
+    }
+    if table.len == 0 {
+        if let Some(line) = lines.next() {
+            frame.render_widget(Line::styled(text::fit(table.empty, line.width.into()), theme.quiet()), line);
+        }
+        return;
+    }
+    let has_headers = table.columns.iter().any(|column| !column.header.is_empty());
+    let header = if has_headers && lines.len() > 1 { lines.next() } else { None };
+    cursor.show(table.len, lines.len());
+    let rows: Vec<Row> = (cursor.top..table.len).take(lines.len()).map(table.row).collect();
+    let marks = rows.iter().map(|row| row.mark.symbol().len()).max().unwrap_or(0);
+    let before = u16::try_from(marks + 2).unwrap_or(u16::MAX);
+    let natural: Vec<u16> = (0..table.columns.len())
+        .map(|index| {
+            let cells = rows.iter().filter_map(|row| row.cells.get(index)).map(Cell::width);
+            let widest = cells.max().unwrap_or(0).max(table.columns[index].header.width());
+            u16::try_from(widest).unwrap_or(u16::MAX)
         })
         .collect();
-    let widths = layout(columns, &needs, area.width.saturating_sub(4));
-    let mut header = vec![Span::raw("    ")];
-    for (column, width) in columns.iter().zip(&widths) {
-        if let Some(width) = width {
-            header.push(Span::styled(pad(column.title, usize::from(*width), column.align), theme.quiet()));
-            header.push(Span::raw("  "));
+    let most = table.columns.iter().filter(|column| column.priority > 0).count().saturating_sub(1);
+    cursor.left = cursor.left.min(most);
+    let widths = layout(table.columns, &natural, cursor.left, area.width.saturating_sub(before));
+    if let Some(line) = header {
+        let mut spans = vec![Span::raw(" ".repeat(before.into()))];
+        for (position, (index, width)) in widths.iter().enumerate() {
+            let column = &table.columns[*index];
+            push_cell(&mut spans, position, &Cell::from(column.header.as_str()), column.align, *width);
         }
+        frame.render_widget(Line::from(spans).style(theme.quiet()), line);
     }
-    let mut lines = vec![Line::from(header)];
-    for (at, (marker, cells)) in visible {
-        let selected = at == cursor.selected;
-        let pointer = if selected { "> " } else { "  " };
-        let mut spans = vec![Span::raw(format!("{pointer}{}", pad(&marker, 2, Align::Left)))];
-        for ((column, width), cell) in columns.iter().zip(&widths).zip(cells) {
-            if let Some(width) = width {
-                spans.push(Span::styled(pad(&cell.text, usize::from(*width), column.align), cell.style));
-                spans.push(Span::raw("  "));
-            }
+    for (index, (row, line)) in rows.iter().zip(lines).enumerate() {
+        let selected = cursor.top + index == cursor.selected;
+        let marker = match (selected, table.focus) {
+            (true, Focus::Here) => theme.symbols().selected,
+            (true, Focus::Elsewhere) => theme.symbols().selected_elsewhere,
+            (false, _) => " ",
+        };
+        let mut spans = vec![Span::raw(format!("{marker} {:marks$}", row.mark.symbol()))];
+        for (position, (index, width)) in widths.iter().enumerate() {
+            let empty = Cell::default();
+            let cell = row.cells.get(*index).unwrap_or(&empty);
+            push_cell(&mut spans, position, cell, table.columns[*index].align, *width);
         }
-        let line = Line::from(spans);
-        lines.push(if selected { line.style(theme.selected()) } else { line });
+        let style = if selected && table.focus == Focus::Here { theme.selected() } else { Style::new() };
+        frame.render_widget(Line::from(spans), line);
+        frame.buffer_mut().set_style(line, style);
     }
-    frame.render_widget(ratatui::widgets::Paragraph::new(lines), area);
 }
 
-/// Fits a text into a number of columns exactly.
-pub fn pad(text: &str, width: usize, align: Align) -> String {
-    let text = fit(text, width);
-    let space = " ".repeat(width.saturating_sub(text.width()));
-    match align {
-        Align::Left => format!("{text}{space}"),
-        Align::Right => format!("{space}{text}"),
+fn draw_title(frame: &mut Frame, line: Rect, table: &Table, position: &str, theme: Theme) {
+    let position_width = u16::try_from(position.width()).unwrap_or(u16::MAX);
+    let room = line.width.saturating_sub(position_width + 2);
+    let title = fit(&table.title.spans, room.into());
+    frame.render_widget(Line::from(title), line);
+    if table.len > 0 && position_width < line.width {
+        let right = Rect { x: line.right() - position_width, width: position_width, ..line };
+        frame.render_widget(Line::styled(position, theme.quiet()), right);
     }
+}
+
+fn push_cell(spans: &mut Vec<Span<'static>>, position: usize, cell: &Cell, align: Align, width: u16) {
+    if position > 0 {
+        spans.push(Span::raw(" ".repeat(GAP.into())));
+    }
+    let fitted = fit(&cell.0, width.into());
+    let used: usize = fitted.iter().map(|span| span.content.width()).sum();
+    let pad = Span::raw(" ".repeat(usize::from(width).saturating_sub(used)));
+    match align {
+        Align::Left => {
+            spans.extend(fitted);
+            spans.push(pad);
+        }
+        Align::Right => {
+            spans.push(pad);
+            spans.extend(fitted);
+        }
+    }
+}
+
+/// Cuts a line of several styles to a number of terminal columns, ending in `…` when something was cut.
+pub fn fit(spans: &[Span], columns: usize) -> Vec<Span<'static>> {
+    debug_assert!(
+        spans.iter().all(|span| !span.content.chars().any(char::is_control)),
+        "text from outside is sanitised before it is drawn"
+    );
+    let whole: usize = spans.iter().map(|span| span.content.width()).sum();
+    let mut room = columns;
+    let mut rest = whole;
+    let mut fitted = Vec::with_capacity(spans.len());
+    for span in spans {
+        let width = span.content.width();
+        rest -= width;
+        // A span may use the last column only when nothing follows it.
+        let cut = if width < room || (width == room && rest == 0) {
+            span.content.to_string()
+        } else {
+            let mut cut = text::fit(&span.content, room).into_owned();
+            if width == room && room > 0 {
+                cut = text::fit(&format!("{cut}…"), room).into_owned();
+            }
+            fitted.push(Span::styled(cut, span.style));
+            break;
+        };
+        room -= width;
+        fitted.push(Span::styled(cut, span.style));
+    }
+    fitted
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const COLUMNS: [Column; 3] = [
-        Column { title: "name", least: 6, most: 20, yields: 0, align: Align::Left },
-        Column { title: "size", least: 6, most: 10, yields: 2, align: Align::Right },
-        Column { title: "host", least: 6, most: 10, yields: 1, align: Align::Left },
-    ];
-
     #[test]
-    fn columns_yield_by_priority() {
-        assert_eq!(layout(&COLUMNS, &[10, 6, 6], 40), [Some(10), Some(6), Some(6)]);
-        assert_eq!(layout(&COLUMNS, &[10, 6, 6], 15), [Some(7), None, Some(6)]);
-        assert_eq!(layout(&COLUMNS, &[10, 6, 6], 8), [Some(8), None, None]);
+    fn columns_yield_by_priority_and_the_first_ones_get_what_is_left() {
+        let columns = [Column::left("name", 6, 20, 0), Column::right("size", 6, 10, 2), Column::left("host", 6, 10, 1)];
+        assert_eq!(layout(&columns, &[10, 6, 6], 0, 40), [(0, 10), (1, 6), (2, 6)]);
+        assert_eq!(layout(&columns, &[10, 6, 6], 0, 15), [(0, 7), (2, 6)]);
+        assert_eq!(layout(&columns, &[10, 6, 6], 0, 8), [(0, 8)]);
+        assert_eq!(layout(&columns, &[10, 6, 6], 1, 40), [(0, 10), (2, 6)]);
     }
 
     #[test]
-    fn wide_characters_do_not_break_the_columns() {
-        assert_eq!(pad("東京都庁", 6, Align::Left).width(), 6);
-        assert_eq!(pad("ab", 4, Align::Right), "  ab");
+    fn wide_characters_are_measured_and_what_is_cut_shows() {
+        let width = |spans: &[Span]| spans.iter().map(|span| span.content.width()).sum::<usize>();
+        assert_eq!(width(&fit(&[Span::raw("東京"), Span::raw("都庁")], 8)), 8);
+        let cut = fit(&[Span::raw("東京"), Span::raw("都庁")], 6);
+        assert!(width(&cut) <= 6 && cut.iter().any(|span| span.content.contains('…')), "{cut:?}");
     }
 
     #[test]
     fn the_selection_stays_on_screen() {
         let mut cursor = Cursor::default();
-        cursor.step(25, 30);
-        cursor.follow(10, 30);
-        assert_eq!(cursor, Cursor { selected: 25, top: 16 });
-        cursor.step(-100, 30);
-        cursor.follow(10, 30);
-        assert_eq!(cursor, Cursor { selected: 0, top: 0 });
+        cursor.move_by(25, 30);
+        cursor.show(30, 10);
+        assert_eq!((cursor.selected, cursor.top), (25, 16));
+        cursor.move_by(-100, 30);
+        cursor.show(30, 10);
+        assert_eq!((cursor.selected, cursor.top), (0, 0));
     }
 }

@@ -1,5 +1,5 @@
 //! Styles by role. Meaning never depends on colour alone: every role has a symbol or a word beside it. The terminal's own
-//! colours are used, so that light, dark and 16-colour terminals all work; NO_COLOR leaves bold, underline and reverse.
+//! colours are used, so that light, dark and 16-colour terminals all work; `NO_COLOR` leaves bold, underline and reverse.
 
 use ratatui::style::{Color, Modifier, Style};
 
@@ -10,8 +10,24 @@ pub struct Theme {
     pub ascii: bool,
 }
 
+/// Signs that mean something, so that colour does not have to.
+#[derive(Debug)]
+pub struct Symbols {
+    /// Before the selected row, where keys go to; and in a list that keys do not go to now.
+    pub selected: &'static str,
+    pub selected_elsewhere: &'static str,
+    /// The end of what is being typed.
+    pub caret: &'static str,
+    /// Between what is in production and what would come back.
+    pub becomes: &'static str,
+    pub bar: &'static str,
+}
+
+const DRAWN: Symbols = Symbols { selected: "▸", selected_elsewhere: "▹", caret: "▏", becomes: "⇒", bar: "█" };
+const PLAIN: Symbols = Symbols { selected: ">", selected_elsewhere: "-", caret: "_", becomes: "=>", bar: "#" };
+
 impl Theme {
-    /// As the environment asks for: NO_COLOR, and the locale's character set.
+    /// As the environment asks for: `NO_COLOR`, and the locale's character set.
     pub fn from_environment() -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let locale =
@@ -24,58 +40,62 @@ impl Theme {
         Self { colors: false, ascii: false }
     }
 
-    fn color(&self, color: Color) -> Style {
+    fn color(self, color: Color) -> Style {
         if self.colors { Style::new().fg(color) } else { Style::new() }
     }
 
-    pub fn text(&self) -> Style {
+    pub fn symbols(self) -> &'static Symbols {
+        if self.ascii { &PLAIN } else { &DRAWN }
+    }
+
+    pub fn text(self) -> Style {
         Style::new()
     }
 
     /// Labels and what matters less.
-    pub fn quiet(&self) -> Style {
+    pub fn quiet(self) -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
 
-    pub fn title(&self) -> Style {
+    pub fn title(self) -> Style {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
-    pub fn selected(&self) -> Style {
+    pub fn selected(self) -> Style {
         Style::new().add_modifier(Modifier::REVERSED)
     }
 
-    pub fn key(&self) -> Style {
+    pub fn key(self) -> Style {
         self.color(Color::Cyan).add_modifier(Modifier::BOLD)
     }
 
     /// What changes production, and the word for a production system.
-    pub fn live(&self) -> Style {
+    pub fn live(self) -> Style {
         self.color(Color::Magenta).add_modifier(Modifier::BOLD)
     }
 
-    pub fn good(&self) -> Style {
+    pub fn good(self) -> Style {
         self.color(Color::Blue).add_modifier(Modifier::BOLD)
     }
 
-    pub fn bad(&self) -> Style {
+    pub fn bad(self) -> Style {
         self.color(Color::Yellow).add_modifier(Modifier::BOLD)
     }
 
-    pub fn missing(&self) -> Style {
+    pub fn missing(self) -> Style {
         self.color(Color::Blue)
     }
 
-    pub fn changed(&self) -> Style {
+    pub fn changed(self) -> Style {
         self.color(Color::Yellow)
     }
 
-    pub fn extra(&self) -> Style {
+    pub fn extra(self) -> Style {
         self.color(Color::Cyan)
     }
 
     /// The word for an environment.
-    pub fn environment(&self, word: &str) -> Style {
+    pub fn environment(self, word: &str) -> Style {
         match word {
             "DRILL" => self.good().add_modifier(Modifier::REVERSED),
             "STAGING" => self.bad().add_modifier(Modifier::REVERSED),
@@ -84,11 +104,11 @@ impl Theme {
     }
 
     /// A horizontal line.
-    pub fn rule(&self) -> &'static str {
+    pub fn rule(self) -> &'static str {
         if self.ascii { "-" } else { "─" }
     }
 
-    pub fn bar(&self) -> (&'static str, &'static str) {
+    pub fn bar(self) -> (&'static str, &'static str) {
         if self.ascii { ("#", ".") } else { ("█", "░") }
     }
 }

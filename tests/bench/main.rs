@@ -19,6 +19,7 @@ use lifeboat::postgres::stage::{self, Scratch};
 use lifeboat::progress::Progress;
 
 #[path = "../screenshots/terminal.rs"]
+#[expect(dead_code, reason = "pictures need more of it")]
 mod terminal;
 
 const LIFEBOAT: &str = env!("CARGO_BIN_EXE_lifeboat");
@@ -31,14 +32,14 @@ create table public.wanted (id bigint primary key, customer bigint not null, sta
 insert into public.wanted select i, i * 7919 % 100003, (array['open','paid','sent','void'])[1 + i % 4], (i * 37 % 100000) / 100.0,
     case when i % 5 = 0 then null else md5(i::text) end, timestamptz '2026-01-01 00:00Z' + i * interval '7 seconds',
     timestamptz '2026-01-02 00:00Z' + i * interval '11 seconds', jsonb_build_object('n', i, 'tag', md5((i % 977)::text))
-    from generate_series(1, 500000) i;
+    from generate_series(1::bigint, 500000) i;
 analyze public.wanted;";
 
 fn neighbour(rows: u64) -> String {
     format!(
         "drop table if exists public.neighbour;
          create table public.neighbour (id bigint, a text, b text, c double precision);
-         insert into public.neighbour select i, md5(i::text), md5((i * 31)::text), sqrt(i) from generate_series(1, {rows}) i;"
+         insert into public.neighbour select i, md5(i::text), md5((i * 31)::text), sqrt(i) from generate_series(1::bigint, {rows}) i;"
     )
 }
 

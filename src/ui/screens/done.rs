@@ -46,7 +46,7 @@ impl Done {
         None
     }
 
-    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut lines = vec![Line::styled(self.title.clone(), theme.good())];
         match &self.verdict {
             None => {}

@@ -8,7 +8,7 @@ use ratatui::widgets::{Paragraph, Wrap};
 use super::Command;
 use crate::text::clean;
 use crate::ui::keymap::Action;
-use crate::ui::table::{self, Align, Cell, Column, Cursor};
+use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
 
 /// A recovery that was begun before.
@@ -27,20 +27,11 @@ pub struct Home {
     pub cursor: Cursor,
 }
 
-const COLUMNS: [Column; 2] = [
-    Column { title: "", least: 22, most: 40, yields: 0, align: Align::Left },
-    Column { title: "", least: 10, most: 140, yields: 1, align: Align::Left },
-];
-
 impl Home {
     pub fn act(&mut self, action: Action) -> Option<Command> {
         let length = self.earlier.len() + 1;
         let selected = self.cursor.selected.checked_sub(1).and_then(|at| self.earlier.get(at));
         match action {
-            Action::Up => self.cursor.step(-1, length),
-            Action::Down => self.cursor.step(1, length),
-            Action::Top => self.cursor.selected = 0,
-            Action::Bottom => self.cursor.selected = length - 1,
             Action::Enter | Action::Report => {
                 return Some(match selected {
                     None => Command::Start,
@@ -54,12 +45,14 @@ impl Home {
                     None => Command::Notice("select an earlier recovery first".into()),
                 });
             }
-            _ => {}
+            _ => {
+                self.cursor.act(action, length);
+            }
         }
         None
     }
 
-    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut top = Vec::new();
         if let Some(briefing) = &self.briefing {
             top.push(Line::styled("What you are told", theme.title()));
@@ -75,15 +68,25 @@ impl Home {
             u16::try_from(top.line_count(area.width)).unwrap_or(area.height).min(area.height.saturating_sub(3));
         frame.render_widget(top, Rect { height, ..area });
         let below = Rect { y: area.y + height, height: area.height - height, ..area };
-        table::draw(frame, below, theme, &COLUMNS, &mut self.cursor, self.earlier.len() + 1, |at| {
+        let row = |at: usize| {
             let cells = match at.checked_sub(1).and_then(|at| self.earlier.get(at)) {
                 None => vec![
-                    Cell::new("Begin a recovery").style(theme.title()),
-                    Cell::new("choose a recovery point, see what differs, bring rows back"),
+                    Cell::new("Begin a recovery", theme.title()),
+                    Cell::from("see what differs from a backup, bring rows back"),
                 ],
-                Some(earlier) => vec![Cell::new(clean(&earlier.id)), Cell::new(clean(&earlier.what))],
+                Some(earlier) => vec![Cell::from(clean(&earlier.id)), Cell::from(clean(&earlier.what))],
             };
-            (String::new(), cells)
-        });
+            Row { mark: Mark::None, cells }
+        };
+        let table = Table {
+            title: Line::default(),
+            position: None,
+            columns: &[Column::left("", 16, 40, 0), Column::left("", 10, 140, 1)],
+            len: self.earlier.len() + 1,
+            row: &row,
+            empty: "",
+            focus: Focus::Here,
+        };
+        table::draw(frame, below, &table, &mut self.cursor, theme);
     }
 }

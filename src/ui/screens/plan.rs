@@ -98,7 +98,7 @@ impl Review {
         self.plan.steps.iter().flat_map(Step::statements).collect()
     }
 
-    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let foot_height = if self.consent.is_some() { 5 } else { 2 };
         let body = Rect { height: area.height.saturating_sub(foot_height), ..area };
         let foot = Rect { y: area.y + body.height, height: area.height - body.height, ..area };
@@ -138,7 +138,7 @@ impl Review {
         });
     }
 
-    fn page(&self, theme: &Theme) -> Vec<Line<'static>> {
+    fn page(&self, theme: Theme) -> Vec<Line<'static>> {
         let mut page = vec![Line::styled("What will be done", theme.title()), Line::raw("")];
         for (number, step) in self.plan.steps.iter().enumerate() {
             let effect = match step.effect() {
@@ -168,7 +168,7 @@ impl Review {
     }
 }
 
-fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: &Theme) {
+fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: Theme) {
     page.push(Line::raw(
         "   All of it in one transaction: if a single row has moved since you saw it, or a count differs from",
     ));
@@ -189,7 +189,7 @@ fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: &Them
     }
 }
 
-fn push_consequences(page: &mut Vec<Line<'static>>, table: &TableChange, triggers: Triggers, theme: &Theme) {
+fn push_consequences(page: &mut Vec<Line<'static>>, table: &TableChange, triggers: Triggers, theme: Theme) {
     if table.updates > 0 {
         page.push(Line::raw(format!("     columns put back: {}", clean(&table.columns.join(", ")))));
     }
@@ -221,7 +221,7 @@ fn push_consequences(page: &mut Vec<Line<'static>>, table: &TableChange, trigger
     }
 }
 
-fn push_undo(page: &mut Vec<Line<'static>>, undo: &Undo, theme: &Theme) {
+fn push_undo(page: &mut Vec<Line<'static>>, undo: &Undo, theme: Theme) {
     page.push(Line::raw("   Only rows that nobody has changed since are taken back."));
     for table in &undo.tables {
         page.push(Line::raw(""));

@@ -16,7 +16,7 @@ use crate::recovery::record::{Contents, Fact, Incident};
 use crate::text::{self, clean};
 use crate::ui::filter::FilterLine;
 use crate::ui::keymap::Action;
-use crate::ui::table::{self, Align, Cell, Column, Cursor};
+use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
 
 #[derive(Debug)]
@@ -34,14 +34,17 @@ pub struct Points {
     warned: Option<String>,
 }
 
-const COLUMNS: [Column; 6] = [
-    Column { title: "taken", least: 16, most: 16, yields: 0, align: Align::Left },
-    Column { title: "against the incident", least: 24, most: 34, yields: 0, align: Align::Left },
-    Column { title: "inside", least: 20, most: 60, yields: 1, align: Align::Left },
-    Column { title: "host", least: 9, most: 20, yields: 3, align: Align::Left },
-    Column { title: "id", least: 8, most: 8, yields: 4, align: Align::Left },
-    Column { title: "tags and paths", least: 14, most: 80, yields: 5, align: Align::Left },
-];
+fn columns() -> [Column; 7] {
+    [
+        Column::left("", 1, 1, 0),
+        Column::left("taken", 16, 16, 0),
+        Column::left("against the incident", 24, 34, 0),
+        Column::left("inside", 20, 60, 1),
+        Column::left("host", 9, 20, 3),
+        Column::left("id", 8, 8, 4),
+        Column::left("tags and paths", 14, 80, 5),
+    ]
+}
 
 impl Points {
     pub fn new(
@@ -52,7 +55,7 @@ impl Points {
         now: DateTime<Utc>,
     ) -> Self {
         let selected = ranked.iter().position(|ranked| matches!(ranked.place, Place::Proposed { .. })).unwrap_or(0);
-        let cursor = Cursor { selected, top: selected.saturating_sub(3) };
+        let cursor = Cursor { selected, top: selected.saturating_sub(3), ..Cursor::default() };
         Self {
             title,
             why,
@@ -97,12 +100,6 @@ impl Points {
     pub fn act(&mut self, action: Action) -> Option<Command> {
         let shown = self.shown();
         match action {
-            Action::Up => self.cursor.step(-1, shown.len()),
-            Action::Down => self.cursor.step(1, shown.len()),
-            Action::PageUp => self.cursor.step(-10, shown.len()),
-            Action::PageDown => self.cursor.step(10, shown.len()),
-            Action::Top => self.cursor.selected = 0,
-            Action::Bottom => self.cursor.selected = shown.len().saturating_sub(1),
             Action::Filter => self.filter.open(),
             Action::Back if self.filter.clear() => {}
             Action::Back => return Some(Command::Back),
@@ -115,12 +112,14 @@ impl Points {
                 }
                 return Some(Command::Answer(Fact::Point(id)));
             }
-            _ => {}
+            _ => {
+                self.cursor.act(action, shown.len());
+            }
         }
         None
     }
 
-    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut below = draw_head(frame, area, theme, &self.title, &self.why);
         if let Some(bar) = self.timeline(theme, usize::from(below.width)) {
             frame.render_widget(Paragraph::new(bar), Rect { height: 2.min(below.height), ..below });
@@ -138,13 +137,21 @@ impl Points {
             below.height = below.height.saturating_sub(1);
         }
         let (ranked, contents, now) = (&self.ranked, &self.contents, self.now);
-        table::draw(frame, below, theme, &COLUMNS, &mut self.cursor, shown.len(), |at| {
-            row(&ranked[shown[at]], contents, now, theme)
-        });
+        let row = |at: usize| row(&ranked[shown[at]], contents, now, theme);
+        let table = Table {
+            title: Line::default(),
+            position: None,
+            columns: &columns(),
+            len: shown.len(),
+            row: &row,
+            empty: "No recovery point matches the filter. Esc shows all.",
+            focus: Focus::Here,
+        };
+        table::draw(frame, below, &table, &mut self.cursor, theme);
     }
 
     /// The points on a line of time, oldest left, with the incident marked beneath.
-    fn timeline(&self, theme: &Theme, width: usize) -> Option<Vec<Line<'static>>> {
+    fn timeline(&self, theme: Theme, width: usize) -> Option<Vec<Line<'static>>> {
         let Some(Incident::At(incident)) = self.incident else { return None };
         let oldest = self.ranked.iter().map(|ranked| ranked.point.instant.to_utc()).min()?.min(incident);
         let span = (self.now - oldest).num_seconds().max(1);
@@ -184,38 +191,38 @@ fn row(
     ranked: &RankedPoint,
     contents: &HashMap<String, Result<Contents, String>>,
     now: DateTime<Utc>,
-    theme: &Theme,
-) -> (String, Vec<Cell>) {
+    theme: Theme,
+) -> Row {
     let point = &ranked.point;
     let (marker, place) = match ranked.place {
         Place::Proposed { loss } => {
-            ("O", Cell::new(format!("PROPOSED, loses {}", text::duration(loss))).style(theme.good()))
+            ("O", Cell::new(format!("PROPOSED, loses {}", text::duration(loss)), theme.good()))
         }
-        Place::Before { loss } => ("o", Cell::new(format!("before it by {}", text::duration(loss)))),
-        Place::NoDump => (".", Cell::new("no database dump inside").style(theme.quiet())),
-        Place::After => ("x", Cell::new("after it: holds the damage").style(theme.bad())),
+        Place::Before { loss } => ("o", Cell::from(format!("before it by {}", text::duration(loss)))),
+        Place::NoDump => (".", Cell::new("no database dump inside", theme.quiet())),
+        Place::After => ("x", Cell::new("after it: holds the damage", theme.bad())),
         Place::Unranked => (
             "o",
-            Cell::new(format!("{} ago", text::duration((now - point.instant.to_utc()).to_std().unwrap_or_default()))),
+            Cell::from(format!("{} ago", text::duration((now - point.instant.to_utc()).to_std().unwrap_or_default()))),
         ),
     };
     let inside = contents.get(&point.id).map_or_else(
-        || Cell::new("...").style(theme.quiet()),
+        || Cell::new("...", theme.quiet()),
         |contents| {
-            let cell = Cell::new(clean(&describe(contents)));
-            if contents.is_err() { cell.style(theme.bad()) } else { cell }
+            Cell::new(clean(&describe(contents)), if contents.is_err() { theme.bad() } else { theme.text() })
         },
     );
     let local = point.instant.with_timezone(&Local);
     let cells = vec![
-        Cell::new(local.format("%Y-%m-%d %H:%M").to_string()),
+        Cell::from(marker),
+        Cell::from(local.format("%Y-%m-%d %H:%M").to_string()),
         place,
         inside,
-        Cell::new(clean(&point.host)),
-        Cell::new(clean(point.short())),
-        Cell::new(clean(&format!("{} {}", point.tags.join(","), point.paths.join(" ")))),
+        Cell::from(clean(&point.host)),
+        Cell::from(clean(point.short())),
+        Cell::from(clean(&format!("{} {}", point.tags.join(","), point.paths.join(" ")))),
     ];
-    (marker.into(), cells)
+    Row { mark: Mark::None, cells }
 }
 
 /// What lies inside a point, in a few words.

@@ -18,11 +18,11 @@ use crate::recovery::flows::{Choice, Question, Refusal, rows};
 use crate::recovery::record::{Fact, Incident};
 use crate::text::clean;
 use crate::ui::keymap::Action;
-use crate::ui::table::{self, Align, Cell, Column, Cursor};
+use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
 
 /// Title and reason of a question, wrapped; returns the room below.
-pub fn draw_head(frame: &mut Frame, area: Rect, theme: &Theme, title: &str, why: &str) -> Rect {
+pub fn draw_head(frame: &mut Frame, area: Rect, theme: Theme, title: &str, why: &str) -> Rect {
     let head = vec![Line::styled(title.to_owned(), theme.title()), Line::raw(why.to_owned()), Line::raw("")];
     let head = Paragraph::new(head).wrap(Wrap { trim: true });
     let height = u16::try_from(head.line_count(area.width)).unwrap_or(area.height).min(area.height.saturating_sub(2));
@@ -55,7 +55,7 @@ impl Time {
         None
     }
 
-    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let below = draw_head(frame, area, theme, &self.question.title, &self.question.why);
         let prompt = "Incident time: ";
         let mut lines = vec![
@@ -118,7 +118,7 @@ impl One {
         None
     }
 
-    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let below = draw_head(frame, area, theme, &clean(&self.title), &self.why);
         let mut lines = Vec::new();
         let mut line_of_selected = 0;
@@ -167,13 +167,9 @@ pub struct KeyColumns {
     pub cursor: Cursor,
 }
 
-const KEY_COLUMNS: [Column; 1] = [Column { title: "column", least: 10, most: 63, yields: 0, align: Align::Left }];
-
 impl KeyColumns {
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match action {
-            Action::Up => self.cursor.step(-1, self.columns.len()),
-            Action::Down => self.cursor.step(1, self.columns.len()),
             Action::Mark => {
                 if !self.marked.remove(&self.cursor.selected) {
                     self.marked.insert(self.cursor.selected);
@@ -184,17 +180,29 @@ impl KeyColumns {
                 return Some(Command::Answer(rows::named_keys(self.table.clone(), columns)));
             }
             Action::Back => return Some(Command::Back),
-            _ => {}
+            _ => {
+                self.cursor.act(action, self.columns.len());
+            }
         }
         None
     }
 
-    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let below = draw_head(frame, area, theme, &self.title, &self.why);
-        table::draw(frame, below, theme, &KEY_COLUMNS, &mut self.cursor, self.columns.len(), |at| {
-            let marker = if self.marked.contains(&at) { "x" } else { "." };
-            (marker.into(), vec![Cell::new(clean(&self.columns[at]))])
-        });
+        let row = |at: usize| Row {
+            mark: if self.marked.contains(&at) { Mark::On } else { Mark::Off },
+            cells: vec![Cell::from(clean(&self.columns[at]))],
+        };
+        let table = Table {
+            title: Line::default(),
+            position: None,
+            columns: &[Column::left("column", 10, 63, 0)],
+            len: self.columns.len(),
+            row: &row,
+            empty: "This table has no columns.",
+            focus: Focus::Here,
+        };
+        table::draw(frame, below, &table, &mut self.cursor, theme);
     }
 }
 
@@ -205,7 +213,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut lines = vec![
             Line::styled("This cannot go on", theme.bad()),
             Line::raw(""),

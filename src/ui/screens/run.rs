@@ -28,7 +28,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         if self.since.elapsed() < SHOW_AFTER {
             return;
         }
@@ -48,7 +48,7 @@ impl Waiting {
 }
 
 /// What is being done, how far, how fast, how long still.
-fn progress(report: &Report, theme: &Theme, width: u16) -> Vec<Line<'static>> {
+fn progress(report: &Report, theme: Theme, width: u16) -> Vec<Line<'static>> {
     let amount = |number: u64| match report.unit {
         Unit::Bytes => text::bytes(number),
         Unit::Rows => text::counted(number, "row", "rows"),
@@ -93,7 +93,7 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut lines = vec![Line::styled("Doing what you consented to", theme.title()), Line::raw("")];
         let mut live = false;
         for (number, step) in self.plan.steps.iter().enumerate() {
@@ -155,7 +155,7 @@ impl Failed {
         None
     }
 
-    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let title = if self.error.kind == Kind::Cancelled { "Cancelled" } else { "This did not work" };
         let mut lines = vec![
             Line::styled(title, theme.bad()),

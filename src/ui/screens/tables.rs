@@ -17,7 +17,7 @@ use crate::recovery::record::{Fact, State, TableState};
 use crate::text::{self, clean};
 use crate::ui::filter::FilterLine;
 use crate::ui::keymap::Action;
-use crate::ui::table::{self, Align, Cell, Column, Cursor};
+use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
 
 #[derive(Debug)]
@@ -31,14 +31,16 @@ pub struct Tables {
     pub cursor: Cursor,
 }
 
-const COLUMNS: [Column; 6] = [
-    Column { title: "table", least: 27, most: 50, yields: 0, align: Align::Left },
-    Column { title: "state", least: 9, most: 9, yields: 0, align: Align::Left },
-    Column { title: "backup rows", least: 11, most: 13, yields: 0, align: Align::Right },
-    Column { title: "live rows", least: 11, most: 13, yields: 0, align: Align::Right },
-    Column { title: "in dump", least: 8, most: 9, yields: 2, align: Align::Right },
-    Column { title: "columns", least: 7, most: 7, yields: 3, align: Align::Right },
-];
+fn columns() -> [Column; 6] {
+    [
+        Column::left("table", 25, 60, 0),
+        Column::left("definition", 10, 10, 1),
+        Column::right("backup rows", 11, 13, 0),
+        Column::right("live rows", 9, 13, 0),
+        Column::right("in dump", 8, 9, 2),
+        Column::right("columns", 7, 7, 3),
+    ]
+}
 
 impl Tables {
     pub fn new(title: String, why: String, mut tables: Vec<TableState>) -> Self {
@@ -76,12 +78,6 @@ impl Tables {
     pub fn act(&mut self, action: Action) -> Option<Command> {
         let shown = self.shown();
         match action {
-            Action::Up => self.cursor.step(-1, shown.len()),
-            Action::Down => self.cursor.step(1, shown.len()),
-            Action::PageUp => self.cursor.step(-10, shown.len()),
-            Action::PageDown => self.cursor.step(10, shown.len()),
-            Action::Top => self.cursor.selected = 0,
-            Action::Bottom => self.cursor.selected = shown.len().saturating_sub(1),
             Action::Filter => self.filter.open(),
             Action::Mark => {
                 let name = self.tables[*shown.get(self.cursor.selected)?].backup.name.clone();
@@ -90,7 +86,7 @@ impl Tables {
                 } else {
                     self.marked.push(name);
                 }
-                self.cursor.step(1, shown.len());
+                self.cursor.move_by(1, shown.len());
             }
             Action::MarkRelated => {
                 let related = self.related();
@@ -105,12 +101,14 @@ impl Tables {
             Action::Enter => return Some(Command::Answer(Fact::Tables(self.marked.clone()))),
             Action::Back if self.filter.clear() => {}
             Action::Back => return Some(Command::Back),
-            _ => {}
+            _ => {
+                self.cursor.act(action, shown.len());
+            }
         }
         None
     }
 
-    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: &Theme) {
+    pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut below = draw_head(frame, area, theme, &self.title, &self.why);
         let shown = self.shown();
         let detail =
@@ -133,14 +131,24 @@ impl Tables {
             below.height = below.height.saturating_sub(1);
         }
         let (tables, marked) = (&self.tables, &self.marked);
-        table::draw(frame, below, theme, &COLUMNS, &mut self.cursor, shown.len(), |at| {
+        let row = |at: usize| {
             let table = &tables[shown[at]];
-            let mark = if marked.contains(&table.backup.name) { "x" } else { "." };
-            (mark.into(), cells(table, theme))
-        });
+            let mark = if marked.contains(&table.backup.name) { Mark::On } else { Mark::Off };
+            Row { mark, cells: cells(table, theme) }
+        };
+        let list = Table {
+            title: Line::default(),
+            position: None,
+            columns: &columns(),
+            len: shown.len(),
+            row: &row,
+            empty: "No table matches the filter. Esc shows all.",
+            focus: Focus::Here,
+        };
+        table::draw(frame, below, &list, &mut self.cursor, theme);
     }
 
-    fn details(&self, table: &TableState, theme: &Theme) -> Vec<Line<'static>> {
+    fn details(&self, table: &TableState, theme: Theme) -> Vec<Line<'static>> {
         let mut lines = vec![Line::styled(clean(&table.backup.name.to_string()).into_owned(), theme.title())];
         if let Some(live) = &table.live {
             let key = live.keys.first().map_or_else(|| "none: you will be asked".into(), |key| key.columns.join(", "));
@@ -198,10 +206,10 @@ fn on_delete(rule: OnDelete) -> &'static str {
     }
 }
 
-fn cells(table: &TableState, theme: &Theme) -> Vec<Cell> {
+fn cells(table: &TableState, theme: Theme) -> Vec<Cell> {
     let (word, style) = match table.state() {
-        State::Unchanged => ("unchanged", theme.text()),
-        State::Drifted => ("drifted", theme.changed()),
+        State::Unchanged => ("the same", theme.text()),
+        State::Drifted => ("differs", theme.changed()),
         State::Dropped => ("dropped", theme.bad()),
     };
     let backup = match table.backup_rows {
@@ -214,11 +222,11 @@ fn cells(table: &TableState, theme: &Theme) -> Vec<Cell> {
         .and_then(|live| live.rows_estimate)
         .map_or_else(|| "?".into(), |rows| format!("~{}", text::count(rows)));
     vec![
-        Cell::new(clean(&table.backup.name.to_string())),
-        Cell::new(word).style(style),
-        Cell::new(backup),
-        Cell::new(if table.live.is_some() { live } else { "-".into() }),
-        Cell::new(table.backup.compressed_size.map_or_else(|| "-".into(), text::bytes)),
-        Cell::new(table.backup.columns.len().to_string()),
+        Cell::from(clean(&table.backup.name.to_string())),
+        Cell::new(word, style),
+        Cell::from(backup),
+        Cell::from(if table.live.is_some() { live } else { "-".into() }),
+        Cell::from(table.backup.compressed_size.map_or_else(|| "-".into(), text::bytes)),
+        Cell::from(table.backup.columns.len().to_string()),
     ]
 }
