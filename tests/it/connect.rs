@@ -443,7 +443,7 @@ async fn a_hot_standby_is_recognised() {
     assert_eq!(open(&format!("{both} target_session_attrs=primary"), &[]).await.facts.port, NETWORK.port);
 }
 
-/// PgBouncer, as an ordinary user, in front of the server. `more` are settings of it.
+/// `PgBouncer`, as an ordinary user, in front of the server. `more` are settings of it.
 fn pooler(name: &str, more: &str) -> (Running, u16) {
     let program =
         ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(PathBuf::from).into_iter().find(|path| path.exists());
