@@ -120,7 +120,8 @@ impl<'a> Value<'a> {
 }
 
 fn unknown(key: &str, place: &str, known: &[&str], whose: &str) -> Error {
-    if ["password", "passwd", "passphrase", "secret", "token"].iter().any(|word| key.to_lowercase().contains(word))
+    let secret = |word: &str| key.to_lowercase().contains(word) || alike(word, key) > 0.9;
+    if ["password", "passwd", "passphrase", "secret", "token"].iter().any(|word| secret(word))
         && !known.iter().any(|known| alike(known, key) > 0.9)
     {
         return Error::operator(format!("{place} has the key \"{key}\", and no secret may be in this file"))

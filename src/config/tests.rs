@@ -1,3 +1,5 @@
+//! What a configuration may say, and what is said about one that is wrong.
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config> {
@@ -28,6 +30,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
 fn no_secret_may_be_in_the_file_and_none_is_repeated() {
     for line in [
         "password = \"canary\"",
+        "pasword = \"canary\"",
         "repository = { url = \"/srv\", password = \"canary\" }",
         "repository = { url = \"/srv\", passphrase = \"canary\" }",
         "repository = { url = \"rest:https://me:canary@store/\", password_file = \"/p\" }",

@@ -31,6 +31,8 @@ use crate::error::{Error, Result};
 const OLDEST: i32 = 130_000;
 /// A server may say more than anybody reads.
 const NOTICES: usize = 200;
+/// How long the wish to stop may take to arrive.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond this, times of this machine and of the server cannot be compared by eye.
 const SKEW: TimeDelta = TimeDelta::seconds(2);
 
@@ -75,16 +77,16 @@ const AFTERWARDS: &[&str] = &[
 
 /// A connection that is ready for work.
 pub struct Server {
-    pub client: Client,
+    pub client: Session,
     pub facts: Facts,
     /// What the operator should know before going on, as lowercase fragments.
     pub warnings: Vec<String>,
     /// What the server said on the way, newest last; the oldest are dropped.
     pub notices: Arc<Mutex<VecDeque<String>>>,
-    connector: MakeRustlsConnect,
 }
 
 /// What a server says about itself.
+#[expect(clippy::struct_excessive_bools, reason = "each is an answer of the server's own")]
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Facts {
     /// The name by which it was reached, or the folder of its socket.
@@ -117,25 +119,30 @@ pub struct Facts {
     pub connections: i64,
 }
 
-impl Server {
-    /// Stops what the server is doing for this connection; usable from another task while a query runs.
-    pub fn cancel_token(&self) -> Cancel {
-        Cancel { token: self.client.cancel_token(), connector: self.connector.clone() }
-    }
-}
-
-/// The right to cancel a running query, over the same kind of connection as the query's own.
-#[derive(Clone)]
-pub struct Cancel {
-    token: tokio_postgres::CancelToken,
+/// A client that can be told to stop over the same kind of connection as its own: a server that demands TLS demands it of
+/// the wish to cancel too.
+pub struct Session {
+    client: Client,
     connector: MakeRustlsConnect,
 }
 
-impl Cancel {
-    /// Asks the server to stop the running query. The query itself tells whether it did.
+impl Session {
+    /// Asks the server to stop what it is doing for this session. The query itself tells whether it did.
     pub async fn cancel(&self) -> Result<()> {
-        let asked = self.token.cancel_query(self.connector.clone()).await;
-        asked.map_err(|error| server_error(error, "asking the server to stop"))
+        let token = self.client.cancel_token();
+        match timeout(CANCEL_TIMEOUT, token.cancel_query(self.connector.clone())).await {
+            Ok(asked) => asked.map_err(|error| server_error(error, "asking the server to stop")),
+            Err(_) => Err(Error::target("the server did not take the wish to stop in time")
+                .hint("End the session on the server with pg_terminate_backend, or wait until it is done.")),
+        }
+    }
+}
+
+impl std::ops::Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
     }
 }
 
@@ -339,7 +346,7 @@ async fn settle(client: Client, opened: Opened, target: &Target, application_nam
     if facts.encoding == "SQL_ASCII" {
         warnings.push("the database does not say how its text is encoded (SQL_ASCII)".into());
     }
-    Ok(Server { client, facts, warnings, notices, connector })
+    Ok(Server { client: Session { client, connector }, facts, warnings, notices })
 }
 
 /// What identifies a session.

@@ -19,9 +19,9 @@ pub(super) mod page;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
 
 use super::archive;
+use super::connect::Session;
 use super::name::Name;
 use super::schema::{ForeignKey, Key, Kind, Live};
 use super::stage::{self, Scratch, StagedColumn};
@@ -220,7 +220,7 @@ pub fn pairs(live: &Live, backup: &[archive::Column], copied: &[String]) -> Vec<
 /// `table` comes from [`stage`]: its `key` is chosen here, by `choice`. Errors: a key that is not one, with counts and a
 /// sample; row-level security that would hide rows; whatever the server says.
 pub async fn diff(
-    client: &Client,
+    client: &Session,
     scratch: &Scratch,
     mut table: Table,
     choice: &KeyChoice,

@@ -20,7 +20,7 @@ pub(super) use columns::live_types;
 pub use columns::{Compare, StagedColumn, Target, columns};
 pub use copy::Source;
 
-use super::connect::server_error;
+use super::connect::{Session, server_error};
 use super::name::{Name, quote, quote_list};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -211,7 +211,7 @@ pub struct Staged {
 /// Errors: what `rows` reports (an [`Error`] inside an [`std::io::Error`] is handed on as it is); a row that the server
 /// does not take, with its line; a value that does not fit the live type, with the column and a sample.
 pub async fn stage(
-    client: &Client,
+    client: &Session,
     scratch: &Scratch,
     spec: &Spec,
     rows: impl Read + Send + 'static,
@@ -251,7 +251,7 @@ pub async fn stage(
 
 /// Casts what has to be cast, then gathers just enough statistics for the planner: it needs the number of rows, and
 /// whether they lie in the order of their key.
-async fn settle(client: &Client, table: &str, spec: &Spec, progress: &Progress) -> Result<()> {
+async fn settle(client: &Session, table: &str, spec: &Spec, progress: &Progress) -> Result<()> {
     cast::settle(client, table, &spec.table, &spec.columns, progress).await?;
     let sql = format!("BEGIN; SET LOCAL default_statistics_target = 10; ANALYZE {table}; COMMIT");
     client.batch_execute(&sql).await.map_err(|error| server_error(error, "analysing the staging table"))
@@ -281,7 +281,7 @@ pub(super) async fn rollback(client: &Client) {
 
 /// Waits for a piece of server work and asks the server to stop it when the operator does.
 pub(super) async fn stoppable<T>(
-    client: &Client,
+    client: &Session,
     progress: &Progress,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
@@ -290,7 +290,7 @@ pub(super) async fn stoppable<T>(
     tokio::select! {
         outcome = &mut work => outcome,
         () = progress.cancelled() => {
-            let _ = client.cancel_token().cancel_query(tokio_postgres::NoTls).await;
+            let _ = client.cancel().await;
             // The session is usable again only when the statement has ended.
             let _ = work.await;
             Err(Error::cancelled())

@@ -14,7 +14,7 @@ use lifeboat::recovery::Flow;
 use lifeboat::recovery::flows::{self, Answers, Next, Place};
 use lifeboat::recovery::plan::{Effect, Plan};
 use lifeboat::recovery::record::{
-    Contents, Dump, Fact, Finding, Incident, Look, NamedKey, Point, Record, ServerFacts, TableState, Tables,
+    Contents, Dump, Fact, Finding, Incident, Look, NamedKey, Point, Record, Scope, ServerFacts, TableState, Tables,
 };
 
 const DEEPEST: usize = 32;
@@ -407,4 +407,22 @@ fn rows() {
 #[test]
 fn undo() {
     insta::assert_snapshot!(tree(Flow::Undo { recovery: "20260115_143205_a1b2".into() }));
+}
+
+#[test]
+fn the_data_loss_window_is_compared_with_the_rpo() {
+    let why = |hours: u64| {
+        let mut record = Record::default();
+        record.rpo = Some(std::time::Duration::from_hours(hours));
+        let point = point("aaaaaaaa", "2026-01-15T02:00:00Z");
+        let contents = Contents { dumps: vec![dump("/a.dump", None)], files: 0, bytes: 0, complete: true };
+        record.found(Look::Contents { point: point.id.clone() }, Finding::Contents(contents));
+        record.found(Look::Points, Finding::Points(vec![point]));
+        record.answer(Fact::Incident(Incident::At(instant("2026-01-15T14:00:00Z"))));
+        record.answer(Fact::Scope(Scope::Tables));
+        let Next::Ask(question) = flows::rows::next(&record) else { panic!("nothing is asked") };
+        question.why
+    };
+    assert!(why(6).contains("It loses 12 h 0 min, which is MORE than this system's RPO of 6 h 0 min."), "{}", why(6));
+    assert!(why(24).contains("which is within this system's RPO of "), "{}", why(24));
 }

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use lifeboat::drill::cluster::{Cluster, programs};
 use lifeboat::error::Kind;
 use lifeboat::postgres::archive::Column;
+use lifeboat::postgres::connect::Session;
 use lifeboat::postgres::diff::{self, Class, KeyChoice};
 use lifeboat::postgres::merge::{self, Outcome};
 use lifeboat::postgres::name::Name;
 use lifeboat::postgres::schema;
 use lifeboat::postgres::stage;
 use lifeboat::progress::Progress;
-use tokio_postgres::Client;
 
 use crate::cluster::psql;
 use crate::merge::{Repair, state};
@@ -124,7 +124,7 @@ async fn fm_03_a_commit_whose_reply_was_lost_is_resolved_and_never_repeated() {
 }
 
 /// Applies while `fault` is at work; the result must be known, and all or nothing.
-async fn all_or_nothing(repair: &Repair, client: Client, fault: impl Future<Output = ()>, after: &str) -> bool {
+async fn all_or_nothing(repair: &Repair, client: Session, fault: impl Future<Output = ()>, after: &str) -> bool {
     let changes = repair.prepare(&repair.back()).await.unwrap();
     let scratch = repair.bench.scratch.clone();
     let progress = Progress::default();

@@ -1,7 +1,10 @@
 //! Every test of the project that needs more than one function: one binary, real servers.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as tests do")]
+
 mod backup;
 mod cluster;
+mod connect;
 mod decisions;
 mod diff;
 mod faults;

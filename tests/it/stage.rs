@@ -4,20 +4,19 @@ use std::io::{self, Read};
 
 use lifeboat::error::{Error, Kind};
 use lifeboat::postgres::archive::Column;
-use lifeboat::postgres::connect::{Conninfo, connect};
+use lifeboat::postgres::connect::{Conninfo, Session, connect};
 use lifeboat::postgres::diff::{self, KeyChoice, Table, TableDiff, pairs};
 use lifeboat::postgres::name::Name;
 use lifeboat::postgres::schema::{self, Live};
 use lifeboat::postgres::stage::{self, LeftoverKind, Scratch, Spec, Staged};
 use lifeboat::progress::Progress;
-use tokio_postgres::Client;
 
 use crate::cluster::{database, psql};
 
 /// A database of its own, a session, and scratch space.
 pub struct Bench {
     pub conninfo: String,
-    pub client: Client,
+    pub client: Session,
     pub scratch: Scratch,
 }
 
@@ -95,7 +94,7 @@ impl Bench {
     }
 }
 
-pub async fn session(conninfo: &str) -> Client {
+pub async fn session(conninfo: &str) -> Session {
     connect(&Conninfo::parse(conninfo).unwrap(), "lifeboat test").await.unwrap().client
 }
 

@@ -439,8 +439,17 @@ fn strip_scheme(text: &str) -> Option<&str> {
 /// `user:password@host:port,host:port/database?keyword=value&...`, everything percent-encoded.
 fn from_url(rest: &str) -> Result<Vec<(String, String)>> {
     let mut pairs = Vec::new();
-    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
-    let (authority, database) = rest.split_once('/').map_or((rest, ""), |(authority, database)| (authority, database));
+    // As in libpq: what comes before an "@" is the login, even with a question mark in it.
+    let login_end = rest.find(['@', '/']).filter(|at| rest[*at..].starts_with('@')).unwrap_or(0);
+    let authority_end = rest[login_end..].find(['/', '?']).map_or(rest.len(), |at| login_end + at);
+    let (authority, rest) = rest.split_at(authority_end);
+    let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+    let database = path.strip_prefix('/').unwrap_or_default();
+    if database.contains('@') {
+        // Half a password would be taken for the database's name, and shown as such.
+        return Err(Error::operator("the URL has an \"@\" after its first \"/\"")
+            .hint("Write %2F for a slash in a name or a password, and %40 for an at sign."));
+    }
     let (login, servers) =
         authority.rsplit_once('@').map_or((None, authority), |(login, servers)| (Some(login), servers));
     if let Some(login) = login {

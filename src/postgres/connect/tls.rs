@@ -150,7 +150,9 @@ fn chain(provider: &Arc<CryptoProvider>, roots: &Roots) -> Result<Arc<WebPkiServ
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let failed = |why: &dyn std::fmt::Display| {
-        Error::operator(format!("cannot read certificates from {}", file.display())).detail(why)
+        Error::operator(format!("cannot read certificates from {}", file.display()))
+            .detail(why)
+            .hint("It must be a PEM file that you may read; sslrootcert and sslcert name it.")
     };
     let text = fs::read(file).map_err(|error| failed(&error))?;
     CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| failed(&error))
@@ -199,7 +201,9 @@ fn identity(conninfo: &Conninfo) -> Result<Option<Identity>> {
             .hint("Add sslkey=FILE to the connection string."));
     };
     let failed = |why: &dyn std::fmt::Display| {
-        Error::operator(format!("cannot read the private key {}", key.display())).detail(why)
+        Error::operator(format!("cannot read the private key {}", key.display()))
+            .detail(why)
+            .hint("It must be a PEM file without a passphrase that you may read; sslkey names it.")
     };
     let facts = fs::metadata(&key).map_err(|error| failed(&error))?;
     let loose = if facts.uid() == 0 { 0o037 } else { 0o077 };
@@ -300,5 +304,25 @@ impl ServerCertVerifier for AnyName {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warning(text: &str) -> Option<String> {
+        let home = [("HOME".to_owned(), "/nonexistent".to_owned())].into();
+        let conninfo = Conninfo::with_environment(text, &home).unwrap();
+        protection(&conninfo, &conninfo.targets().unwrap()[0].host).unwrap().warning
+    }
+
+    #[test]
+    fn a_server_on_another_machine_is_not_reached_weakly_in_silence() {
+        for mode in ["disable", "allow", "prefer", "require"] {
+            let said = warning(&format!("host=db.example.org sslmode={mode}")).unwrap();
+            assert!(said.contains("db.example.org") && said.contains(mode), "{said}");
+            assert_eq!(warning(&format!("host=127.0.0.1 sslmode={mode}")), None);
+        }
     }
 }

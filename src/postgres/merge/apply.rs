@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::{Severity, SqlState};
 
-use super::super::connect::server_error;
+use super::super::connect::{Session, server_error};
 use super::super::diff::compare::by_place;
 use super::super::name::Name;
 use super::super::stage::{self, Scratch};
@@ -54,7 +54,7 @@ impl From<Error> for Failure {
 ///
 /// Errors: [`Kind::Unresolved`] when the reply to COMMIT was lost; with every other error nothing was changed. Rows that
 /// moved since the preview, a count that is not the promised one, a value that a trigger has changed: all end in ROLLBACK.
-pub async fn apply(client: &Client, scratch: &Scratch, changes: &ChangeSet, progress: &Progress) -> Result<Applied> {
+pub async fn apply(client: &Session, scratch: &Scratch, changes: &ChangeSet, progress: &Progress) -> Result<Applied> {
     let works = frozen::load(client, &scratch.schema).await?;
     let same = works.len() == changes.tables.len()
         && works.iter().zip(&changes.tables).all(|(work, table)| {
@@ -99,7 +99,7 @@ fn altered() -> Error {
 }
 
 struct Merge<'a> {
-    client: &'a Client,
+    client: &'a Session,
     scratch: &'a Scratch,
     works: &'a [Work],
     hash: &'a str,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
-use super::super::connect::server_error;
+use super::super::connect::{Session, server_error};
 use super::super::diff::compare::by_place;
 use super::super::diff::page::{Matching, letter, place};
 use super::super::diff::{Filter, Table};
@@ -22,7 +22,7 @@ use crate::progress::{Progress, Unit};
 /// Errors: a table without a key; a missing privilege; a column or condition that is none. What would fail later is not an
 /// error here but a [`super::Violation`] of its table.
 pub async fn prepare(
-    client: &Client,
+    client: &Session,
     scratch: &Scratch,
     tables: &[Table],
     choices: &[Choice],

@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
-use super::super::connect::server_error;
+use super::super::connect::{Session, server_error};
 use super::super::name::{Name, quote, quote_list};
 use super::super::schema::{self, ForeignKey, Identity};
 use super::super::stage;
@@ -61,7 +61,7 @@ pub async fn undo_plan(client: &Client, recovery: &str) -> Result<Undo> {
 /// Takes back what the plan says, in one transaction; any difference from the plan ends in ROLLBACK.
 ///
 /// Errors: as of [`super::apply`].
-pub async fn undo(client: &Client, recovery: &str, plan: &Undo, progress: &Progress) -> Result<Applied> {
+pub async fn undo(client: &Session, recovery: &str, plan: &Undo, progress: &Progress) -> Result<Applied> {
     if undo_plan(client, recovery).await? != *plan {
         return Err(differs());
     }

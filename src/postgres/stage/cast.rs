@@ -3,7 +3,7 @@
 
 use tokio_postgres::Client;
 
-use super::super::connect::server_error;
+use super::super::connect::{Session, server_error};
 use super::super::name::{Name, quote};
 use super::{StagedColumn, Target, stoppable};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ const SHOWN: usize = 80;
 
 /// Checks and casts what needs it in a filled staging table.
 pub(super) async fn settle(
-    client: &Client,
+    client: &Session,
     table: &str,
     of: &Name,
     columns: &[StagedColumn],

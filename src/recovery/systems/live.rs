@@ -262,7 +262,7 @@ impl Session {
         self.server.as_ref().ok_or_else(|| Error::bug("a connection was made and is not there"))
     }
 
-    async fn staged(&mut self, system: &System) -> Result<(&tokio_postgres::Client, &Scratch, &[diff::Table])> {
+    async fn staged(&mut self, system: &System) -> Result<(&connect::Session, &Scratch, &[diff::Table])> {
         self.server(system, "").await?;
         match (&self.server, &self.scratch) {
             (Some(server), Some(scratch)) => Ok((&server.client, scratch, &self.compared)),
