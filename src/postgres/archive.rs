@@ -324,7 +324,7 @@ impl Archive {
                 let toc = toc::read(&mut input, Format::Custom)?;
                 let scan = Scan::new(input.position(), toc.entries.iter().map(|entry| entry.dump_id));
                 let mut sizes = block_sizes(&toc.entries, input.length());
-                let tables = tables::build(&toc.entries, |entry| sizes.remove(&entry.dump_id))?;
+                let tables = tables::build(&toc.entries, |entry| sizes.remove(&entry.dump_id));
                 Ok(Self::new(source, toc.header, toc.entries, tables, scan, HashMap::new()))
             }
             Some(Format::Tar) => {
@@ -339,7 +339,7 @@ impl Archive {
                     Place::File(name) => members.get(name).map(|span| span.end - span.start),
                     Place::Nowhere | Place::Block(_) | Place::Sections(_) => None,
                 };
-                let tables = tables::build(&toc.entries, size)?;
+                let tables = tables::build(&toc.entries, size);
                 Ok(Self::new(source, toc.header, toc.entries, tables, Scan::default(), members))
             }
             Some(Format::Folder) => Err(Error::operator(format!("{} is part of a dump folder", source.label))
@@ -353,7 +353,7 @@ impl Archive {
                     }
                     _ => None,
                 };
-                let tables = tables::build(&entries, size)?;
+                let tables = tables::build(&entries, size);
                 Ok(Self::new(source, header, entries, tables, Scan::default(), HashMap::new()))
             }
             None => Err(Error::backup(format!("{} is not a dump made by pg_dump", source.label))
@@ -373,7 +373,7 @@ impl Archive {
             }
             Place::Nowhere | Place::Block(_) | Place::Sections(_) => None,
         };
-        let tables = tables::build(&toc.entries, size)?;
+        let tables = tables::build(&toc.entries, size);
         Ok(Self::new(source, toc.header, toc.entries, tables, Scan::default(), HashMap::new()))
     }
 

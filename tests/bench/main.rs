@@ -3,6 +3,12 @@
 //! The peer is the hand procedure, corrected: `restic restore`, `pg_restore` of one table into a staging schema through
 //! `sed` and `psql`, and one full join. Every figure is the best of several runs, so that a busy machine hurts both alike.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and stops at the first thing that is wrong"
+)]
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -269,7 +275,7 @@ async fn stage_wanted(stage: &Stage, server: &Server, scratch: &Scratch) -> (dif
     let archive = Archive::open(&source, &Progress::default()).unwrap();
     let name = Name::new("public", "wanted");
     let table = archive.table(&name).unwrap();
-    let live = schema::live(&server.client, Some(&[name.clone()])).await.unwrap().remove(0);
+    let live = schema::live(&server.client, Some(std::slice::from_ref(&name))).await.unwrap().remove(0);
     let pairs = diff::pairs(&live, &table.columns, &table.copied);
     let staged = stage::columns(&server.client, &live, &pairs, &table.copied).await.unwrap();
     let spec = stage::Spec { table: name, number: 0, columns: staged.clone(), encoding: None };

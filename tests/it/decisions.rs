@@ -65,7 +65,7 @@ enum Like {
     Triggered,
 }
 
-fn table(name: &str, like: Like) -> TableState {
+fn table(name: &str, kind: Like) -> TableState {
     let name = Name::new("public", name);
     let column = archive::Column { name: "id".into(), type_sql: "bigint".into(), not_null: true, generated: false };
     let live = Live {
@@ -80,25 +80,25 @@ fn table(name: &str, like: Like) -> TableState {
             identity: schema::Identity::None,
             default_sql: None,
         }],
-        keys: if like == Like::NoKey {
+        keys: if kind == Like::NoKey {
             vec![]
         } else {
             vec![Key { source: KeySource::Primary, columns: vec!["id".into()] }]
         },
         parents: vec![],
         children: vec![],
-        triggers: if like == Like::Triggered { vec![trigger()] } else { vec![] },
+        triggers: if kind == Like::Triggered { vec![trigger()] } else { vec![] },
         sequences: vec![],
         rows_estimate: Some(1000),
         size_bytes: 100_000,
-        row_security: like == Like::HiddenRows,
+        row_security: kind == Like::HiddenRows,
         privileges: vec![],
         owned: true,
     };
     TableState {
-        backup: archive::Table::fixture(name, vec![column], like != Like::OnlySchema, like == Like::Inserts),
+        backup: archive::Table::fixture(name, vec![column], kind != Like::OnlySchema, kind == Like::Inserts),
         backup_rows: Some(Estimate { rows: 1000, exact: true }),
-        live: (like != Like::Dropped).then_some(live),
+        live: (kind != Like::Dropped).then_some(live),
         pairs: vec![Pair {
             column: "id".into(),
             backup_type: Some("bigint".into()),

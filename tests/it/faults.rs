@@ -63,7 +63,7 @@ fn relay(client: UnixStream, server: UnixStream, mode: Arc<AtomicU8>) {
     let (mut from_server, mut to_client, muted) =
         (server.try_clone().unwrap(), client.try_clone().unwrap(), Arc::clone(&silent));
     std::thread::spawn(move || {
-        let mut buffer = [0; 65536];
+        let mut buffer = vec![0; 65536];
         while let Ok(read @ 1..) = from_server.read(&mut buffer) {
             if muted.load(Ordering::SeqCst) || to_client.write_all(&buffer[..read]).is_err() {
                 break;
@@ -73,7 +73,7 @@ fn relay(client: UnixStream, server: UnixStream, mode: Arc<AtomicU8>) {
     });
     std::thread::spawn(move || {
         let (mut from_client, mut to_server) = (client, server);
-        let mut buffer = [0; 65536];
+        let mut buffer = vec![0; 65536];
         while let Ok(read @ 1..) = from_client.read(&mut buffer) {
             let commit = buffer[..read].ends_with(b"COMMIT\0");
             let mode = if commit { mode.load(Ordering::SeqCst) } else { PASS };

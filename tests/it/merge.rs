@@ -52,7 +52,7 @@ impl Repair {
     pub fn choice(&self, table: usize, classes: &[Class]) -> Choice {
         Choice {
             table: self.tables[table].live.name.clone(),
-            classes: BTreeSet::from_iter(classes.iter().copied()),
+            classes: classes.iter().copied().collect(),
             columns: None,
             transactions: None,
             condition: None,

@@ -22,7 +22,7 @@ enum Token {
 #[derive(Debug, Clone)]
 pub struct Tokens<'a> {
     text: &'a str,
-    tokens: Vec<(Token, Range<usize>)>,
+    list: Vec<(Token, Range<usize>)>,
     at: usize,
 }
 
@@ -94,9 +94,9 @@ impl Foreign {
 pub fn statements(text: &str) -> Vec<Statement> {
     let mut tokens = Tokens::new(text);
     let mut found = Vec::new();
-    while tokens.at < tokens.tokens.len() {
+    while tokens.at < tokens.list.len() {
         let end = tokens.end_of_statement();
-        let mut one = Tokens { text, tokens: tokens.tokens[tokens.at..end].to_vec(), at: 0 };
+        let mut one = Tokens { text, list: tokens.list[tokens.at..end].to_vec(), at: 0 };
         found.extend(one.statement());
         tokens.at = end + 1;
     }
@@ -124,11 +124,11 @@ const AFTER_TYPE: &[&str] = &[
 
 impl<'a> Tokens<'a> {
     fn new(text: &'a str) -> Self {
-        Self { text, tokens: tokenize(text), at: 0 }
+        Self { text, list: tokenize(text), at: 0 }
     }
 
     fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at).map(|(token, _)| token)
+        self.list.get(self.at).map(|(token, _)| token)
     }
 
     fn is_word(&self, word: &str) -> bool {
@@ -180,7 +180,7 @@ impl<'a> Tokens<'a> {
         while !self.symbol(')') {
             // PERIOD marks the last column of a temporal foreign key; a column of that name is followed by no name.
             if self.is_word("period")
-                && matches!(self.tokens.get(self.at + 1), Some((Token::Word(_) | Token::Quoted(_), _)))
+                && matches!(self.list.get(self.at + 1), Some((Token::Word(_) | Token::Quoted(_), _)))
             {
                 self.at += 1;
             }
@@ -212,7 +212,7 @@ impl<'a> Tokens<'a> {
 
     fn end_of_statement(&self) -> usize {
         let mut depth = 0_usize;
-        for (index, (token, _)) in self.tokens.iter().enumerate().skip(self.at) {
+        for (index, (token, _)) in self.list.iter().enumerate().skip(self.at) {
             match token {
                 Token::Symbol('(') => depth += 1,
                 Token::Symbol(')') => depth = depth.saturating_sub(1),
@@ -220,7 +220,7 @@ impl<'a> Tokens<'a> {
                 _ => {}
             }
         }
-        self.tokens.len()
+        self.list.len()
     }
 
     fn statement(&mut self) -> Option<Statement> {
@@ -342,7 +342,7 @@ impl<'a> Tokens<'a> {
     }
 
     fn slice(&self, start: usize, end: usize) -> &'a str {
-        match (self.tokens.get(start), end.checked_sub(1).and_then(|last| self.tokens.get(last))) {
+        match (self.list.get(start), end.checked_sub(1).and_then(|last| self.list.get(last))) {
             (Some((_, first)), Some((_, last))) if start < end => &self.text[first.start..last.end],
             _ => "",
         }

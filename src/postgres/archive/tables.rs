@@ -4,11 +4,10 @@ use std::collections::HashMap;
 
 use super::ddl::{Definition, Reference, Statement, statements};
 use super::{Column, Entry, Place, Table};
-use crate::error::Result;
 use crate::postgres::name::Name;
 
 /// Builds the tables. `size` says how many bytes of the dump an entry's data takes.
-pub fn build(entries: &[Entry], mut size: impl FnMut(&Entry) -> Option<u64>) -> Result<Vec<Table>> {
+pub fn build(entries: &[Entry], mut size: impl FnMut(&Entry) -> Option<u64>) -> Vec<Table> {
     let mut tables = Tables::default();
     for entry in entries {
         let schema = entry.schema.as_deref().unwrap_or("public");
@@ -36,12 +35,12 @@ pub fn build(entries: &[Entry], mut size: impl FnMut(&Entry) -> Option<u64>) -> 
             _ => {}
         }
     }
-    Ok(tables.finish())
+    tables.finish()
 }
 
 #[derive(Default)]
 struct Tables {
-    tables: Vec<Table>,
+    found: Vec<Table>,
     by_name: HashMap<Name, usize>,
     /// Columns of composite types.
     types: HashMap<Name, Vec<Column>>,
@@ -52,7 +51,7 @@ struct Tables {
 impl Tables {
     fn at(&mut self, name: &Name) -> &mut Table {
         let index = *self.by_name.entry(name.clone()).or_insert_with(|| {
-            self.tables.push(Table {
+            self.found.push(Table {
                 name: name.clone(),
                 columns: Vec::new(),
                 copied: Vec::new(),
@@ -65,15 +64,15 @@ impl Tables {
                 dump_id: 0,
                 place: Place::Nowhere,
             });
-            self.tables.len() - 1
+            self.found.len() - 1
         });
-        &mut self.tables[index]
+        &mut self.found[index]
     }
 
     /// What a constraint says of a table that the dump does not hold is of no use.
     fn known(&mut self, table: Reference, schema: &str) -> Option<&mut Table> {
         let index = *self.by_name.get(&table.within(schema))?;
-        Some(&mut self.tables[index])
+        Some(&mut self.found[index])
     }
 
     fn apply(&mut self, statement: Statement, schema: &str) {
@@ -118,13 +117,13 @@ impl Tables {
 
     fn finish(mut self) -> Vec<Table> {
         self.inherit();
-        for table in &mut self.tables {
+        for table in &mut self.found {
             let key = table.primary_key.iter().flatten().collect::<Vec<_>>();
             for column in &mut table.columns {
                 column.not_null |= key.contains(&&column.name);
             }
         }
-        self.tables
+        self.found
     }
 
     /// Gives each table the columns that its CREATE TABLE left to its parents. A dump lists parents before children, but
@@ -135,13 +134,13 @@ impl Tables {
         loop {
             let before = waiting.len();
             let open: std::collections::HashSet<_> =
-                waiting.iter().map(|index| self.tables[*index].name.clone()).collect();
+                waiting.iter().map(|index| self.found[*index].name.clone()).collect();
             let (ready, not_yet): (Vec<_>, Vec<_>) =
                 waiting.into_iter().partition(|index| !self.inherits[index].iter().any(|parent| open.contains(parent)));
             for index in ready {
                 let mut columns: Vec<Column> = Vec::new();
                 for parent in &self.inherits[&index] {
-                    let of_table = self.by_name.get(parent).map(|parent| &self.tables[*parent].columns);
+                    let of_table = self.by_name.get(parent).map(|parent| &self.found[*parent].columns);
                     for column in of_table.or_else(|| self.types.get(parent)).into_iter().flatten() {
                         if !columns.iter().any(|known| known.name == column.name) {
                             columns.push(column.clone());
@@ -159,7 +158,7 @@ impl Tables {
 
     /// Puts inherited columns before a table's own; what it says itself of one of them is added to it.
     fn merge(&mut self, index: usize, mut columns: Vec<Column>) {
-        for own in std::mem::take(&mut self.tables[index].columns) {
+        for own in std::mem::take(&mut self.found[index].columns) {
             match columns.iter_mut().find(|column| column.name == own.name) {
                 Some(column) => {
                     column.not_null |= own.not_null;
@@ -171,6 +170,6 @@ impl Tables {
                 None => columns.push(own),
             }
         }
-        self.tables[index].columns = columns;
+        self.found[index].columns = columns;
     }
 }

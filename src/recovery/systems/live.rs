@@ -354,7 +354,7 @@ impl Systems for Live {
                 self.compare_schemas(recovery, point, dump, progress).await.map(Finding::Tables)
             }
             Look::Diff { point, dump, tables, keys } => {
-                self.stage_and_diff(recovery, (point, dump), tables, keys, progress).await
+                Box::pin(self.stage_and_diff(recovery, (point, dump), tables, keys, progress)).await
             }
             Look::Freeze { rows, triggers } => {
                 progress.begin("freezing the chosen rows and checking what writing them would meet", Unit::Items, None);
