@@ -13,3 +13,9 @@ mod recover;
 mod sandbox;
 mod stage;
 mod tidy;
+mod walk;
+
+#[path = "../screenshots/picture.rs"]
+mod picture;
+#[path = "../screenshots/terminal.rs"]
+mod terminal;

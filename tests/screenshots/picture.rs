@@ -17,7 +17,7 @@ const PALETTE: [&str; 16] = [
 /// Writes the screen to a PNG file.
 pub fn write(screen: &vt100::Screen, path: &Path) {
     let (rows, columns) = screen.size();
-    let svg = svg(screen, rows, columns);
+    let svg = svg(screen, rows.get(), columns.get());
     let mut options = usvg::Options::default();
     options.fontdb_mut().load_system_fonts();
     let tree = usvg::Tree::from_str(&svg, &options).unwrap();
@@ -48,7 +48,12 @@ fn svg(screen: &vt100::Screen, rows: u16, columns: u16) -> String {
             let wide = if cell.is_wide() { 2.0 } else { 1.0 };
             if paper != BACKGROUND {
                 // Half a pixel of overlap hides the seams between neighbours.
-                let _ = write!(svg, "<rect x='{x}' y='{y}' width='{}' height='{}' fill='{paper}'/>", CELL.0 * wide + 0.5, CELL.1 + 0.5);
+                let _ = write!(
+                    svg,
+                    "<rect x='{x}' y='{y}' width='{}' height='{}' fill='{paper}'/>",
+                    CELL.0 * wide + 0.5,
+                    CELL.1 + 0.5
+                );
             }
             if cell.has_contents() && cell.contents() != " " {
                 let weight = if cell.bold() { " font-weight='bold'" } else { "" };

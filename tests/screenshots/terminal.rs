@@ -11,8 +11,8 @@ pub struct Terminal {
     parser: Arc<Mutex<vt100::Parser>>,
     /// Everything that the program ever wrote.
     bytes: Arc<Mutex<Vec<u8>>>,
-    keys: Box<dyn std::io::Write + Send>,
-    master: Box<dyn MasterPty + Send>,
+    keys: Option<Box<dyn std::io::Write + Send>>,
+    master: Option<Box<dyn MasterPty + Send>>,
     pub child: Box<dyn portable_pty::Child + Send + Sync>,
 }
 
@@ -42,17 +42,26 @@ impl Terminal {
             }
         });
         let keys = pair.master.take_writer().unwrap();
-        Self { parser, bytes, keys, master: pair.master, child }
+        Self { parser, bytes, keys: Some(keys), master: Some(pair.master), child }
     }
 
     pub fn send(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-        self.keys.flush().unwrap();
+        let line = self.keys.as_mut().unwrap();
+        line.write_all(keys.as_bytes()).unwrap();
+        line.flush().unwrap();
     }
 
     pub fn resize(&mut self, rows: u16, cols: u16) {
-        self.master.resize(PtySize { rows, cols, pixel_width: 0, pixel_height: 0 }).unwrap();
+        self.master.as_ref().unwrap().resize(PtySize { rows, cols, pixel_width: 0, pixel_height: 0 }).unwrap();
         self.parser.lock().unwrap().screen_mut().set_size(size(rows), size(cols));
+    }
+
+    /// Takes the terminal away, as a lost connection does.
+    pub fn hang_up(&mut self) {
+        self.keys = None;
+        self.master = None;
+        let process = nix::unistd::Pid::from_raw(self.child.process_id().unwrap().try_into().unwrap());
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP).unwrap();
     }
 
     pub fn text(&self) -> String {

@@ -1,0 +1,232 @@
+//! A newcomer's way through the drill: the built program in a real terminal, keys only, from the first screen to
+//! "recovered", at two sizes. With `UPDATE_SCREENSHOTS=1` the pictures of `screenshots/` are taken on the way.
+
+use std::path::Path;
+
+use crate::picture;
+use crate::terminal::Terminal;
+
+struct Walk {
+    terminal: Terminal,
+    /// Pictures are called `<prefix><name>.png`; none are taken without.
+    pictures: Option<&'static str>,
+    _home: tempfile::TempDir,
+}
+
+impl Walk {
+    fn begin(rows: u16, columns: u16, prefix: &'static str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().display().to_string();
+        let environment = [("HOME", folder.as_str()), ("XDG_CONFIG_HOME", &folder), ("XDG_STATE_HOME", &folder)];
+        let terminal = Terminal::start(env!("CARGO_BIN_EXE_lifeboat"), &["drill"], &environment, rows, columns);
+        let pictures = std::env::var_os("UPDATE_SCREENSHOTS").map(|_| prefix);
+        Self { terminal, pictures, _home: home }
+    }
+
+    fn keys(&mut self, keys: &str) {
+        self.terminal.send(keys);
+    }
+
+    /// Waits for a screen, and takes its picture when it has settled.
+    fn screen(&self, text: &str, picture: &str) {
+        self.terminal.wait_for(text);
+        if let Some(prefix) = self.pictures {
+            self.terminal.settle();
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("screenshots");
+            std::fs::create_dir_all(&folder).unwrap();
+            let path = folder.join(format!("{prefix}{picture}.png"));
+            self.terminal.with_screen(|screen| picture::write(screen, &path));
+        }
+    }
+
+    fn text(&self) -> String {
+        self.terminal.text()
+    }
+}
+
+/// The incident time that the briefing names, as it can be typed.
+fn incident(briefing: &str) -> String {
+    let words: Vec<_> = briefing.split_whitespace().collect();
+    let place = words.iter().position(|word| *word == "UTC").unwrap_or_else(|| panic!("{briefing}"));
+    format!("{}T{}Z", words[place - 2], words[place - 1])
+}
+
+/// What a responder does who reads the briefing and the screens.
+fn recover(walk: &mut Walk) {
+    walk.screen("Begin a recovery", "home");
+    let incident = incident(&walk.text());
+    walk.keys("\r");
+    walk.terminal.wait_for("When did it happen?");
+    walk.keys(&incident);
+    walk.screen("that is", "time");
+    walk.keys("\r");
+    walk.screen("What has to come back?", "scope");
+    walk.keys("\r");
+    walk.screen("PROPOSED", "points");
+    walk.keys("\r");
+    walk.terminal.wait_for("Which tables are damaged?");
+    // registrations, and with it what a DELETE takes along.
+    walk.keys("/registrations\r");
+    walk.terminal.wait_for("filter: registrations");
+    walk.keys(" a");
+    walk.keys("\x1b");
+    walk.terminal.wait_until("all tables", |text| text.contains("public.staff"));
+    walk.screen("[x] public.payments", "tables");
+    walk.keys("\r");
+    walk.terminal.wait_for("Load the backup's rows beside production?");
+    walk.keys("\r");
+    walk.screen("Most of the damage comes from one transaction", "diff");
+    assert!(walk.text().contains("5,047"), "{}", walk.text());
+
+    // The damage is in district 7, and what was deleted is not there at all; three duplicates stay deleted.
+    walk.keys("s");
+    walk.terminal.wait_for("write only rows where");
+    walk.keys("live.district_id = 7 or backup.district_id = 3 and live.id is null\r");
+    walk.terminal
+        .wait_until("the condition", |text| text.contains("; where live.district_id") && !text.contains("checking"));
+    walk.keys("\t\t");
+    walk.terminal.wait_for("By column");
+    // updated_at is not put back; all changed rows of the district, whoever wrote them last.
+    walk.keys(" c");
+    walk.terminal.wait_until("two columns", |text| text.contains("2 columns") || text.contains("(2\n columns"));
+    walk.screen("[ ] updated_at", "columns");
+    walk.keys("\x1b[Z");
+    walk.keys("\x1b[Z");
+    walk.keys("\r");
+    walk.screen("in the backup", "rows");
+    walk.keys("\r");
+    walk.screen("will be written", "record");
+    walk.keys("\x1b");
+    walk.keys("w");
+    walk.screen("Should the tables' triggers fire?", "triggers");
+    walk.keys("\r");
+    walk.screen("What will be done", "plan");
+    assert!(walk.text().contains("300 rows inserted"), "{}", walk.text());
+    assert!(walk.text().contains("5,000 rows updated"), "{}", walk.text());
+    walk.keys("\r");
+    walk.terminal.wait_for("To consent, type");
+    // Keys that come at once were typed for something else.
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    walk.keys("public.registrations public.distributions public.payments");
+    walk.screen("> public.registrations", "consent");
+    walk.keys("\r");
+    walk.terminal.wait_for("Checked against the truth");
+    walk.screen("Recovered", "done");
+    assert!(walk.text().contains("19 of 19 hold"), "{}", walk.text());
+}
+
+#[test]
+fn a_newcomer_recovers_in_the_drill_at_80_by_24() {
+    recover(&mut Walk::begin(24, 80, ""));
+}
+
+#[test]
+fn a_newcomer_recovers_in_the_drill_at_200_by_50() {
+    let mut walk = Walk::begin(50, 200, "large-");
+    recover(&mut walk);
+    // And takes it back.
+    walk.keys("u");
+    walk.screen("Only rows that nobody has changed since are taken back", "undo");
+    walk.keys("\r");
+    walk.terminal.wait_for("To consent, type");
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    walk.keys("public.registrations public.distributions public.payments\r");
+    walk.terminal.wait_for("Done, and proved");
+    walk.keys("\r");
+    walk.terminal.wait_for("Begin a recovery");
+    walk.keys("q");
+    let status = walk.terminal.child.wait().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_terminal_that_is_too_small_says_so_and_one_that_grows_goes_on() {
+    let mut walk = Walk::begin(24, 80, "");
+    walk.terminal.wait_for("Begin a recovery");
+    walk.terminal.resize(5, 20);
+    walk.terminal.wait_for("20x5");
+    walk.keys("j\r?x\x1b");
+    walk.terminal.resize(40, 120);
+    walk.terminal.wait_until("a screen", |text| text.contains("LIFEBOAT") && !text.contains("20x5"));
+}
+
+#[test]
+fn fm_05_a_terminal_that_goes_away_ends_the_console_and_the_sandbox() {
+    let mut walk = Walk::begin(24, 80, "");
+    walk.terminal.wait_for("Begin a recovery");
+    let running = walk.terminal.child.process_id().unwrap();
+    let sandbox = sandbox_of(running);
+    assert!(Path::new(&sandbox).exists(), "{sandbox}");
+    walk.terminal.hang_up();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while Path::new(&sandbox).exists() || walk.terminal.child.try_wait().unwrap().is_none() {
+        assert!(std::time::Instant::now() < deadline, "the console or {sandbox} is still there");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+/// The folder of the sandbox that a process has made: the one whose server it started.
+fn sandbox_of(process: u32) -> String {
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    let all = std::process::Command::new("ps").args(["-e", "-o", "ppid=,args="]).output().unwrap();
+    let all = String::from_utf8_lossy(&all.stdout).into_owned();
+    let ours = all.lines().filter(|line| line.trim_start().starts_with(&format!("{process} ")));
+    let folder = ours.filter_map(|line| line.split_whitespace().find(|word| word.contains("/lifeboat-drill-"))).next();
+    let folder = folder.unwrap_or_else(|| panic!("no sandbox among {children}\n{all}"));
+    let start = folder.find("/lifeboat-drill-").unwrap();
+    let end = folder[start + 1..].find('/').map_or(folder.len(), |end| start + 1 + end);
+    folder[..end].to_owned()
+}
+
+#[test]
+fn fm_82_text_from_outside_cannot_steer_the_terminal() {
+    let evil = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{202e}gnp.exe\u{9b}31m";
+    let conninfo = crate::cluster::database(
+        "walk_evil",
+        &format!(
+            "create table \"t{evil}\" (id int primary key, \"c{evil}\" text); insert into \"t{evil}\" values (1, '{evil}')"
+        ),
+    );
+    let home = tempfile::tempdir().unwrap();
+    let dump = home.path().join("evil.dump").display().to_string();
+    let made = std::process::Command::new(crate::cluster::pg_programs().join("pg_dump"))
+        .args(["-Fc", "-f", &dump, "-d", &conninfo])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    crate::cluster::psql(&conninfo, &format!("update \"t{evil}\" set \"c{evil}\" = 'x'"));
+    let folder = home.path().display().to_string();
+    let environment = [("HOME", folder.as_str()), ("XDG_CONFIG_HOME", &folder), ("XDG_STATE_HOME", &folder)];
+    let arguments = ["--database", &conninfo, "console", "--dump", &dump];
+    let mut terminal = Terminal::start(env!("CARGO_BIN_EXE_lifeboat"), &arguments, &environment, 24, 80);
+    for (keys, screen) in [
+        ("", "Begin a recovery"),
+        ("\r", "When did it happen?"),
+        ("\r", "What has to come back?"),
+        ("\r", "Which recovery point?"),
+        ("\r", "Which tables"),
+        (" \r", "Load the backup's rows"),
+        ("\r", "Compared with the backup"),
+        ("\r", "in the backup"),
+        ("\r", "will be written"),
+    ] {
+        terminal.send(keys);
+        terminal.wait_for(screen);
+        terminal.settle();
+    }
+    assert!(terminal.text().contains("owned"), "shown, as text:\n{}", terminal.text());
+    terminal.send("q");
+    terminal.wait_for("Leave?");
+    terminal.send("y");
+    assert!(terminal.child.wait().unwrap().success());
+    let written = String::from_utf8_lossy(&terminal.written()).into_owned();
+    assert!(!written.contains("\u{1b}]0;"), "the title was set");
+    assert!(!written.contains('\u{202e}') && !written.contains('\u{9b}') && !written.contains('\u{7}'));
+    assert!(
+        written.contains("\u{1b}[?1049h") && written.trim_end().contains("\u{1b}[?1049l"),
+        "the screen is given back"
+    );
+    let left =
+        crate::cluster::psql(&conninfo, "select count(*) from pg_namespace where nspname like 'restore_staging_%'");
+    assert_eq!(left, "0");
+}
