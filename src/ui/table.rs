@@ -72,6 +72,8 @@ pub enum Mark {
     On,
     /// Some of what this row stands for.
     Part,
+    /// Not known here.
+    Open,
 }
 
 impl Mark {
@@ -81,6 +83,7 @@ impl Mark {
             Self::Off => "[ ] ",
             Self::On => "[x] ",
             Self::Part => "[-] ",
+            Self::Open => "[?] ",
         }
     }
 }

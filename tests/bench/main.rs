@@ -209,6 +209,7 @@ fn main() {
         took
     });
     let by_hand = best(|| stage.by_hand(&small));
+    println!("timings of the last run: {}", answer["timings"]);
     line("snapshot to three-class diff / by hand", &seconds(ours), &seconds(by_hand), ratio(ours, by_hand), 0.6);
     let ours_large = best(|| stage.diff(&large).1);
     line(

@@ -11,6 +11,7 @@ use crate::recovery::record::{Fact, Incident};
 use crate::recovery::systems::Systems;
 use crate::text::{clean, fit};
 use crate::ui::keymap::{self, Action, Place};
+use crate::ui::table;
 
 /// Smaller terminals get a message instead of a screen.
 const LEAST: (u16, u16) = (60, 16);
@@ -64,7 +65,7 @@ impl<S: Systems> App<S> {
         }
         let second = fit(&clean(&second.join(" > ")), usize::from(width.saturating_sub(2))).into_owned();
         vec![
-            Line::from(first),
+            Line::from(table::fit(&first, usize::from(width))),
             Line::styled(format!(" {second}"), quiet),
             Line::styled(self.theme.rule().repeat(usize::from(width)), quiet),
         ]

@@ -50,6 +50,14 @@ pub enum Columns {
     These(BTreeSet<String>),
 }
 
+/// Whether a row will be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    No,
+    Yes,
+    IfConditionHolds,
+}
+
 /// What has to be remembered of a row that was left out or picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
@@ -257,6 +265,21 @@ impl Choosing {
         match &self.picked {
             Some(picked) => picked.contains_key(&row.number),
             None => self.rule_covers(Known::of(row)) && !self.left_out.contains_key(&row.number),
+        }
+    }
+
+    /// Whether this row will be written, as far as it can be told here: the server decides about a condition, unless only
+    /// rows that meet it are listed.
+    pub fn writes(&self, diff: &TableDiff, counts: &Counts, row: &Row, listed: Option<&str>) -> Written {
+        let columns = self.columns(diff, counts);
+        let name = |index: &usize| diff.pairs.get(*index).is_some_and(|pair| columns.contains(&pair.column));
+        let differs = row.class != Class::Changed || row.changed.iter().any(name);
+        if !self.covers(row) || !differs {
+            Written::No
+        } else if self.picked.is_none() && self.condition.is_some() && self.condition.as_deref() != listed {
+            Written::IfConditionHolds
+        } else {
+            Written::Yes
         }
     }
 

@@ -7,6 +7,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
+use super::choosing::Written;
 use super::overview::symbol;
 use super::pager::Pager;
 use super::{Aim, Notice, RowsScreen, View, value};
@@ -135,7 +136,7 @@ impl RowsScreen {
         let Some(mut listing) = self.listing.take() else { return };
         let [upper, legend] = area.layout(&Layout::vertical([Constraint::Min(0), Constraint::Length(1)]));
         let diff = &self.diffs[listing.table];
-        let choosing = &self.choosing[listing.table];
+        let (choosing, counts) = (&self.choosing[listing.table], &self.counts[listing.table]);
         let names = &listing.pager.columns;
         let order = column_order(diff, &listing.filter, names);
         let columns = columns(diff, &order, names);
@@ -146,7 +147,12 @@ impl RowsScreen {
                 Cell::new(symbol(row.class), class_style(row.class, theme)),
             ];
             cells.extend(order.iter().map(|column| Cell(cell(diff, row, names, *column, theme))));
-            Row { mark: if choosing.covers(row) { Mark::On } else { Mark::Off }, cells }
+            let mark = match choosing.writes(diff, counts, row, listing.filter.condition.as_deref()) {
+                Written::No => Mark::Off,
+                Written::Yes => Mark::On,
+                Written::IfConditionHolds => Mark::Open,
+            };
+            Row { mark, cells }
         };
         let empty = if listing.pager.is_empty() {
             "No row matches. x shows all differing rows again, Esc goes back."
@@ -171,7 +177,13 @@ impl RowsScreen {
         let arrow = theme.symbols().becomes;
         frame.render_widget(
             Line::from(vec![
-                Span::styled("[x] will be written   cells: ", theme.quiet()),
+                Span::styled(
+                    match &choosing.condition {
+                        Some(_) => "[x] will be written  [?] if the condition holds   ",
+                        None => "[x] will be written   cells: ",
+                    },
+                    theme.quiet(),
+                ),
                 Span::styled("in production", live_style(theme)),
                 Span::styled(format!(" {arrow} "), theme.quiet()),
                 Span::styled("in the backup", backup_style(theme)),

@@ -5,6 +5,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span, Text};
 
+use super::choosing::Written;
 use super::listing::{backup_style, class_style, live_style};
 use super::overview::{drift_note, symbol};
 use super::{RowsScreen, View, value, wrap};
@@ -83,10 +84,12 @@ impl RowsScreen {
             let at = at.map(|at| format!(" at {}", self.zone.time(at))).unwrap_or_default();
             spans.push(Span::styled(format!("; last written by {xid}{at}"), theme.quiet()));
         }
-        spans.push(if self.choosing[self.table()].covers(row) {
-            Span::styled("; [x] will be written", theme.title())
-        } else {
-            Span::styled("; [ ] will not be written", theme.quiet())
+        let listed = self.listing.as_ref().and_then(|listing| listing.filter.condition.as_deref());
+        let written = self.choosing[self.table()].writes(diff, &self.counts[self.table()], row, listed);
+        spans.push(match written {
+            Written::Yes => Span::styled("; [x] will be written", theme.title()),
+            Written::IfConditionHolds => Span::styled("; [?] will be written if the condition holds", theme.title()),
+            Written::No => Span::styled("; [ ] will not be written", theme.quiet()),
         });
         Line::from(spans)
     }
