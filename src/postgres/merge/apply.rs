@@ -314,7 +314,8 @@ pub(super) fn sample(keys: Option<Vec<Option<String>>>) -> String {
 /// Counts the frozen rows that production does not hold: all; of these, those that are gone or that a transaction other
 /// than ours wrote last; and keys of up to ten.
 pub(super) fn differing(work: &Work, change: &str, ours: Option<u32>) -> String {
-    let unlike: Vec<_> = work.written().map(|(place, column, target)| Work::unlike(place, column, target)).collect();
+    let unlike: Vec<_> =
+        work.written().filter_map(|(place, column, target)| work.unlike(place, column, target)).collect();
     let unlike = if unlike.is_empty() { "false".into() } else { unlike.join("\n OR ") };
     let moved =
         ours.map_or_else(|| "false".into(), |xid| format!("(live.tableoid IS NULL OR live.xmin <> '{xid}'::xid)"));
@@ -332,8 +333,9 @@ pub(super) fn differing(work: &Work, change: &str, ours: Option<u32>) -> String 
 fn differing_columns(work: &Work, change: &str) -> String {
     let columns: Vec<_> = work
         .written()
-        .map(|(place, column, target)| {
-            format!("CASE WHEN pg_catalog.bool_or({}) THEN {place} END", Work::unlike(place, column, target))
+        .filter_map(|(place, column, target)| {
+            let unlike = work.unlike(place, column, target)?;
+            Some(format!("CASE WHEN pg_catalog.bool_or({unlike}) THEN {place} END"))
         })
         .collect();
     format!(

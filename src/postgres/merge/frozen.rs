@@ -127,13 +127,19 @@ impl Work {
     }
 
     /// Whether a frozen value `c` is what production holds in `live` now; only columns that the row writes count.
-    pub fn unlike(place: usize, column: &StagedColumn, target: &Target) -> String {
+    /// `None`: no row writes that column.
+    pub fn unlike(&self, place: usize, column: &StagedColumn, target: &Target) -> Option<String> {
         let name = quote(&column.name);
         let base = if target.base_sql == target.type_sql { String::new() } else { format!("::{}", target.base_sql) };
-        format!(
-            "((c.{CLASS} = 'm' OR {place} = ANY (c.{COLUMNS})) AND {})",
-            differ(target, &format!("c.{name}"), &format!("live.{name}{base}"))
-        )
+        let differs = differ(target, &format!("c.{name}"), &format!("live.{name}{base}"));
+        let updated = self.columns.contains(&column.name);
+        match (self.inserts > 0, updated) {
+            (true, true) => Some(format!("((c.{CLASS} = 'm' OR {place} = ANY (c.{COLUMNS})) AND {differs})")),
+            (true, false) => Some(format!("(c.{CLASS} = 'm' AND {differs})")),
+            (false, true) if self.uniform => Some(format!("({differs})")),
+            (false, true) => Some(format!("({place} = ANY (c.{COLUMNS}) AND {differs})")),
+            (false, false) => None,
+        }
     }
 
     /// Columns that take part, with their place in the map and their target.
