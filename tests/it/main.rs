@@ -5,6 +5,7 @@
 mod backup;
 mod cluster;
 mod connect;
+mod console;
 mod decisions;
 mod diff;
 mod faults;

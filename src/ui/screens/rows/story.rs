@@ -132,6 +132,17 @@ pub fn told(diff: &TableDiff, culprits: &BTreeSet<u32>, zone: Zone) -> String {
     told.trim_start().to_owned()
 }
 
+/// A damaged column that differs in a few more rows than the culprit still holds: somebody else wrote those rows since, and
+/// the damage is beneath his work.
+fn written_over(diff: &TableDiff, culprit: &TransactionCount) -> Option<(String, u64)> {
+    let more = |column: &String| {
+        let rows = diff.by_column.iter().find(|count| count.column == *column)?.rows;
+        let surplus = rows.checked_sub(culprit.changed)?;
+        (surplus > 0).then(|| (column.clone(), surplus))
+    };
+    culprit.columns.iter().filter_map(more).min_by_key(|(_, surplus)| *surplus)
+}
+
 fn told_changed(diff: &TableDiff, culprits: &BTreeSet<u32>, zone: Zone) -> String {
     if diff.changed == 0 {
         return String::new();
@@ -141,13 +152,22 @@ fn told_changed(diff: &TableDiff, culprits: &BTreeSet<u32>, zone: Zone) -> Strin
         let at = count.committed_at.map(|at| format!(" at {}", zone.time(at))).unwrap_or_default();
         let columns: Vec<_> = count.columns.iter().take(3).map(|column| text::clean(column)).collect();
         let more = if count.columns.len() > 3 { ", ..." } else { "" };
-        return format!(
+        let mut told = format!(
             "Most of the damage comes from one transaction: {}{at} wrote {} of the {changed} ({}{more}). Only its rows are \
              proposed.",
             count.xid,
             text::count(count.changed),
             columns.join(", ")
         );
+        if let Some((column, rows)) = written_over(diff, count) {
+            let _ = write!(
+                told,
+                " But {} also differs in at least {} that others wrote since: look at those (c takes them too).",
+                text::clean(&column),
+                text::counted(rows, "row", "rows")
+            );
+        }
+        return told;
     }
     let shared: Vec<_> = diff.by_transaction.iter().filter(|count| culprits.contains(&count.xid)).collect();
     if let Some(count) = shared.first() {
