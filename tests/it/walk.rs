@@ -170,8 +170,8 @@ fn sandbox_of(process: u32) -> String {
     let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
     let all = std::process::Command::new("ps").args(["-e", "-o", "ppid=,args="]).output().unwrap();
     let all = String::from_utf8_lossy(&all.stdout).into_owned();
-    let ours = all.lines().filter(|line| line.trim_start().starts_with(&format!("{process} ")));
-    let folder = ours.filter_map(|line| line.split_whitespace().find(|word| word.contains("/lifeboat-drill-"))).next();
+    let mut ours = all.lines().filter(|line| line.trim_start().starts_with(&format!("{process} ")));
+    let folder = ours.find_map(|line| line.split_whitespace().find(|word| word.contains("/lifeboat-drill-")));
     let folder = folder.unwrap_or_else(|| panic!("no sandbox among {children}\n{all}"));
     let start = folder.find("/lifeboat-drill-").unwrap();
     let end = folder[start + 1..].find('/').map_or(folder.len(), |end| start + 1 + end);
