@@ -381,14 +381,11 @@ pub(super) async fn commit(client: &Client) -> Result<(), Failure> {
     .into())
 }
 
-/// Finds out what became of a merge whose end nobody saw. While its session is still at work, this waits for it.
+/// Finds out what became of a merge or an undo whose end nobody saw; `hash` is that of its plan. While its session is still
+/// at work, this waits for it.
 ///
 /// Errors: [`Kind::Unresolved`] when the session does not end.
 pub async fn resolve(client: &Client, recovery: &str, hash: &str) -> Result<Outcome> {
-    resolve_step(client, recovery, "merge", hash).await
-}
-
-pub(super) async fn resolve_step(client: &Client, recovery: &str, step: &str, hash: &str) -> Result<Outcome> {
     let failed = |error| server_error(error, "looking for the token of the merge");
     // Our lost session may still be committing: it is the one that has the recovery's name and is in a transaction.
     let sql = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
@@ -408,8 +405,8 @@ pub(super) async fn resolve_step(client: &Client, recovery: &str, step: &str, ha
         return Ok(Outcome::NotApplied);
     }
     let table = Name::new(&*schema, "applied").sql();
-    let sql = format!("SELECT tables, transaction::text FROM {table} WHERE step = $1 AND hash = $2");
-    let Some(row) = client.query_opt(&sql, &[&step, &hash]).await.map_err(failed)? else {
+    let sql = format!("SELECT tables, transaction::text FROM {table} WHERE hash = $1");
+    let Some(row) = client.query_opt(&sql, &[&hash]).await.map_err(failed)? else {
         return Ok(Outcome::NotApplied);
     };
     let tables = serde_json::from_str(row.get(0))

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::archive::{self, Archive, Source, Table};
 use crate::postgres::connect::{self, Conninfo, Server};
 use crate::postgres::diff::{self, Filter, KeyChoice, Page, Start};
-use crate::postgres::merge::{self, ChangeSet, Choice, Triggers};
+use crate::postgres::merge::{self, Applied, ChangeSet, Choice, Triggers};
 use crate::postgres::name::Name;
 use crate::postgres::schema;
 use crate::postgres::stage::{self, Scratch};
@@ -226,22 +226,7 @@ impl Live {
         let mut session = self.session.lock().await;
         let (client, scratch, _) = session.staged(&self.system).await?;
         let outcome = merge::apply(client, scratch, changes, progress).await;
-        match outcome {
-            Ok(applied) => Ok(Evidence::Merged(applied)),
-            Err(error) if error.kind == Kind::Unresolved => {
-                // The reply was lost, not necessarily the deed: the token row in production knows.
-                session.server = None;
-                let server = session.server(&self.system, recovery).await.map_err(|_| error.clone())?;
-                match merge::resolve(&server.client, recovery, &changes.hash).await.map_err(|_| error.clone())? {
-                    merge::Outcome::Applied(applied) => Ok(Evidence::Merged(applied)),
-                    merge::Outcome::NotApplied => {
-                        Err(Error::target("the connection was lost, and the merge was rolled back")
-                            .hint("Nothing was changed. Try again."))
-                    }
-                }
-            }
-            Err(error) => Err(error),
-        }
+        session.resolved(&self.system, recovery, recovery, &changes.hash, outcome).await.map(Evidence::Merged)
     }
 }
 
@@ -260,6 +245,30 @@ impl Session {
             self.server = Some(connect::connect(&conninfo, &name).await?);
         }
         self.server.as_ref().ok_or_else(|| Error::bug("a connection was made and is not there"))
+    }
+
+    /// What an attempt came to. When the reply to its COMMIT was lost, the token row in production knows.
+    async fn resolved(
+        &mut self,
+        system: &System,
+        recovery: &str,
+        merged: &str,
+        hash: &str,
+        outcome: Result<Applied>,
+    ) -> Result<Applied> {
+        let error = match outcome {
+            Err(error) if error.kind == Kind::Unresolved => error,
+            known => return known,
+        };
+        self.server = None;
+        let server = self.server(system, recovery).await.map_err(|_| error.clone())?;
+        match merge::resolve(&server.client, merged, hash).await.map_err(|_| error)? {
+            merge::Outcome::Applied(applied) => Ok(applied),
+            merge::Outcome::NotApplied => {
+                Err(Error::target("the connection was lost, and the transaction was rolled back")
+                    .hint("Nothing was changed. Try again."))
+            }
+        }
     }
 
     async fn staged(&mut self, system: &System) -> Result<(&connect::Session, &Scratch, &[diff::Table])> {
@@ -382,7 +391,8 @@ impl Systems for Live {
                 progress.begin("taking rows back", Unit::Items, None);
                 let mut session = self.session.lock().await;
                 let server = session.server(&self.system, recovery).await?;
-                merge::undo(&server.client, earlier, undo, progress).await.map(Evidence::Undone)
+                let outcome = merge::undo(&server.client, earlier, undo, progress).await;
+                session.resolved(&self.system, recovery, earlier, &undo.hash, outcome).await.map(Evidence::Undone)
             }
             Step::DropScratch => {
                 let mut session = self.session.lock().await;
