@@ -11,7 +11,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::text::{Line, Span, Text};
 
 use super::choosing::{Amount, Switch};
-use super::{Choosing, Notice, RowsScreen, View, story, wrap};
+use super::{Choosing, Notice, RowsScreen, View, story};
 use crate::postgres::diff::{Class, Drift, Filter, Pair, TableDiff, TransactionCount};
 use crate::postgres::schema::{ForeignKey, Key, KeySource, OnDelete};
 use crate::text;
@@ -19,6 +19,7 @@ use crate::ui::keymap::Action;
 use crate::ui::screens::Command;
 use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
+use crate::ui::wrap;
 
 /// From this width on transactions and columns are shown side by side.
 const WIDE: u16 = 110;
