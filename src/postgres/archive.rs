@@ -23,6 +23,7 @@ mod scan;
 mod tables;
 mod tar;
 mod toc;
+mod tokens;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -270,6 +271,9 @@ pub struct Estimate {
 const ESTIMATE_BYTES: usize = 64 * 1024;
 const READ_AHEAD: usize = 256 * 1024;
 
+/// The end marker of rows with the longest line end.
+const LONGEST_MARKER: u64 = 4;
+
 /// What every error of a damaged dump advises.
 const HINT_DAMAGED: &str = "Look into another recovery point, and check this one's repository.";
 
@@ -465,31 +469,32 @@ impl Archive {
                     None => self.inner.scan.find(source, table.dump_id, &table.name)?,
                 };
                 let input = Input::new(source.open("")?, &source.label, read_ahead)?;
-                let blocks = scan::open_block(input, offset, table.dump_id, &table.name)?;
+                let taken = Arc::default();
+                let blocks = scan::open_block(input, offset, table.dump_id, &table.name, Arc::clone(&taken))?;
                 let codec = Codec::of_blocks(self.header.compression);
-                Rows::whole(table.name.to_string(), Box::new(blocks), codec)
+                Rows::whole(table.name.to_string(), Box::new(blocks), codec, taken)
             }
             Place::File(name) if self.header.format == Format::Tar => {
                 let span = self.inner.members.get(name).cloned().ok_or_else(|| {
                     Error::backup(format!("{} has no {name} in it, the data of {}", source.label, table.name))
                 })?;
                 let input = Input::part(source.open("")?, &source.label, span)?;
-                Rows::whole(table.name.to_string(), Box::new(input), Codec::None)
+                Rows::whole(table.name.to_string(), Box::new(input), Codec::None, Arc::default())
             }
             Place::File(name) => {
                 let (stream, codec) = open_file(source, name, self.header.compression)?;
                 let input = Input::new(stream, &source.label, read_ahead)?;
-                Rows::whole(table.name.to_string(), Box::new(input), codec)
+                Rows::whole(table.name.to_string(), Box::new(input), codec, Arc::default())
             }
             Place::Sections(sections) => {
                 let spans = sections.iter().map(|section| section.bytes.clone()).collect();
                 let mut input = Input::new(source.open("")?, &source.label, read_ahead)?;
                 let mut position = 0;
                 if self.header.compression == Compression::None
-                    && let Some(first) = sections.first()
+                    && let (Some(first), Some(last)) = (sections.first(), sections.last())
                 {
                     position = first.bytes.start;
-                    input.seek(position)?;
+                    input.narrow(position..last.bytes.end + LONGEST_MARKER)?;
                 }
                 let packed: Packed = Box::new(input);
                 Rows::sections(table.name.to_string(), packed, Codec::of_file(self.header.compression), position, spans)

@@ -1,22 +1,12 @@
-//! What the SQL of a dump says about its tables: a tokenizer that knows SQL's quoting, and just as much grammar on top as
-//! `pg_dump` writes. What is not recognised is passed over; nothing here fails.
+//! What the SQL of a dump says about its tables: just as much grammar as `pg_dump` writes. What is not recognised is passed
+//! over; nothing here fails.
 
 use std::ops::Range;
 
+use super::tokens::{Token, tokenize};
 use super::{Column, ForeignKey};
 use crate::postgres::name::Name;
 use crate::postgres::schema::OnDelete;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
-    /// An unquoted word, folded to lower case: a keyword or a name.
-    Word(String),
-    /// A quoted name.
-    Quoted(String),
-    Symbol(char),
-    /// A string, which is never looked at.
-    Literal,
-}
 
 /// Tokens with their places in the text.
 #[derive(Debug, Clone)]
@@ -60,12 +50,19 @@ pub enum Statement {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
     pub name: Reference,
-    pub columns: Vec<Column>,
-    pub primary_key: Option<Vec<String>>,
+    pub elements: Elements,
     /// Tables, or the one type, whose columns come before its own.
     pub inherits: Vec<Reference>,
-    pub of_type: bool,
     pub partition_of: Option<Reference>,
+}
+
+/// What the parentheses of a CREATE TABLE hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Elements {
+    pub columns: Vec<Column>,
+    pub primary_key: Option<Vec<String>>,
+    /// Columns that a constraint of the table, which may be on an inherited column, says are never null.
+    pub not_null: Vec<String>,
 }
 
 /// A foreign key whose parent may be unqualified.
@@ -178,10 +175,13 @@ impl<'a> Tokens<'a> {
         }
         let mut names = Vec::new();
         while !self.symbol(')') {
-            // PERIOD marks the last column of a temporal foreign key; a column of that name is followed by no name.
-            if self.is_word("period")
-                && matches!(self.list.get(self.at + 1), Some((Token::Word(_) | Token::Quoted(_), _)))
-            {
+            // PERIOD marks the last column of a temporal foreign key; a column of that name is followed by no other name.
+            let name_follows = match self.list.get(self.at + 1) {
+                Some((Token::Word(word), _)) => word != "without",
+                Some((token, _)) => matches!(token, Token::Quoted(_)),
+                None => false,
+            };
+            if self.is_word("period") && name_follows {
                 self.at += 1;
             }
             names.push(self.identifier()?);
@@ -227,7 +227,7 @@ impl<'a> Tokens<'a> {
         if self.words(&["create"]) {
             if self.words(&["type"]) {
                 let name = self.reference()?;
-                return self.words(&["as"]).then(|| Statement::Type(name, self.elements().0));
+                return self.words(&["as"]).then(|| Statement::Type(name, self.elements().columns));
             }
             while ["unlogged", "foreign", "global", "local", "temp", "temporary"].iter().any(|word| self.words(&[word]))
             {
@@ -259,43 +259,46 @@ impl<'a> Tokens<'a> {
         let name = self.reference()?;
         let mut inherits = Vec::new();
         let mut partition_of = None;
-        let of_type = self.words(&["of"]);
-        if of_type {
+        if self.words(&["of"]) {
             inherits.push(self.reference()?);
         } else if self.words(&["partition", "of"]) {
             let root = self.reference()?;
             inherits.push(root.clone());
             partition_of = Some(root);
         }
-        let (columns, primary_key) = self.elements();
+        let elements = self.elements();
         if self.words(&["inherits"]) && self.symbol('(') {
             while let Some(parent) = self.reference() {
                 inherits.push(parent);
                 self.symbol(',');
             }
         }
-        Some(Definition { name, columns, primary_key, inherits, of_type, partition_of })
+        Some(Definition { name, elements, inherits, partition_of })
     }
 
     /// The parenthesised list of columns and constraints of a table or a type.
-    fn elements(&mut self) -> (Vec<Column>, Option<Vec<String>>) {
-        let (mut columns, mut primary_key) = (Vec::new(), None);
+    fn elements(&mut self) -> Elements {
+        let mut found = Elements::default();
         if !self.symbol('(') {
-            return (columns, primary_key);
+            return found;
         }
         while !self.symbol(')') && self.peek().is_some() {
             let constraint = self.words(&["constraint"]);
             if constraint {
                 self.identifier();
             }
-            let of_table =
-                ["check", "unique", "exclude", "foreign", "like", "not"].iter().any(|word| self.is_word(word));
+            // Other words that constraints begin with are reserved, so columns of such names are quoted.
+            let of_table = ["check", "unique", "foreign", "like"].iter().any(|word| self.is_word(word))
+                || self.is_word("exclude") && matches!(self.list.get(self.at + 1), Some((Token::Symbol('('), _)))
+                || self.words(&["exclude", "using"]);
             if self.words(&["primary", "key"]) {
-                primary_key = self.names();
+                found.primary_key = self.names();
+            } else if self.words(&["not", "null"]) {
+                found.not_null.extend(self.identifier());
             } else if !constraint && !of_table {
-                let key = columns.len();
-                columns.extend(self.column(&mut primary_key));
-                if columns.len() == key {
+                let before = found.columns.len();
+                found.columns.extend(self.column(&mut found.primary_key));
+                if found.columns.len() == before {
                     self.at += 1;
                 }
             }
@@ -304,7 +307,7 @@ impl<'a> Tokens<'a> {
             }
             self.symbol(',');
         }
-        (columns, primary_key)
+        found
     }
 
     /// One token, or all of a pair of parentheses.
@@ -321,6 +324,8 @@ impl<'a> Tokens<'a> {
             match token {
                 Token::Symbol(',' | ')') => break,
                 Token::Word(word) if AFTER_TYPE.contains(&word.as_str()) => break,
+                // What follows a dot is the name of a type, whatever it is.
+                Token::Symbol('.') => self.at += 2,
                 _ => self.step(),
             }
         }
@@ -388,112 +393,4 @@ impl<'a> Tokens<'a> {
         }
         Some(Statement::ForeignKey(table, Foreign { constraint, columns, parent, parent_columns, on_delete }))
     }
-}
-
-/// Splits SQL into tokens. What is not closed ends with the text.
-fn tokenize(text: &str) -> Vec<(Token, Range<usize>)> {
-    let bytes = text.as_bytes();
-    let mut tokens = Vec::new();
-    let mut at = 0;
-    while let Some(letter) = text[at..].chars().next() {
-        let start = at;
-        let rest = &bytes[at..];
-        let token = match letter {
-            _ if letter.is_whitespace() => {
-                at += letter.len_utf8();
-                continue;
-            }
-            '-' if rest.starts_with(b"--") => {
-                at += memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-                continue;
-            }
-            '/' if rest.starts_with(b"/*") => {
-                at += comment_length(rest);
-                continue;
-            }
-            '"' => {
-                at += quoted_length(rest, b'"', Escapes::None);
-                let inner = text[start + 1..at].strip_suffix('"').unwrap_or(&text[start + 1..at]);
-                Token::Quoted(inner.replace("\"\"", "\""))
-            }
-            '\'' => {
-                at += quoted_length(rest, b'\'', Escapes::None);
-                Token::Literal
-            }
-            'e' | 'E' if rest.get(1) == Some(&b'\'') => {
-                at += 1 + quoted_length(&rest[1..], b'\'', Escapes::Backslash);
-                Token::Literal
-            }
-            '$' if dollar_tag(rest).is_some() => {
-                let tag = dollar_tag(rest).unwrap_or_default();
-                let body = &rest[tag.len()..];
-                at += memchr::memmem::find(body, tag).map_or(rest.len(), |end| end + 2 * tag.len());
-                Token::Literal
-            }
-            _ if letter.is_alphabetic() || letter == '_' || !letter.is_ascii() => {
-                let word = text[at..].split(|letter: char| !is_word_part(letter)).next().unwrap_or_default();
-                at += word.len();
-                // The server folds ASCII only.
-                Token::Word(word.to_ascii_lowercase())
-            }
-            _ => {
-                at += letter.len_utf8();
-                Token::Symbol(letter)
-            }
-        };
-        tokens.push((token, start..at));
-    }
-    tokens
-}
-
-fn is_word_part(letter: char) -> bool {
-    letter.is_alphanumeric() || letter == '_' || letter == '$' || !letter.is_ascii()
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Escapes {
-    None,
-    Backslash,
-}
-
-/// The length of a quoted thing with its quotes; a doubled quote does not end it.
-fn quoted_length(bytes: &[u8], quote: u8, escapes: Escapes) -> usize {
-    let mut at = 1;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'\\' if escapes == Escapes::Backslash => at += 2,
-            byte if byte == quote && bytes.get(at + 1) == Some(&quote) => at += 2,
-            byte if byte == quote => return at + 1,
-            _ => at += 1,
-        }
-    }
-    bytes.len()
-}
-
-/// The length of a block comment; these nest.
-fn comment_length(bytes: &[u8]) -> usize {
-    let (mut at, mut depth) = (0, 0_usize);
-    while at < bytes.len() {
-        if bytes[at..].starts_with(b"/*") {
-            depth += 1;
-            at += 2;
-        } else if bytes[at..].starts_with(b"*/") {
-            depth -= 1;
-            at += 2;
-            if depth == 0 {
-                return at;
-            }
-        } else {
-            at += 1;
-        }
-    }
-    bytes.len()
-}
-
-/// `$$` or `$tag$` at the start of the bytes.
-pub(super) fn dollar_tag(bytes: &[u8]) -> Option<&[u8]> {
-    let end = bytes.iter().skip(1).position(|byte| *byte == b'$')? + 1;
-    let tag = &bytes[1..end];
-    let word = tag.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80);
-    (word && !tag.first().is_some_and(u8::is_ascii_digit)).then_some(&bytes[..=end])
 }

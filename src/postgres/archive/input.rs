@@ -30,9 +30,15 @@ impl Input {
         if span.end > input.span.end || span.start > span.end {
             return Err(input.ends_early("a part of it"));
         }
-        input.seek(span.start)?;
-        input.span = span;
+        input.narrow(span)?;
         Ok(input)
+    }
+
+    /// Goes to a part of the stream and stays in it, or in as much of it as there is.
+    pub fn narrow(&mut self, span: Range<u64>) -> Result<()> {
+        self.seek(span.start)?;
+        self.span = span.start..span.end.min(self.span.end);
+        Ok(())
     }
 
     pub fn label(&self) -> &str {

@@ -9,10 +9,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ddl::{Reference, Statement, dollar_tag, statements};
+use super::ddl::{Reference, Statement, statements};
 use super::decode::{Codec, Decoder, compression_of};
 use super::input::{Input, wrapped};
 use super::rows::{Found, Window, find_end};
+use super::tokens::dollar_tag;
 use super::{Compression, Entry, Format, Header, Place, READ_AHEAD, Section, Source};
 use crate::error::{Error, Result};
 use crate::postgres::name::Name;

@@ -48,9 +48,9 @@ impl std::fmt::Debug for Rows {
 }
 
 impl Rows {
-    /// Rows that are all of a data block or a file.
-    pub(super) fn whole(table: String, packed: Packed, codec: Codec) -> Result<Self> {
-        Self::new(table, packed, codec, 0, Then::End)
+    /// Rows that are all of a data block or a file. `taken` counts the bytes of it, and may be counted up by others.
+    pub(super) fn whole(table: String, packed: Packed, codec: Codec, taken: Arc<AtomicU64>) -> Result<Self> {
+        Self::new(table, packed, codec, taken, Then::End)
     }
 
     /// Rows between other text. `position` is where the packed bytes begin, in the same text that the spans count.
@@ -61,16 +61,16 @@ impl Rows {
         position: u64,
         spans: VecDeque<Range<u64>>,
     ) -> Result<Self> {
-        let mut rows = Self::new(table, packed, codec, position, Then::Sections(spans))?;
+        let mut rows = Self::new(table, packed, codec, Arc::default(), Then::Sections(spans))?;
+        rows.window.position = position;
         rows.marker = Some(0);
         Ok(rows)
     }
 
-    fn new(table: String, packed: Packed, codec: Codec, position: u64, then: Then) -> Result<Self> {
-        let taken = Arc::new(AtomicU64::new(0));
+    fn new(table: String, packed: Packed, codec: Codec, taken: Arc<AtomicU64>, then: Then) -> Result<Self> {
         let decoder = Decoder::new(codec, packed, Arc::clone(&taken));
         let decoder = decoder.map_err(|error| wrapped(error, || format!("cannot read the data of {table}")))?;
-        let window = Window { decoder, bytes: Vec::with_capacity(WINDOW), start: 0, position };
+        let window = Window::new(decoder);
         Ok(Self { table, window, taken, ready: 0, line_start: true, marker: None, then })
     }
 
@@ -205,43 +205,44 @@ pub fn failure(error: io::Error) -> Error {
 /// A sliding part of the text.
 pub(super) struct Window {
     pub decoder: Decoder,
+    /// Always of full length, so that it is not cleared for each of many small reads.
     bytes: Vec<u8>,
-    start: usize,
+    /// The part of it that is text.
+    filled: Range<usize>,
     /// Where the window starts in the text.
     pub position: u64,
 }
 
 impl Window {
     pub fn new(decoder: Decoder) -> Self {
-        Self { decoder, bytes: Vec::with_capacity(WINDOW), start: 0, position: 0 }
+        Self { decoder, bytes: vec![0; WINDOW], filled: 0..0, position: 0 }
     }
 
     pub fn text(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.bytes[self.filled.clone()]
     }
 
     pub fn consume(&mut self, amount: usize) {
-        self.start += amount;
+        self.filled.start += amount;
         self.position += amount as u64;
     }
 
     /// Reads more text behind what is there; false at the end. The caller leaves only a few bytes unconsumed.
     pub fn more(&mut self) -> io::Result<bool> {
-        self.bytes.drain(..self.start);
-        self.start = 0;
-        let kept = self.bytes.len();
+        let kept = self.filled.len();
+        self.bytes.copy_within(self.filled.clone(), 0);
+        self.filled = 0..kept;
         if kept == WINDOW {
             return Err(io::Error::other(Error::bug("a window of the dump is full")));
         }
-        self.bytes.resize(WINDOW, 0);
         let read = loop {
             match self.decoder.read(&mut self.bytes[kept..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
+                read => break read?,
             }
         };
-        self.bytes.truncate(kept + *read.as_ref().unwrap_or(&0));
-        Ok(read? > 0)
+        self.filled.end += read;
+        Ok(read > 0)
     }
 }
 
@@ -288,7 +289,7 @@ mod tests {
             }
         }
         let packed = io::BufReader::with_capacity(piece, Pieces(text.to_owned(), piece));
-        let mut rows = Rows::whole("public.t".to_owned(), Box::new(packed), Codec::None).unwrap();
+        let mut rows = Rows::whole("public.t".to_owned(), Box::new(packed), Codec::None, Arc::default()).unwrap();
         let mut read = Vec::new();
         rows.read_to_end(&mut read).map_err(|error| failure(error).message)?;
         Ok(read)

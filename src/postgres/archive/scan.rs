@@ -7,7 +7,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead, Read};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::input::Input;
 use super::{READ_AHEAD, Source};
@@ -126,8 +127,9 @@ fn pass_chunks(input: &mut Input) -> Result<()> {
     }
 }
 
-/// Opens the data of an entry, and checks that it is that entry's.
-pub fn open_block(mut input: Input, offset: u64, id: i32, table: &Name) -> Result<Blocks> {
+/// Opens the data of an entry, and checks that it is that entry's. `framing` counts the bytes that are not data, so that
+/// the two together are what the block takes.
+pub fn open_block(mut input: Input, offset: u64, id: i32, table: &Name, framing: Arc<AtomicU64>) -> Result<Blocks> {
     if offset >= input.length() {
         return Err(Error::backup(format!(
             "{} ends early: the data of {table} should be at byte {offset}, and it has {} bytes",
@@ -145,7 +147,8 @@ pub fn open_block(mut input: Input, offset: u64, id: i32, table: &Name) -> Resul
         ))
         .hint(super::HINT_DAMAGED));
     }
-    Ok(Blocks { input, left: 0, ended: false })
+    framing.fetch_add(input.position() - offset, Ordering::Relaxed);
+    Ok(Blocks { input, left: 0, ended: false, framing })
 }
 
 /// The bytes of a block without the lengths between them.
@@ -154,12 +157,15 @@ pub struct Blocks {
     /// Bytes left of the present chunk.
     left: u64,
     ended: bool,
+    framing: Arc<AtomicU64>,
 }
 
 impl Blocks {
     fn next_chunk(&mut self) -> Result<()> {
         const WHAT: &str = "a chunk of a data block";
+        let before = self.input.position();
         let length = self.input.integer(WHAT)?;
+        self.framing.fetch_add(self.input.position() - before, Ordering::Relaxed);
         self.left = u64::try_from(length).map_err(|_| self.input.damaged(WHAT))?;
         if self.left > self.input.remaining() {
             return Err(self.input.ends_early(WHAT));

@@ -46,6 +46,8 @@ struct Tables {
     types: HashMap<Name, Vec<Column>>,
     /// What a table's columns begin with: those of its parents or of its type.
     inherits: HashMap<usize, Vec<Name>>,
+    /// Columns that a constraint of their table says are never null.
+    not_null: HashMap<usize, Vec<String>>,
 }
 
 impl Tables {
@@ -105,20 +107,21 @@ impl Tables {
         let name = definition.name.within(schema);
         let partition_of = definition.partition_of.map(|root| root.within(schema));
         let table = self.at(&name);
-        table.columns = definition.columns;
-        table.primary_key = definition.primary_key;
+        table.columns = definition.elements.columns;
+        table.primary_key = definition.elements.primary_key;
         table.partition_of = partition_of;
+        let index = self.by_name[&name];
+        self.not_null.insert(index, definition.elements.not_null);
         if !definition.inherits.is_empty() {
             let parents = definition.inherits.into_iter().map(|parent| parent.within(schema)).collect();
-            let index = self.by_name[&name];
             self.inherits.insert(index, parents);
         }
     }
 
     fn finish(mut self) -> Vec<Table> {
         self.inherit();
-        for table in &mut self.found {
-            let key = table.primary_key.iter().flatten().collect::<Vec<_>>();
+        for (index, table) in self.found.iter_mut().enumerate() {
+            let key = table.primary_key.iter().chain(self.not_null.get(&index)).flatten().collect::<Vec<_>>();
             for column in &mut table.columns {
                 column.not_null |= key.contains(&&column.name);
             }
