@@ -70,8 +70,6 @@ fn push(lines: &mut [Vec<Span<'static>>], text: &str, style: Style) {
 
 #[cfg(test)]
 mod tests {
-    use ratatui::style::Stylize as _;
-
     use super::*;
 
     fn plain(text: &str, width: u16) -> Vec<String> {

@@ -385,7 +385,7 @@ fn a_dump_of_data_only_and_one_of_a_part_hold_just_that() {
             pg_dump(&bin, conninfo, &[letter, "-n", "\"Odd\"*"], &path);
             let odd = Name::new("Odd \"Schema\".x", "a \"b\", (c) 'd'; --e /* $f$ .g");
             let names: Vec<_> = open(&path).tables().iter().map(|table| table.name.clone()).collect();
-            assert_eq!(names, [odd.clone()]);
+            assert_eq!(names, std::slice::from_ref(&odd));
             assert_eq!(read(&open(&path), open(&path).table(&odd).unwrap()).unwrap(), truth.rows[&odd]);
 
             pg_dump(&bin, conninfo, &[letter, "-t", "app.lines"], &path);
