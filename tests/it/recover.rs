@@ -235,3 +235,38 @@ fn a_dump_on_disk_needs_no_repository() {
         "0"
     );
 }
+
+#[test]
+fn fm_01_a_console_that_is_killed_while_staging_leaves_production_as_it_was_and_is_told_of() {
+    let sandbox = Sandbox::create(&Progress::default()).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let program = Program { sandbox: &sandbox, home: home.path() };
+    let conninfo = sandbox.conninfo();
+    let damaged = state(&conninfo);
+    let points = program.json(&["points", "--json"]);
+    let holds =
+        |point: &&serde_json::Value| point["contents"]["dumps"].as_array().is_some_and(|dumps| !dumps.is_empty());
+    let id =
+        points["points"].as_array().unwrap().iter().find(holds).unwrap()["point"]["id"].as_str().unwrap().to_owned();
+    let mut left = 0;
+    for run in 0..12_u32 {
+        let mut child = program.command(&["diff", &id, "registrations", "distributions", "payments"]);
+        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(run) * 60));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(state(&conninfo), damaged);
+    }
+    // What the server still had to end is ended when its clients are gone.
+    let schemas = "select nspname from pg_namespace where nspname like 'restore_staging_%'";
+    for schema in psql(&conninfo, schemas).lines() {
+        left += 1;
+        let tables = program.json(&["tables", &id, "--json"]);
+        let warnings = tables["server"]["warnings"].to_string();
+        assert!(warnings.contains(schema), "{schema} in {warnings}");
+        psql(&conninfo, &format!("drop schema {schema} cascade"));
+    }
+    println!("{left} staging schemas were left and told of");
+    assert!(program.out(&["diff", &id, "payments"]).starts_with("public.payments"));
+    assert_eq!(psql(&conninfo, schemas), "");
+}
