@@ -20,7 +20,7 @@ pub struct Name {
 }
 
 impl Name {
-    /// Takes names as the catalog holds them; nothing is folded or checked. What people type goes through [`Name::parse`].
+    /// Takes names as the catalog holds them, unchecked; what people type goes through [`Name::parse`].
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
         Self { schema: schema.into(), name: name.into() }
     }
