@@ -38,6 +38,7 @@ pub type Verdict = Arc<dyn Fn() -> Result<Vec<Check>> + Send + Sync>;
 
 /// Everything a console needs to know about where it is.
 pub struct Console<S> {
+    /// The only way to anything outside.
     pub systems: Arc<S>,
     /// The system's name in the configuration.
     pub system: String,
@@ -49,7 +50,9 @@ pub struct Console<S> {
     pub state: PathBuf,
     /// What the operator of a drill is told.
     pub briefing: Option<String>,
+    /// Called when a plan has run to its end; `None` outside drills.
     pub verdict: Option<Verdict>,
+    /// The clock, given so that a picture can be of any time.
     pub now: fn() -> DateTime<Utc>,
 }
 

@@ -34,22 +34,35 @@ use crate::recovery::{Flow, Recovery, report};
 
 /// What a job answers.
 pub enum Message {
+    /// What the flow asked to look at, and what was found.
     Looked(Look, Result<Finding>),
     /// What lies inside a recovery point, for the points screen.
     Inside(String, Result<Contents, String>),
+    /// Rows of the diff, as they were asked for.
     Paged {
+        /// Its place among the compared tables.
         table: usize,
+        /// The one that was asked with: the answer is nobody's when the screen has another by now.
         filter: Filter,
+        /// The row number after which the page begins; 0 is the beginning.
         after: i64,
+        /// Errors: a condition that the server does not take, or whatever else it says.
         page: Result<Page>,
     },
+    /// How many rows of the diff match.
     Counted {
+        /// Its place among the compared tables.
         table: usize,
+        /// The one that was asked with.
         filter: Filter,
+        /// Errors: as of a page.
         rows: Result<u64>,
     },
+    /// A step of the plan began or ended.
     Stepped(StepEvent),
+    /// The plan ended; the recovery comes back from the job that held it meanwhile.
     Ran(Box<Recovery>, Result<Vec<Evidence>>),
+    /// A drill's end compared with the truth; the error is its message.
     Judged(Result<Vec<screens::done::Check>, String>),
 }
 
@@ -66,6 +79,7 @@ enum Overlay {
     Leaving(&'static str),
 }
 
+/// The console between two keys. It holds the screen, and the recovery unless a plan is running.
 pub struct App<S> {
     console: Console<S>,
     theme: Theme,
@@ -95,6 +109,7 @@ struct Header {
 }
 
 impl<S: Systems> App<S> {
+    /// Starts on the first screen. The receiver gives what jobs answer, for [`App::receive`].
     pub fn new(console: Console<S>, theme: Theme) -> (Self, UnboundedReceiver<Message>) {
         let (messages, receiver) = unbounded_channel();
         let screen = Screen::Home(home(&console));
@@ -118,6 +133,7 @@ impl<S: Systems> App<S> {
         (app, receiver)
     }
 
+    /// Whether the operator has left; nothing is drawn any more then.
     pub fn left(&self) -> bool {
         self.left
     }
@@ -132,10 +148,12 @@ impl<S: Systems> App<S> {
         self.work.is_some()
     }
 
+    /// Text for the terminal's clipboard, once.
     pub fn take_copied(&mut self) -> Option<String> {
         self.copied.take()
     }
 
+    /// Types pasted text where text is typed, without control characters; a line of consent takes none.
     pub fn paste(&mut self, text: &str) {
         match &mut self.screen {
             Screen::Plan(screen) if screen.wants_text() => screen.pasted(),
@@ -150,6 +168,7 @@ impl<S: Systems> App<S> {
         }
     }
 
+    /// Takes one key press in, whatever it means where the operator is.
     pub fn key(&mut self, key: KeyEvent) {
         self.notice = None;
         if self.overlay.is_some() {

@@ -6,6 +6,7 @@ use fuzzy_matcher::skim::SkimMatcherV2;
 use tui_input::Input;
 use tui_input::backend::crossterm::EventHandler as _;
 
+/// The line and what stands in it; an empty one lets every entry through.
 #[derive(Debug, Default)]
 pub struct FilterLine {
     input: Input,
@@ -13,14 +14,17 @@ pub struct FilterLine {
 }
 
 impl FilterLine {
+    /// Lets keys go to the line from now on.
     pub fn open(&mut self) {
         self.typing = true;
     }
 
+    /// Whether keys go to the line.
     pub fn typing(&self) -> bool {
         self.typing
     }
 
+    /// What was typed so far, unsanitised.
     pub fn text(&self) -> &str {
         self.input.value()
     }

@@ -5,81 +5,143 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 /// What a key means. Screens handle the actions that concern them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
+    /// One row up.
     Up,
+    /// One row down.
     Down,
+    /// Earlier columns, the list before, or the row before.
     Left,
+    /// Later columns, the next list, or the next row.
     Right,
+    /// A screen up.
     PageUp,
+    /// A screen down.
     PageDown,
+    /// To the first row.
     Top,
+    /// To the last row.
     Bottom,
+    /// Goes on: what that is, each screen says.
     Enter,
+    /// One step back: closes what is open, else takes the last answer back.
     Back,
+    /// Marks what is selected or takes the mark off; of a row, leaves it out or takes it in again.
     Mark,
+    /// Marks the tables whose rows a DELETE in the marked ones may have taken along.
     MarkRelated,
+    /// Opens the line that narrows a list down.
     Filter,
+    /// To the next list of the overview.
     NextPane,
+    /// To the list before it.
     PreviousPane,
+    /// Missing rows come back, or not.
     Missing,
+    /// Changed rows: of the marked transactions, all, or none.
     Changed,
+    /// Extra rows are deleted, or not; asked for once more.
     Extra,
+    /// Opens the line for a condition that written rows must meet.
     Condition,
+    /// Drops what was chosen for a table and proposes anew.
     Proposal,
+    /// Only rows that are marked one by one are written, or by rule again.
     PickOnly,
+    /// The listed rows' next class, then all.
     FilterClass,
+    /// The next column that listed rows must differ in, then any.
     FilterColumn,
+    /// Only rows of the selected row's transaction, then all.
     FilterTransaction,
+    /// Lists all differing rows again.
     FilterNone,
+    /// Yes, to what a screen asks about deleting.
     Confirm,
+    /// To the whole row, and back from it.
     Record,
+    /// Goes on to the plan with what is chosen.
     Write,
+    /// Compares with production as it is now.
     Refresh,
+    /// Shows or hides a plan's SQL.
     Sql,
+    /// Begins the undo of a recovery.
     Undo,
+    /// Opens the report of an earlier recovery.
     Report,
+    /// Tries what failed again; what was compared is compared anew.
     Retry,
+    /// Shows or hides the other side's own words.
     Details,
+    /// Copies what is shown to the terminal's clipboard.
     Copy,
+    /// Every key of the screen.
     Help,
+    /// All actions of the screen, to be found by their help.
     Palette,
+    /// Leaves the console, after a question when something would be lost.
     Quit,
+    /// Stops what is running at its next safe point.
     Cancel,
 }
 
 /// The screens, as far as keys differ between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
+    /// The first screen.
     Home,
+    /// Typing the incident time.
     Time,
+    /// The recovery points.
     Points,
+    /// One of a few choices.
     Choice,
+    /// The dump's tables beside production.
     Tables,
+    /// The columns of a named key.
     Key,
+    /// Tables, transactions and columns of the diff.
     Overview,
+    /// Differing rows, listed.
     Rows,
+    /// One differing row, column by column.
     Record,
+    /// One value, whole.
     Value,
     /// Whether rows that only production has are to be deleted.
     Deletes,
+    /// The plan before consent.
     Plan,
+    /// A look is under way.
     Waiting,
+    /// A plan is being done.
     Running,
+    /// A report, at the end or of an earlier recovery.
     Done,
+    /// The flow cannot go on.
     Refused,
+    /// An error.
     Failed,
     /// Text is being typed into a line.
     Typing,
 }
 
+/// A key press, as far as bindings tell presses apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
+    /// A letter or sign as it comes out, so Shift is in it: `G`, `?`.
     Char(char),
+    /// With Ctrl; upper and lower case are the same.
     Ctrl(char),
+    /// A key that types nothing, such as Enter or an arrow.
     Code(KeyCode),
 }
 
+/// One line of the table of keys.
 pub struct Binding {
+    /// Each does the same; the first is the one that is shown.
     pub keys: &'static [Key],
+    /// What the keys mean there.
     pub action: Action,
     /// Empty: everywhere but where text is typed.
     pub places: &'static [Place],

@@ -29,47 +29,75 @@ pub enum Command {
     Undo(String),
     /// Show the report of an earlier recovery.
     Report(String),
+    /// Take an answer into the record.
     Answer(Fact),
+    /// Take the last answer back; before the first, go home.
     Back,
     /// Fetch rows of the diff of the `table`-th table after a row number.
     Page {
+        /// Its place among the compared tables.
         table: usize,
+        /// Which rows are wanted.
         filter: Filter,
+        /// 0 is the beginning.
         after: i64,
+        /// At most so many rows.
         limit: u32,
     },
+    /// Count the rows of the diff that match.
     Count {
+        /// Its place among the compared tables.
         table: usize,
+        /// Which rows are counted.
         filter: Filter,
     },
+    /// Do what was consented to.
     Run(Box<Confirmed>),
     /// Compare again with production as it is now.
     Refresh,
+    /// Try again what failed: the look, or the plan from a new comparison on.
     Retry,
+    /// Leave the recovery and show the first screen.
     Home,
+    /// Put text on the terminal's clipboard.
     Copy(String),
     /// A line for the operator that goes away with the next key.
     Notice(String),
 }
 
+/// What is on the terminal between header and keys.
 #[derive(Debug)]
 pub enum Screen {
+    /// To begin, or to look at an earlier recovery.
     Home(home::Home),
+    /// When it happened.
     Time(question::Time),
+    /// One of a few.
     Choice(question::One),
+    /// The columns that pair rows.
     Key(question::KeyColumns),
+    /// The flow's refusal.
     Refused(question::Refused),
+    /// Which recovery point.
     Points(points::Points),
+    /// Which tables are damaged.
     Tables(tables::Tables),
+    /// What differs, and what is to be written.
     Rows(Box<rows::RowsScreen>),
+    /// The plan, and consent.
     Plan(plan::Review),
+    /// Until a look is done.
     Waiting(run::Waiting),
+    /// Until a plan is done.
     Running(run::Running),
+    /// The report.
     Done(done::Done),
+    /// What went wrong.
     Failed(run::Failed),
 }
 
 impl Screen {
+    /// Which keys hold now.
     pub fn place(&self) -> Place {
         match self {
             Self::Home(_) => Place::Home,
@@ -107,6 +135,7 @@ impl Screen {
         }
     }
 
+    /// Takes a key as text; only while [`Screen::wants_text`].
     pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
         match self {
             Self::Time(screen) => screen.typed(key),
@@ -125,6 +154,7 @@ impl Screen {
         }
     }
 
+    /// Takes an action that is not the console's own.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match self {
             Self::Home(screen) => screen.act(action),
@@ -141,6 +171,7 @@ impl Screen {
         }
     }
 
+    /// Draws into `area` only; remembers what had to be moved to fit.
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         match self {
             Self::Home(screen) => screen.draw(frame, area, theme),

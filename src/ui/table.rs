@@ -16,8 +16,10 @@ use crate::text;
 /// Blank columns between two columns.
 const GAP: u16 = 2;
 
+/// On which side of its column a cell stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
+    /// For text.
     Left,
     /// For numbers.
     Right,
@@ -26,19 +28,25 @@ pub enum Align {
 /// One column: how wide, and how soon it is given up when the terminal is narrow.
 #[derive(Debug, Clone)]
 pub struct Column {
+    /// Empty headers of all columns take no line.
     pub header: String,
+    /// Of the header and of every cell.
     pub align: Align,
+    /// In terminal columns; with less it is given up, or cut if it must stay.
     pub min: u16,
+    /// In terminal columns; what is wider is cut.
     pub max: u16,
     /// 0 stays whatever happens; of the others the highest goes first, and the rightmost among equals.
     pub priority: u8,
 }
 
 impl Column {
+    /// A column of text; for `priority` see [`Column::priority`].
     pub fn left(header: impl Into<String>, min: u16, max: u16, priority: u8) -> Self {
         Self { header: header.into(), align: Align::Left, min, max, priority }
     }
 
+    /// A column of numbers.
     pub fn right(header: impl Into<String>, min: u16, max: u16, priority: u8) -> Self {
         Self { align: Align::Right, ..Self::left(header, min, max, priority) }
     }
@@ -49,6 +57,7 @@ impl Column {
 pub struct Cell(pub Vec<Span<'static>>);
 
 impl Cell {
+    /// In one style; more styles in one cell are spans.
     pub fn new(text: impl Into<String>, style: Style) -> Self {
         Self(vec![Span::styled(text.into(), style)])
     }
@@ -64,11 +73,14 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
+/// What stands before a row in a list where rows can be marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// This list has no marks.
     None,
+    /// Not chosen.
     Off,
+    /// Chosen.
     On,
     /// Some of what this row stands for.
     Part,
@@ -88,22 +100,28 @@ impl Mark {
     }
 }
 
+/// One row of a list, made when it is drawn.
 #[derive(Debug, Clone)]
 pub struct Row {
+    /// The same kind of list has marks on all rows or on none.
     pub mark: Mark,
+    /// One for each column; missing ones are blank.
     pub cells: Vec<Cell>,
 }
 
 /// Whether keys go to this list now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Focus {
+    /// The selection is drawn in full.
     Here,
+    /// The selection is only hinted at.
     Elsewhere,
 }
 
 /// Where the selection and the view are; the owner of a list keeps one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cursor {
+    /// A row number, from 0; drawing brings it back below the list's length.
     pub selected: usize,
     /// The first row on screen.
     pub top: usize,
@@ -114,6 +132,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// Moves the selection by `rows`, up when negative, and stops at either end of `len` rows.
     pub fn move_by(&mut self, rows: isize, len: usize) {
         self.selected = self.selected.saturating_add_signed(rows).min(len.saturating_sub(1));
     }
@@ -161,11 +180,15 @@ pub struct Table<'a> {
     pub title: Line<'a>,
     /// Instead of the cursor's own position, for a list that is a window of a longer one.
     pub position: Option<String>,
+    /// In their order on screen.
     pub columns: &'a [Column],
+    /// How many rows there are, on screen or not.
     pub len: usize,
+    /// Makes the row of that number, from 0 and less than `len`.
     pub row: &'a dyn Fn(usize) -> Row,
     /// Said when there is no row.
     pub empty: &'a str,
+    /// Where the keys go now.
     pub focus: Focus,
 }
 

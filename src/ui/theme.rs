@@ -3,6 +3,7 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
+/// How roles look on this terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Theme {
     colors: bool,
@@ -15,11 +16,13 @@ pub struct Theme {
 pub struct Symbols {
     /// Before the selected row, where keys go to; and in a list that keys do not go to now.
     pub selected: &'static str,
+    /// See `selected`.
     pub selected_elsewhere: &'static str,
     /// The end of what is being typed.
     pub caret: &'static str,
     /// Between what is in production and what would come back.
     pub becomes: &'static str,
+    /// One column of a bar that compares amounts.
     pub bar: &'static str,
 }
 
@@ -44,10 +47,12 @@ impl Theme {
         if self.colors { Style::new().fg(color) } else { Style::new() }
     }
 
+    /// What this terminal can draw.
     pub fn symbols(self) -> &'static Symbols {
         if self.ascii { &PLAIN } else { &DRAWN }
     }
 
+    /// What is neither stressed nor toned down.
     pub fn text(self) -> Style {
         Style::new()
     }
@@ -57,14 +62,17 @@ impl Theme {
         Style::new().add_modifier(Modifier::DIM)
     }
 
+    /// Headings, and what must be seen first.
     pub fn title(self) -> Style {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
+    /// The row where keys go to.
     pub fn selected(self) -> Style {
         Style::new().add_modifier(Modifier::REVERSED)
     }
 
+    /// Keys, and text that is being typed.
     pub fn key(self) -> Style {
         self.color(Color::Cyan).add_modifier(Modifier::BOLD)
     }
@@ -74,22 +82,27 @@ impl Theme {
         self.color(Color::Magenta).add_modifier(Modifier::BOLD)
     }
 
+    /// What is done, holds or is recommended.
     pub fn good(self) -> Style {
         self.color(Color::Blue).add_modifier(Modifier::BOLD)
     }
 
+    /// What failed, is in doubt or needs care.
     pub fn bad(self) -> Style {
         self.color(Color::Yellow).add_modifier(Modifier::BOLD)
     }
 
+    /// Rows that only the backup has; their sign is `-`.
     pub fn missing(self) -> Style {
         self.color(Color::Blue)
     }
 
+    /// Rows and values that differ; their sign is `~`.
     pub fn changed(self) -> Style {
         self.color(Color::Yellow)
     }
 
+    /// Rows that only production has; their sign is `+`.
     pub fn extra(self) -> Style {
         self.color(Color::Cyan)
     }
@@ -108,6 +121,7 @@ impl Theme {
         if self.ascii { "-" } else { "─" }
     }
 
+    /// What fills a bar of progress, and what is still to come.
     pub fn bar(self) -> (&'static str, &'static str) {
         if self.ascii { ("#", ".") } else { ("█", "░") }
     }

@@ -17,6 +17,7 @@ use crate::ui::table;
 const LEAST: (u16, u16) = (60, 16);
 
 impl<S: Systems> App<S> {
+    /// Draws everything anew: header, screen, keys, and what lies over them.
     pub fn draw(&mut self, frame: &mut Frame) {
         let area = frame.area();
         if area.width < LEAST.0 || area.height < LEAST.1 {

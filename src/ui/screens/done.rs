@@ -14,20 +14,27 @@ use crate::ui::wrap;
 /// A check of a drill: what it asks, whether it holds, what was found.
 pub type Check = (String, bool, String);
 
+/// A report, whole, with the verdict of a drill above it.
 #[derive(Debug)]
 pub struct Done {
+    /// Told in a line above everything.
     pub title: String,
+    /// The id of the one that the report is of.
     pub recovery: String,
     /// Whether it wrote something that can be taken back.
     pub wrote: bool,
     /// Markdown, made from the journal.
     pub report: String,
+    /// Where the report also lies, for people.
     pub path: String,
+    /// `None`: no drill, or not judged yet. The error is why the truth could not be checked.
     pub verdict: Option<Result<Vec<Check>, String>>,
+    /// Lines that are scrolled out at the top.
     pub scroll: u16,
 }
 
 impl Done {
+    /// Scrolls, copies the report, begins the undo, or goes home.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match action {
             Action::Up => self.scroll = self.scroll.saturating_sub(1),
@@ -47,6 +54,7 @@ impl Done {
         None
     }
 
+    /// Draws the whole page, as far as it is scrolled.
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut lines = vec![Line::styled(self.title.clone(), theme.good())];
         match &self.verdict {

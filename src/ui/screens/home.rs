@@ -14,20 +14,27 @@ use crate::ui::theme::Theme;
 /// A recovery that was begun before.
 #[derive(Debug, Clone)]
 pub struct Earlier {
+    /// The recovery's id.
     pub id: String,
+    /// What it has changed, by its journal; or why the journal cannot be read.
     pub what: String,
     /// Whether something was written that could be taken back.
     pub wrote: bool,
 }
 
+/// The first line begins a recovery; each other one is an earlier recovery.
 #[derive(Debug)]
 pub struct Home {
+    /// What the operator of a drill is told; it takes the place of the greeting.
     pub briefing: Option<String>,
+    /// Newest first.
     pub earlier: Vec<Earlier>,
+    /// Counts the line that begins a recovery as 0.
     pub cursor: Cursor,
 }
 
 impl Home {
+    /// Begins, shows a report or begins an undo, by what is selected.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         let length = self.earlier.len() + 1;
         let selected = self.cursor.selected.checked_sub(1).and_then(|at| self.earlier.get(at));
@@ -52,6 +59,7 @@ impl Home {
         None
     }
 
+    /// Draws the briefing or the greeting, then the list.
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut top = Vec::new();
         if let Some(briefing) = &self.briefing {

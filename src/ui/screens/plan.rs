@@ -21,6 +21,7 @@ use crate::ui::theme::Theme;
 /// Keys that come sooner after the line opened were typed for something else.
 const ARMING: Duration = Duration::from_millis(500);
 
+/// A plan to read, and the line to consent to it.
 #[derive(Debug)]
 pub struct Review {
     plan: Plan,
@@ -40,10 +41,12 @@ enum Sql {
 }
 
 impl Review {
+    /// `hash` is [`Plan::hash`] of the same plan: what is confirmed must be what is shown.
     pub fn new(plan: Plan, hash: String) -> Self {
         Self { plan, hash, sql: Sql::Hidden, scroll: 0, consent: None, error: None }
     }
 
+    /// Whether the line of consent is open.
     pub fn wants_text(&self) -> bool {
         self.consent.is_some()
     }
@@ -53,6 +56,7 @@ impl Review {
         self.error = Some("pasting is not consent: type the name".into());
     }
 
+    /// Takes a key into the line of consent; Enter gives the confirmed plan when the phrase is right.
     pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
         let (input, opened) = self.consent.as_mut()?;
         if key.code == KeyCode::Esc {
@@ -77,6 +81,7 @@ impl Review {
         }
     }
 
+    /// Scrolls, shows the SQL, or opens the line of consent.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match action {
             Action::Up => self.scroll = self.scroll.saturating_sub(1),
@@ -98,6 +103,7 @@ impl Review {
         self.plan.steps.iter().flat_map(Step::statements).collect()
     }
 
+    /// Draws the plan, as far as it is scrolled, and the line of consent below it.
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let foot_height = if self.consent.is_some() { 5 } else { 2 };
         let body = Rect { height: area.height.saturating_sub(foot_height), ..area };

@@ -19,16 +19,24 @@ use crate::ui::keymap::Action;
 use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
 
+/// Recovery points to choose one from.
 #[derive(Debug)]
 pub struct Points {
+    /// The question's.
     pub title: String,
+    /// The question's.
     pub why: String,
+    /// In the flow's order, newest first.
     pub ranked: Vec<RankedPoint>,
+    /// Marked on the line of time; without a known one there is no such line.
     pub incident: Option<Incident>,
+    /// When the question was asked; ages are told from it.
     pub now: DateTime<Utc>,
     /// What lies inside, as it becomes known; or why that is not known.
     pub contents: HashMap<String, Result<Contents, String>>,
+    /// Matches all that a line shows, what lies inside too.
     pub filter: FilterLine,
+    /// Its rows are those that the filter lets through.
     pub cursor: Cursor,
     /// The point after the incident that Enter was pressed on once.
     warned: Option<String>,
@@ -47,6 +55,7 @@ fn columns() -> [Column; 7] {
 }
 
 impl Points {
+    /// Selects the proposed point, or else the first; nothing is known of what lies inside.
     pub fn new(
         title: String,
         why: String,
@@ -91,12 +100,14 @@ impl Points {
         }))
     }
 
+    /// Takes a key into the filter line.
     pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
         self.filter.typed(key);
         self.cursor = Cursor::default();
         None
     }
 
+    /// Filters, moves, or answers; a point after the incident takes Enter twice.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         let shown = self.shown();
         match action {
@@ -119,6 +130,7 @@ impl Points {
         None
     }
 
+    /// Draws the question, the line of time and the points.
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut below = draw_head(frame, area, theme, &self.title, &self.why);
         if let Some(bar) = self.timeline(theme, usize::from(below.width)) {

@@ -34,13 +34,18 @@ pub fn draw_head(frame: &mut Frame, area: Rect, theme: Theme, title: &str, why: 
 /// A time is typed; what is understood is echoed at once in every zone that matters.
 #[derive(Debug)]
 pub struct Time {
+    /// Its title and reason are shown above the line.
     pub question: Question,
+    /// What was typed so far.
     pub input: Input,
+    /// The clock, since "2h ago" is read again at every key.
     pub now: fn() -> DateTime<Utc>,
+    /// Why Enter did not take the text; gone with the next key.
     pub error: Option<String>,
 }
 
 impl Time {
+    /// Takes a key into the line; Enter answers, Esc goes back.
     pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
         match key.code {
             KeyCode::Esc => return Some(Command::Back),
@@ -56,6 +61,7 @@ impl Time {
         None
     }
 
+    /// Draws the line, and below it the time as it is understood.
     pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let below = draw_head(frame, area, theme, &self.question.title, &self.question.why);
         let prompt = "Incident time: ";
@@ -88,18 +94,24 @@ impl Time {
 /// One of a few choices, each with what it leads to.
 #[derive(Debug)]
 pub struct One {
+    /// The question's.
     pub title: String,
+    /// The question's.
     pub why: String,
+    /// In the flow's order; those that are unavailable are shown too.
     pub choices: Vec<Choice>,
+    /// A place in `choices`.
     pub selected: usize,
 }
 
 impl One {
+    /// Selects the recommended choice, or else the first.
     pub fn new(title: String, why: String, choices: Vec<Choice>) -> Self {
         let selected = choices.iter().position(|choice| choice.recommended).unwrap_or(0);
         Self { title, why, choices, selected }
     }
 
+    /// Moves, answers, or says why a choice is not available.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match action {
             Action::Up => self.selected = self.selected.saturating_sub(1),
@@ -119,6 +131,7 @@ impl One {
         None
     }
 
+    /// Draws every choice with its consequences, the selected one always on screen.
     pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let below = draw_head(frame, area, theme, &clean(&self.title), &self.why);
         let mut lines = Vec::new();
@@ -158,15 +171,22 @@ impl One {
 /// The columns that pair the rows of a table without a key.
 #[derive(Debug)]
 pub struct KeyColumns {
+    /// The question's.
     pub title: String,
+    /// The question's.
     pub why: String,
+    /// The one that the key is for.
     pub table: Name,
+    /// Those that may be named.
     pub columns: Vec<String>,
+    /// Places in `columns`; none answers that there is no key.
     pub marked: BTreeSet<usize>,
+    /// Its rows are `columns`.
     pub cursor: Cursor,
 }
 
 impl KeyColumns {
+    /// Moves, marks, or answers with the marked columns in their order in the table.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match action {
             Action::Mark => {
@@ -186,6 +206,7 @@ impl KeyColumns {
         None
     }
 
+    /// Draws the columns with their marks.
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let below = draw_head(frame, area, theme, &self.title, &self.why);
         let row = |at: usize| Row {
@@ -208,10 +229,12 @@ impl KeyColumns {
 /// The flow cannot go on.
 #[derive(Debug)]
 pub struct Refused {
+    /// In the flow's words.
     pub refusal: Refusal,
 }
 
 impl Refused {
+    /// Draws why, that nothing was changed, and what can be done.
     pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut lines = vec![
             Line::styled("This cannot go on", theme.bad()),

@@ -102,6 +102,7 @@ pub struct RowsScreen {
 }
 
 impl RowsScreen {
+    /// One choice for each table, as proposed; nothing is fetched before [`RowsScreen::pending`] is asked.
     pub fn new(diffs: Vec<TableDiff>) -> Self {
         let culprits = story::culprits(&diffs);
         Self {
@@ -169,6 +170,7 @@ impl RowsScreen {
             .collect()
     }
 
+    /// Which of its views the keys are for.
     pub fn place(&self) -> Place {
         match (&self.prompt, self.view) {
             (Some(Prompt::Deletes), _) => Place::Deletes,
@@ -179,6 +181,7 @@ impl RowsScreen {
         }
     }
 
+    /// Whether a condition is being typed.
     pub fn wants_text(&self) -> bool {
         matches!(self.prompt, Some(Prompt::Condition { .. }))
     }
@@ -509,6 +512,7 @@ impl RowsScreen {
         self.notice = Some(Notice::Hint(hint.into()));
     }
 
+    /// Draws the present view, and below it what will be written and what has to be said.
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         if self.diffs.is_empty() {
             frame.render_widget(Line::styled("No table was compared.", theme.quiet()), area);

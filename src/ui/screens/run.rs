@@ -22,12 +22,16 @@ const SHOW_AFTER: Duration = Duration::from_millis(250);
 /// A look is under way.
 #[derive(Debug)]
 pub struct Waiting {
+    /// The look's latest state.
     pub reports: watch::Receiver<Report>,
+    /// When it began; a short one is never shown.
     pub since: Instant,
+    /// The operator asked to stop; the look has not ended yet.
     pub cancelling: bool,
 }
 
 impl Waiting {
+    /// Draws how far the look is, once it takes long enough to be read.
     pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         if self.since.elapsed() < SHOW_AFTER {
             return;
@@ -85,14 +89,18 @@ fn progress(report: &Report, theme: Theme, width: u16) -> Vec<Line<'static>> {
 /// A confirmed plan is being done.
 #[derive(Debug)]
 pub struct Running {
+    /// The confirmed one.
     pub plan: Plan,
+    /// The latest state of the step that is under way.
     pub reports: watch::Receiver<Report>,
     /// Steps that ended; the next one is under way.
     pub ended: usize,
+    /// The operator asked to stop; the run has not ended yet.
     pub cancelling: bool,
 }
 
 impl Running {
+    /// Draws the steps, the progress of the present one, and its SQL.
     pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut lines = vec![Line::styled("Doing what you consented to", theme.title()), Line::raw("")];
         let mut live = false;
@@ -129,13 +137,16 @@ impl Running {
 /// Something went wrong: what, what has been changed so far, what to do.
 #[derive(Debug)]
 pub struct Failed {
+    /// As it came from below; its words are sanitised where they are drawn.
     pub error: Error,
     /// From the journal, never guessed.
     pub changed: String,
+    /// Whether the other side's own words are shown.
     pub details: bool,
 }
 
 impl Failed {
+    /// Tries again unless the outcome is unknown, shows details, copies, or goes back.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match action {
             Action::Retry if self.error.kind != Kind::Unresolved => return Some(Command::Retry),
@@ -155,6 +166,7 @@ impl Failed {
         None
     }
 
+    /// Draws what happened, what has been changed so far, and what can be done.
     pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let title = if self.error.kind == Kind::Cancelled { "Cancelled" } else { "This did not work" };
         let mut lines = vec![

@@ -20,14 +20,20 @@ use crate::ui::keymap::Action;
 use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
 
+/// Tables to mark the damaged ones in.
 #[derive(Debug)]
 pub struct Tables {
+    /// The question's.
     pub title: String,
+    /// The question's.
     pub why: String,
+    /// By name.
     pub tables: Vec<TableState>,
     /// In the order in which they were marked.
     pub marked: Vec<Name>,
+    /// Matches names.
     pub filter: FilterLine,
+    /// Its rows are those that the filter lets through.
     pub cursor: Cursor,
 }
 
@@ -43,6 +49,7 @@ fn columns() -> [Column; 6] {
 }
 
 impl Tables {
+    /// Puts the tables in the order of their names; none is marked.
     pub fn new(title: String, why: String, mut tables: Vec<TableState>) -> Self {
         tables.sort_by(|a, b| a.backup.name.cmp(&b.backup.name));
         Self { title, why, tables, marked: Vec::new(), filter: FilterLine::default(), cursor: Cursor::default() }
@@ -69,12 +76,14 @@ impl Tables {
         found
     }
 
+    /// Takes a key into the filter line.
     pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
         self.filter.typed(key);
         self.cursor = Cursor::default();
         None
     }
 
+    /// Filters, moves, marks, or answers with the marked tables.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         let shown = self.shown();
         match action {
@@ -108,6 +117,7 @@ impl Tables {
         None
     }
 
+    /// Draws the tables, and below them what is known of the selected one.
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut below = draw_head(frame, area, theme, &self.title, &self.why);
         let shown = self.shown();
