@@ -36,7 +36,7 @@ pub struct Error {
     pub kind: Kind,
     /// A lowercase fragment without a full stop.
     pub message: String,
-    /// Whole sentences, the most useful first; empty when there is nothing to do.
+    /// Whole sentences; where there is room for one only, the first is shown.
     pub hints: Vec<String>,
     /// The other side's words, verbatim and unsanitised.
     pub detail: Option<String>,

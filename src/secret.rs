@@ -19,7 +19,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_mins(1);
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text over, so that no other copy stays behind.
+    /// Takes the text itself, not a copy of it.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }

@@ -95,14 +95,14 @@ pub enum Entry {
         /// The error's message.
         error: String,
     },
-    /// The last line; a journal without it was cut off by a crash, or its recovery still runs.
+    /// A plan's run ended, or the recovery was left without one. After a failure another try may follow.
     Finished {
         /// How it ended.
         outcome: Outcome,
     },
 }
 
-/// How a recovery ended.
+/// How a run of a plan ended, or a recovery that came to none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {

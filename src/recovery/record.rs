@@ -42,7 +42,7 @@ pub enum Fact {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Incident {
-    /// The last moment that can still be trusted: points up to it are from before the damage.
+    /// When it went wrong; a point of that very moment still counts as one before it.
     At(DateTime<Utc>),
     /// Nobody knows; recovery points are not ranked then.
     Unknown,

@@ -57,7 +57,7 @@ impl Column {
 pub struct Cell(pub Vec<Span<'static>>);
 
 impl Cell {
-    /// In one style; more styles in one cell are spans.
+    /// All of it in one style; for more than one, fill it with spans.
     pub fn new(text: impl Into<String>, style: Style) -> Self {
         Self(vec![Span::styled(text.into(), style)])
     }
@@ -103,7 +103,7 @@ impl Mark {
 /// One row of a list, made when it is drawn.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// The same kind of list has marks on all rows or on none.
+    /// Drawn before the first cell.
     pub mark: Mark,
     /// One for each column; missing ones are blank.
     pub cells: Vec<Cell>,

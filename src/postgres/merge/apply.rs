@@ -31,7 +31,7 @@ const OUR_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 pub enum Outcome {
     /// The token is there: it was committed, with these counts.
     Applied(Applied),
-    /// There is no token: it was rolled back, and production is as before.
+    /// There is no token: it was rolled back or never began, and changed nothing.
     NotApplied,
 }
 
