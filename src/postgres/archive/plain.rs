@@ -114,7 +114,15 @@ impl Scanner<'_> {
             self.window.consume(amount);
             match stop {
                 Some(Stop::Statement(text)) => {
-                    if let Some((table, text)) = self.contents.statement(&text) {
+                    // Rows whose COPY was damaged would be taken for statements.
+                    let copies = text.starts_with("COPY ") || text.ends_with("FROM stdin;");
+                    let statement = self.contents.statement(&text);
+                    if copies && statement.is_none()
+                        || !text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '(')
+                    {
+                        return Err(self.damaged("a statement cannot be read"));
+                    }
+                    if let Some((table, text)) = statement {
                         let section = self.section(&table)?;
                         self.contents.copy(&table, text, section)?;
                     }
@@ -135,6 +143,12 @@ impl Scanner<'_> {
         self.window.decoder.finish().map_err(|error| wrapped(error, || format!("{} is damaged", self.label)))
     }
 
+    fn damaged(&self, how: &str) -> Error {
+        let at = self.window.position;
+        Error::backup(format!("{} is damaged: {how}, before byte {at} of its text", self.label))
+            .hint(super::HINT_DAMAGED)
+    }
+
     /// Passes over the rows of a COPY.
     fn section(&mut self, table: &Name) -> Result<Section> {
         let early = |scanner: &Self| {
@@ -147,6 +161,10 @@ impl Scanner<'_> {
         // The rows begin on the line after the statement.
         loop {
             let newline = memchr::memchr(b'\n', self.window.text());
+            let line = &self.window.text()[..newline.unwrap_or(self.window.text().len())];
+            if !line.iter().all(|byte| matches!(byte, b' ' | b'\r')) {
+                return Err(self.damaged("more text follows a COPY on its line"));
+            }
             self.window.consume(newline.map_or(self.window.text().len(), |newline| newline + 1));
             if newline.is_some() {
                 break;
@@ -169,7 +187,12 @@ impl Scanner<'_> {
             if let Some(marker) = marker {
                 let end = self.window.position;
                 self.window.consume(marker);
-                return Ok(Section { bytes: start..end, rows });
+                while self.window.text().is_empty() && self.more()? {}
+                // pg_dump leaves lines empty here. Anything else could be rows after a marker that is none.
+                return match self.window.text().first() {
+                    None | Some(b'\n' | b'\r' | b'-' | b'\\') => Ok(Section { bytes: start..end, rows }),
+                    Some(_) => Err(self.damaged(&format!("there is data after the end marker of {table}"))),
+                };
             }
             if ended {
                 return Err(early(self));
