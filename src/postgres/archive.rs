@@ -21,6 +21,7 @@ mod plain;
 mod rows;
 mod scan;
 mod source;
+mod split;
 mod tables;
 mod tar;
 mod toc;

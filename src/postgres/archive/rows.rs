@@ -323,4 +323,55 @@ mod tests {
             }
         }
     }
+
+    /// The same, said simply: lines up to the marker, and nothing but empty lines after it.
+    fn expected(text: &str) -> Option<&str> {
+        let mut at = 0;
+        for line in text.split_inclusive('\n') {
+            if matches!(line, "\\.\n" | "\\.\r\n") || at + line.len() == text.len() && matches!(line, "\\." | "\\.\r") {
+                let blank = text[at + line.len()..].bytes().all(|byte| matches!(byte, b'\n' | b'\r'));
+                return blank.then_some(&text[..at]);
+            }
+            at += line.len();
+        }
+        None
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn rows_are_told_from_their_end_however_the_text_is_cut(
+            pieces in proptest::collection::vec("\\\\\\.|\n|\r|\\\\|\\.|\n\\\\\\.\n|[xN]", 0..12),
+            end in "|\n\\\\\\.|\\\\\\.\n\n\n",
+            piece in 1_usize..20,
+        ) {
+            let text = pieces.concat() + &end;
+            proptest::prop_assert_eq!(
+                read(text.as_bytes(), piece).ok().map(|rows| String::from_utf8(rows).unwrap()),
+                expected(&text).map(str::to_owned),
+                "{:?}", text
+            );
+        }
+
+        #[test]
+        fn any_values_that_a_server_writes_come_back(
+            values in proptest::collection::vec(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..6), 0..20),
+            piece in 1_usize..20,
+        ) {
+            let mut rows = Vec::new();
+            for value in values {
+                for byte in value {
+                    match byte {
+                        b'\\' => rows.extend(b"\\\\"),
+                        b'\n' => rows.extend(b"\\n"),
+                        b'\r' => rows.extend(b"\\r"),
+                        b'\t' => rows.extend(b"\\t"),
+                        _ => rows.push(byte),
+                    }
+                }
+                rows.push(b'\n');
+            }
+            let text = [&rows[..], b"\\.\n\n\n"].concat();
+            proptest::prop_assert_eq!(read(&text, piece).unwrap(), rows);
+        }
+    }
 }

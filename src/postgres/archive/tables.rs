@@ -57,6 +57,13 @@ pub fn build(label: &str, entries: &[Entry], mut size: impl FnMut(&Entry) -> Opt
             _ => {}
         }
     }
+    for table in &tables.found {
+        let several = matches!(&table.place, Place::Sections(sections) if sections.len() > 1);
+        let root = tables.found.iter().any(|other| other.partition_of.as_ref() == Some(&table.name));
+        if several && !table.columns.is_empty() && !root {
+            return Err(damaged(label, &format!("it has the data of {} twice", table.name)));
+        }
+    }
     for (name, into) in &tables.elsewhere {
         // With --load-via-partition-root the rows of a partition are copied into its root.
         if !tables.partitions(name).any(|root| root == into) {
