@@ -3,6 +3,7 @@
 
 mod cost;
 mod damage;
+mod libraries;
 
 use std::collections::BTreeMap;
 use std::fs::File;

