@@ -12,7 +12,8 @@
 //! 1.12 (PostgreSQL 9.6) to 1.16 (PostgreSQL 18) are read.
 //!
 //! Invariant: nothing that a dump says is believed before it is checked against what is there: lengths against the bytes
-//! that remain, ids against each other, rows against their end marker. A damaged dump gives an error, never fewer rows.
+//! that remain, ids against each other, rows against their end marker. What a dump says twice has to agree. A damaged dump gives an error, never fewer
+//! rows; which other damage to rows can be found is said in [`rows`].
 
 mod ddl;
 mod decode;

@@ -347,7 +347,7 @@ fn dumps_of_a_newer_server_are_read_with_what_only_it_writes() {
             foreign key (id, period period) references app.temporal (id, period period));";
     let conninfo = server.database("hard", &format!("{HARD}{newer}"));
     let truth = Truth::of(&conninfo);
-    for options in [&["-Fc"][..], &["-Fp"], &["-Fd"]] {
+    for options in [&["-Fc", "--statistics"][..], &["-Fp", "--statistics"], &["-Fd", "-j2"]] {
         let path = server.file(&format!("newer{}", options[0]));
         pg_dump(&fetched(18), &conninfo, options, &path);
         truth.check(&open(&path), &path);
@@ -363,7 +363,7 @@ fn dumps_of_a_newer_server_are_read_with_what_only_it_writes() {
 fn a_dump_of_data_only_and_one_of_a_part_hold_just_that() {
     let (conninfo, truth) = &*DATABASE;
     for (version, bin) in dumpers() {
-        for letter in ["-Fc", "-Ft", "-Fp"] {
+        for letter in ["-Fc", "-Fp"] {
             let path = SERVER.file(&format!("part.{version}{letter}"));
             pg_dump(&bin, conninfo, &[letter, "--data-only"], &path);
             let archive = open(&path);
@@ -373,7 +373,7 @@ fn a_dump_of_data_only_and_one_of_a_part_hold_just_that() {
             pg_dump(&bin, conninfo, &[letter, "-n", "\"Odd\"*"], &path);
             let odd = Name::new("Odd \"Schema\".x", "a \"b\", (c) 'd'; --e /* $f$ .g");
             let names: Vec<_> = open(&path).tables().iter().map(|table| table.name.clone()).collect();
-            assert_eq!(names, [odd.clone()]);
+            assert_eq!(names, std::slice::from_ref(&odd));
             assert_eq!(read(&open(&path), open(&path).table(&odd).unwrap()).unwrap(), truth.rows[&odd]);
 
             pg_dump(&bin, conninfo, &[letter, "-t", "app.lines"], &path);
@@ -396,10 +396,11 @@ fn rows_that_are_insert_statements_are_told_from_no_rows() {
     for (version, bin) in dumpers() {
         for (letter, option) in [("-Fc", "--inserts"), ("-Fp", "--inserts"), ("-Fp", "--rows-per-insert=100")] {
             let path = SERVER.file(&format!("inserts.{version}{letter}"));
-            pg_dump(&bin, conninfo, &[letter, option], &path);
+            pg_dump(&bin, conninfo, &[letter, option, "--exclude-table-data=app.big"], &path);
             let archive = open(&path);
             truth.check_shapes(&archive, &path);
-            for name in truth.rows.iter().filter(|(_, rows)| !rows.is_empty()).map(|(name, _)| name) {
+            let filled = truth.rows.iter().filter(|(name, rows)| name.name != "big" && !rows.is_empty());
+            for name in filled.map(|(name, _)| name) {
                 let table = archive.table(name).unwrap();
                 assert!(table.inserts, "{name} of {}", path.display());
                 let error = archive.rows(table).unwrap_err();

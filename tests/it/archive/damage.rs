@@ -62,7 +62,9 @@ enum Checksum {
 }
 
 /// Small dumps in every format.
-static DUMPS: LazyLock<(Vec<(String, Checksum, Files)>, Truth)> = LazyLock::new(|| {
+type Dumps = Vec<(String, Checksum, Files)>;
+
+static DUMPS: LazyLock<(Dumps, Truth)> = LazyLock::new(|| {
     let conninfo = SERVER.database("damage", SQL);
     let mut dumps = Vec::new();
     let mut add = |name: &str, checksum, path: &Path| dumps.push((name.to_owned(), checksum, files(path)));
@@ -161,7 +163,7 @@ fn a_dump_with_a_flipped_bit_gives_an_error_or_the_right_rows() {
                     for (table, rows) in tables {
                         match rows {
                             Ok(rows) => {
-                                check_flipped(&rows, &truth.rows[&table], *checksum, &format!("{what}: {table}"))
+                                check_flipped(&rows, &truth.rows[&table], *checksum, &format!("{what}: {table}"));
                             }
                             Err(error) => check_error(&error, &what),
                         }
@@ -249,13 +251,14 @@ fn sizes_that_a_dump_only_claims_take_no_memory() {
         let mut encoder = flate2::write::GzEncoder::new(head.to_vec(), flate2::Compression::fast());
         encoder.get_mut().clear();
         encoder.write_all(&[head, text].concat()).unwrap();
+        let piece = vec![b'x'; 1 << 20];
         for _ in 0..count {
-            encoder.write_all(&[b'x'; 1 << 20]).unwrap();
+            encoder.write_all(&piece).unwrap();
         }
         encoder.finish().unwrap()
     };
     // A line that never ends, a statement that never ends, a comment that never ends.
-    for (text, count) in [(&b"COPY public.t (a) FROM stdin;\n"[..], 1024), (b"CREATE TABLE ", 24), (b"-- ", 1024)] {
+    for (text, count) in [(&b"COPY public.t (a) FROM stdin;\n"[..], 768), (b"CREATE TABLE ", 24), (b"-- ", 768)] {
         let error = refusal(bomb(text, count));
         assert!(error.kind == Kind::Backup && error.message.contains("ends early"), "{error:?}");
     }
