@@ -12,8 +12,8 @@
 //! 1.12 (PostgreSQL 9.6) to 1.16 (PostgreSQL 18) are read.
 //!
 //! Invariant: nothing that a dump says is believed before it is checked against what is there: lengths against the bytes
-//! that remain, ids against each other, rows against their end marker. What a dump says twice has to agree. A damaged dump gives an error, never fewer
-//! rows; which other damage to rows can be found is said in [`rows`].
+//! that remain, ids against each other, rows against their end marker. What a dump says twice has to agree. A damaged dump
+//! gives an error, never fewer rows; which other damage to rows can be found is said in [`rows`].
 
 mod ddl;
 mod decode;
@@ -241,8 +241,8 @@ struct Inner {
 }
 
 impl Archive {
-    /// Says by the first bytes of a file (four kilobytes; for SQL compressed by zstd it takes 128) whether it can be opened, and as what. A folder's
-    /// `toc.dat` is told from a custom archive by its own header.
+    /// Says by the first bytes of a file (four kilobytes; for SQL compressed by zstd it takes 128) whether it can be opened,
+    /// and as what. A folder's `toc.dat` is told from a custom archive by its own header.
     pub fn sniff(first_bytes: &[u8]) -> Option<Format> {
         if first_bytes.starts_with(toc::MAGIC) {
             return Some(if first_bytes.get(10) == Some(&toc::FORMAT_CUSTOM) {
