@@ -21,13 +21,13 @@ drill: install-tools
 	@cargo run --quiet --locked -- drill
 
 test: install-test-tools
-	cargo test --locked
+	PATH="$(CURDIR)/target/moto/bin:$$PATH" cargo test --locked
 
 bench: install-test-tools
 	cargo bench --locked
 
 screenshots: install-test-tools
-	UPDATE_SCREENSHOTS=1 cargo test --locked --test it screenshots
+	UPDATE_SCREENSHOTS=1 cargo test --locked --test it walk::a_newcomer
 
 install-tools:
 	@.make/install $(DRILL_PACKAGES)
@@ -36,3 +36,4 @@ install-tools:
 install-test-tools:
 	@.make/install $(TEST_PACKAGES)
 	@tests/get-postgres
+	@tests/get-moto

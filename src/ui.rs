@@ -14,6 +14,7 @@ pub mod keymap;
 pub mod screens;
 pub mod table;
 pub mod theme;
+mod wrap;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;

@@ -619,21 +619,16 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Whether a program that only these tests need is there; says so loudly when it is not.
-fn have(program: &str) -> bool {
+/// Fails when a program that only these tests need is missing: a test that is left out must not look green.
+fn need(program: &str) {
     let folders = std::env::var("PATH").unwrap() + ":/usr/sbin";
     let found = std::env::split_paths(&folders).any(|folder| folder.join(program).is_file());
-    if !found {
-        let _ = writeln!(std::io::stderr(), "\n*** NOT TESTED: {program} is not installed ***\n");
-    }
-    found
+    assert!(found, "{program} is not installed; make test installs it");
 }
 
 #[test]
 fn a_rest_server_is_read_and_its_password_never_shown() {
-    if !have("rclone") {
-        return;
-    }
+    need("rclone");
     let (folder, port) = (TempDir::new().unwrap(), free_port());
     let mut serve = Command::new("rclone");
     serve.args(["serve", "restic", "--addr", &format!("127.0.0.1:{port}"), "--user", "ann", "--pass", "canary"]);
@@ -658,9 +653,7 @@ fn a_rest_server_is_read_and_its_password_never_shown() {
 
 #[test]
 fn a_repository_is_read_through_rclone() {
-    if !have("rclone") {
-        return;
-    }
+    need("rclone");
     let folder = TempDir::new().unwrap();
     round_trip(&format!("rclone::local:{}", folder.path().join("repository").display()));
 }
@@ -680,9 +673,7 @@ fn run_again_with(test: &str, environment: &[(&str, &OsStr)]) -> bool {
 
 #[test]
 fn an_s3_bucket_is_read() {
-    if !have("moto_server") {
-        return;
-    }
+    need("moto_server");
     let key = OsStr::new("test");
     let environment = [("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", key)];
     if run_again_with("backup::an_s3_bucket_is_read", &environment) {
@@ -697,9 +688,8 @@ fn an_s3_bucket_is_read() {
 
 #[test]
 fn a_folder_behind_ssh_is_read() {
-    if !have("sshd") || !have("ssh-keygen") {
-        return;
-    }
+    need("sshd");
+    need("ssh-keygen");
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name);
     // ssh takes its settings from the home that the system knows, whatever HOME says: a script stands before it.

@@ -4,10 +4,11 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use lifeboat::config::System;
 use lifeboat::drill::cluster::{Cluster, programs};
 use lifeboat::error::Kind;
 use lifeboat::postgres::archive::Column;
@@ -18,8 +19,10 @@ use lifeboat::postgres::name::Name;
 use lifeboat::postgres::schema;
 use lifeboat::postgres::stage;
 use lifeboat::progress::Progress;
+use lifeboat::recovery::record::Look;
+use lifeboat::recovery::systems::{Live, Systems as _};
 
-use crate::cluster::psql;
+use crate::cluster::{database, psql};
 use crate::merge::{Repair, state};
 use crate::stage::{Bench, session};
 
@@ -36,6 +39,8 @@ const LOSE_COMMIT: u8 = 2;
 struct Proxy {
     folder: tempfile::TempDir,
     at_commit: Arc<AtomicU8>,
+    /// The server's socket; another one is what a failover does.
+    server: Arc<Mutex<PathBuf>>,
 }
 
 impl Proxy {
@@ -44,12 +49,15 @@ impl Proxy {
         let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).unwrap();
         let at_commit = Arc::new(AtomicU8::new(PASS));
         let mode = Arc::clone(&at_commit);
+        let server = Arc::new(Mutex::new(server));
+        let target = Arc::clone(&server);
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                relay(client.unwrap(), UnixStream::connect(&server).unwrap(), Arc::clone(&mode));
+                let server = UnixStream::connect(&*target.lock().unwrap()).unwrap();
+                relay(client.unwrap(), server, Arc::clone(&mode));
             }
         });
-        Self { folder, at_commit }
+        Self { folder, at_commit, server }
     }
 
     fn conninfo(&self, direct: &str) -> String {
@@ -271,6 +279,8 @@ async fn fm_10_a_server_that_is_killed_at_any_moment_leaves_all_or_nothing() {
 #[tokio::test]
 async fn fm_27_an_application_that_writes_all_the_while_loses_nothing() {
     let mut repair = repair("fm_27_ledger").await;
+    // Few damaged rows, so that some merges meet none of the application's writes, and some do.
+    repair.bench.sql("update t set status = 'active' where id > 60");
     let stop = Arc::new(AtomicBool::new(false));
     let acknowledged = Arc::new(AtomicU64::new(0));
     let mut writers = Vec::new();
@@ -297,7 +307,7 @@ async fn fm_27_an_application_that_writes_all_the_while_loses_nothing() {
         match repair.apply(&changes).await {
             Ok(_) => {
                 merged += 1;
-                repair.bench.sql("drop schema lifeboat_undo_r1 cascade; update t set status = 'void' where id <= 2000");
+                repair.bench.sql("drop schema lifeboat_undo_r1 cascade; update t set status = 'void' where id <= 60");
             }
             Err(error) => {
                 moved += 1;
@@ -361,4 +371,48 @@ async fn fm_22_a_full_disk_of_the_server_ends_staging_and_leaves_nothing() {
     stage::drop_scratch(&client, &scratch).await.unwrap();
     assert_eq!(psql(&conninfo, "select count(*) from t"), "0");
     drop(cluster);
+}
+
+#[tokio::test]
+async fn fm_12_a_failover_to_another_server_in_the_middle_is_refused() {
+    let sql = "create table t (id int primary key); insert into t values (1), (2)";
+    let here = database("fm_12_failover", sql);
+    let dump = tempfile::NamedTempFile::new().unwrap();
+    let made = std::process::Command::new(crate::cluster::pg_programs().join("pg_dump"))
+        .args(["-Fc", "-f"])
+        .arg(dump.path())
+        .args(["-d", &here])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let other = Cluster::create(&folder.path().join("pg"), &programs().unwrap(), &[]).unwrap();
+    psql(&other.conninfo("postgres"), "create database fm_12_failover");
+    let there = other.conninfo("fm_12_failover");
+    psql(&there, sql);
+
+    let proxy = Proxy::new(socket(&here));
+    let system = System { database: Some(proxy.conninfo(&here)), ..System::named("shop") };
+    let live = Live::new(system, Some(dump.path().to_owned()));
+    let progress = Progress::default();
+    let look = Look::Tables { point: "on disk".into(), dump: String::new() };
+    live.look("r12", &look, &progress).await.unwrap();
+    psql(
+        &here,
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+    );
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    live.look("r12", &look, &progress).await.unwrap();
+    *proxy.server.lock().unwrap() = socket(&there);
+    psql(
+        &here,
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+    );
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let names = vec![Name::new("public", "t")];
+    let diff = Look::Diff { point: "on disk".into(), dump: String::new(), tables: names, keys: Vec::new() };
+    let error = live.look("r12", &diff, &progress).await.unwrap_err();
+    assert!(error.message.contains("leads to another server"), "{error:?}");
+    assert_eq!(psql(&there, "select count(*) from pg_namespace where nspname like 'restore_staging_%'"), "0");
 }

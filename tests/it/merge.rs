@@ -510,3 +510,21 @@ async fn hostile_names_are_only_names() {
     repair.undo(&plan).await.unwrap();
     assert_eq!(repair.state(), repair.damaged);
 }
+
+#[tokio::test]
+async fn values_that_print_by_the_search_path_are_the_same_in_preview_and_deed() {
+    let schema = "create table t (id int primary key, what regclass, kind regtype);
+        create type public.mood as enum ('sad'); insert into t select i, 't', 'mood' from generate_series(1, 20) i";
+    let damage = "update t set what = 'pg_class', kind = 'int4' where id < 10; delete from t where id > 15";
+    let repair = Repair::new("merge_path", schema, &["t"], damage).await;
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    repair.apply(&changes).await.unwrap();
+    assert_eq!(
+        repair.bench.sql("select count(*), min(what::text), min(kind::text), max(kind::text) from t"),
+        "20|t|mood|mood"
+    );
+    assert_eq!(repair.prove(&changes).await.tables[0].differing, 0);
+    let plan = repair.undo_plan().await;
+    repair.undo(&plan).await.unwrap();
+    assert_eq!(repair.state(), repair.damaged);
+}

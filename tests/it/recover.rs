@@ -9,6 +9,8 @@ use lifeboat::progress::Progress;
 use crate::cluster::psql;
 use crate::merge::state;
 
+const CANARY: &str = "canary-7d1f";
+
 /// The program in a clean environment, with a state folder of its own.
 struct Program<'a> {
     sandbox: &'a Sandbox,
@@ -22,6 +24,8 @@ impl Program<'_> {
         command
             .env("RESTIC_REPOSITORY", self.sandbox.repository())
             .env("RESTIC_PASSWORD_FILE", self.sandbox.password_file());
+        // The sandbox asks for no password; whatever is given must not show up anywhere.
+        command.env("PGPASSWORD", CANARY);
         command.args(["--database", &self.sandbox.conninfo()]).stdin(Stdio::null());
         command
     }
@@ -162,6 +166,25 @@ fn a_whole_recovery_without_a_screen() {
     let (code, _) = program.fails(&["undo", "../../etc"]);
     assert_eq!(code, 2);
     assert!(program.out(&["completions", "bash"]).contains("recover"));
+    fm_86_no_secret_is_kept(&sandbox, home.path());
+}
+
+/// Neither the repository's password nor the database's is in what was written on the way: journals, reports, server log.
+fn fm_86_no_secret_is_kept(sandbox: &Sandbox, home: &Path) {
+    let password = std::fs::read_to_string(sandbox.password_file()).unwrap();
+    let (mut folders, mut files) = (vec![home.to_owned(), sandbox.folder().join("state")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.push(sandbox.folder().join("pg").join("log"));
+    assert!(files.iter().any(|file| file.ends_with("journal.jsonl")), "{files:?}");
+    for file in files {
+        let bytes = String::from_utf8_lossy(&std::fs::read(&file).unwrap_or_default()).into_owned();
+        assert!(!bytes.contains(password.trim()) && !bytes.contains(CANARY), "a secret is in {}", file.display());
+    }
 }
 
 fn failed_any(output: &Output) -> (i32, String) {
@@ -211,4 +234,39 @@ fn a_dump_on_disk_needs_no_repository() {
         psql(&sandbox.conninfo(), "select count(*) from pg_namespace where nspname like 'restore_staging_%'"),
         "0"
     );
+}
+
+#[test]
+fn fm_01_a_console_that_is_killed_while_staging_leaves_production_as_it_was_and_is_told_of() {
+    let sandbox = Sandbox::create(&Progress::default()).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let program = Program { sandbox: &sandbox, home: home.path() };
+    let conninfo = sandbox.conninfo();
+    let damaged = state(&conninfo);
+    let points = program.json(&["points", "--json"]);
+    let holds =
+        |point: &&serde_json::Value| point["contents"]["dumps"].as_array().is_some_and(|dumps| !dumps.is_empty());
+    let id =
+        points["points"].as_array().unwrap().iter().find(holds).unwrap()["point"]["id"].as_str().unwrap().to_owned();
+    let mut left = 0;
+    for run in 0..12_u32 {
+        let mut child = program.command(&["diff", &id, "registrations", "distributions", "payments"]);
+        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(run) * 60));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(state(&conninfo), damaged);
+    }
+    // What the server still had to end is ended when its clients are gone.
+    let schemas = "select nspname from pg_namespace where nspname like 'restore_staging_%'";
+    for schema in psql(&conninfo, schemas).lines() {
+        left += 1;
+        let tables = program.json(&["tables", &id, "--json"]);
+        let warnings = tables["server"]["warnings"].to_string();
+        assert!(warnings.contains(schema), "{schema} in {warnings}");
+        psql(&conninfo, &format!("drop schema {schema} cascade"));
+    }
+    println!("{left} staging schemas were left and told of");
+    assert!(program.out(&["diff", &id, "payments"]).starts_with("public.payments"));
+    assert_eq!(psql(&conninfo, schemas), "");
 }

@@ -63,7 +63,7 @@ impl Bench {
             columns.iter().filter(|column| !column.generated).map(|column| column.name.clone()).collect();
         let list = lifeboat::postgres::name::quote_list(&copied);
         let sql = format!(
-            "set timezone = 'UTC'; set extra_float_digits = 3; copy (select {list} from {}) to stdout",
+            "set search_path = ''; set timezone = 'UTC'; set extra_float_digits = 3; copy (select {list} from {}) to stdout",
             live.name.sql()
         );
         let mut text = self.sql(&sql);

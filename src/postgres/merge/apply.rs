@@ -17,9 +17,14 @@ use crate::progress::{Progress, Unit};
 /// How often a merge is begun anew when the application holds a lock that it needs.
 const ATTEMPTS: u32 = 3;
 
-/// Settings of the transaction. Triggers expect the search path that their own application has.
+/// Settings of the transaction.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'; \
-     SET LOCAL statement_timeout = 0; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'; SET LOCAL search_path TO DEFAULT";
+     SET LOCAL statement_timeout = 0; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'";
+
+/// Triggers expect the search path that their own application has. What we read and hash is printed with ours: the name of a
+/// table is written with its schema or without, as the search path says.
+pub(super) const THEIR_PATH: &str = "SET LOCAL search_path TO DEFAULT";
+const OUR_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 
 /// What a transaction whose end nobody saw has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,10 +143,13 @@ impl Merge<'_> {
         self.keep().await?;
         let scripts: Vec<_> = self.works.iter().map(|work| (work, work.script(self.scratch))).collect();
         for (work, script) in &scripts {
+            self.guard(work, &script.before).await?;
+        }
+        self.run(THEIR_PATH, "setting the search path").await?;
+        for (work, script) in &scripts {
             for statement in &script.disable {
                 self.run(statement, &format!("skipping triggers of {}", work.table.live.name)).await?;
             }
-            self.guard(work, &script.before).await?;
         }
         let mut tables: Vec<_> = self.works.iter().map(blank).collect();
         // Rows go before those that they refer to, and come after them.
@@ -153,6 +161,7 @@ impl Merge<'_> {
             table.inserted = self.promised(work, script.insert.as_deref(), work.inserts, "insert", progress).await?;
         }
         self.run("SET CONSTRAINTS ALL IMMEDIATE", "checking the constraints").await?;
+        self.run(OUR_PATH, "setting the search path").await?;
         for (work, script) in &scripts {
             self.hold(work).await?;
             for statement in script.enable.iter().chain(&script.sequences) {
@@ -381,14 +390,11 @@ pub(super) async fn commit(client: &Client) -> Result<(), Failure> {
     .into())
 }
 
-/// Finds out what became of a merge whose end nobody saw. While its session is still at work, this waits for it.
+/// Finds out what became of a merge or an undo whose end nobody saw; `hash` is that of its plan. While its session is still
+/// at work, this waits for it.
 ///
 /// Errors: [`Kind::Unresolved`] when the session does not end.
 pub async fn resolve(client: &Client, recovery: &str, hash: &str) -> Result<Outcome> {
-    resolve_step(client, recovery, "merge", hash).await
-}
-
-pub(super) async fn resolve_step(client: &Client, recovery: &str, step: &str, hash: &str) -> Result<Outcome> {
     let failed = |error| server_error(error, "looking for the token of the merge");
     // Our lost session may still be committing: it is the one that has the recovery's name and is in a transaction.
     let sql = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
@@ -408,8 +414,8 @@ pub(super) async fn resolve_step(client: &Client, recovery: &str, step: &str, ha
         return Ok(Outcome::NotApplied);
     }
     let table = Name::new(&*schema, "applied").sql();
-    let sql = format!("SELECT tables, transaction::text FROM {table} WHERE step = $1 AND hash = $2");
-    let Some(row) = client.query_opt(&sql, &[&step, &hash]).await.map_err(failed)? else {
+    let sql = format!("SELECT tables, transaction::text FROM {table} WHERE hash = $1");
+    let Some(row) = client.query_opt(&sql, &[&hash]).await.map_err(failed)? else {
         return Ok(Outcome::NotApplied);
     };
     let tables = serde_json::from_str(row.get(0))

@@ -10,7 +10,7 @@ use super::super::connect::{Session, server_error};
 use super::super::name::{Name, quote, quote_list};
 use super::super::schema::{self, ForeignKey, Identity};
 use super::super::stage;
-use super::apply::{BEGIN, Failure, commit, retry, token};
+use super::apply::{BEGIN, Failure, THEIR_PATH, commit, retry, token};
 use super::check::key_pairs;
 use super::constraints::foreign_key_operators;
 use super::frozen::{self, CLASS, ROW, Work, hex, undo_schema};
@@ -235,6 +235,7 @@ impl<'a> Taking<'a> {
     /// Everything but COMMIT: the merge, step by step backwards.
     async fn write(&self, plan: &Undo, progress: &Progress) -> Result<Applied, Failure> {
         self.run(BEGIN, "beginning the transaction").await?;
+        self.run(THEIR_PATH, "setting the search path").await?;
         for work in &self.works {
             for statement in work.switches().0 {
                 self.run(&statement, &format!("skipping triggers of {}", work.table.live.name)).await?;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagedColumn {
     pub name: String,
-    /// Its type while rows are copied in: from the server's catalog, or checked by [`plain_type`], never a dump's own text.
+    /// Its type while rows are copied in: from the server's catalog, or checked by `plain_type`, never a dump's own text.
     pub type_sql: String,
     /// The live column's collation when it is not the database's.
     pub collation: Option<Name>,

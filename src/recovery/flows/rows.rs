@@ -310,11 +310,13 @@ fn ask_dump(contents: &Contents) -> Next {
 }
 
 fn ask_tables(found: &Tables) -> Question {
+    let warnings = found.server.warnings.iter().map(|warning| format!(" Note: {}.", text::clean(warning)));
+    let warnings: String = warnings.collect();
     Question {
         title: "Which tables are damaged?".into(),
         why: format!(
             "Mark them with Space. Rows that a DELETE took along by ON DELETE CASCADE are in the tables that refer to it: \
-             mark those too. Compared with {} on {}.",
+             mark those too. Compared with {} on {}.{warnings}",
             text::clean(&found.server.database),
             text::clean(&found.server.shown)
         ),

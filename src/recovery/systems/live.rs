@@ -16,13 +16,14 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::archive::{self, Archive, Source, Table};
 use crate::postgres::connect::{self, Conninfo, Server};
 use crate::postgres::diff::{self, Filter, KeyChoice, Page, Start};
-use crate::postgres::merge::{self, ChangeSet, Choice, Triggers};
+use crate::postgres::merge::{self, Applied, ChangeSet, Choice, Triggers};
 use crate::postgres::name::Name;
 use crate::postgres::schema;
 use crate::postgres::stage::{self, Scratch};
 use crate::progress::{Progress, Unit};
 use crate::recovery::plan::Step;
 use crate::recovery::record::{Contents, Dump, Finding, Look, NamedKey, Point, ServerFacts, TableState, Tables};
+use crate::text;
 
 /// A walk for dumps stops after so many files; a file server's snapshot is not searched to its end for one.
 const WALK_LIMIT: usize = 20_000;
@@ -44,6 +45,8 @@ pub struct Live {
 #[derive(Default)]
 struct Session {
     server: Option<Server>,
+    /// System identifier and database of the first connection: a later one must reach the same.
+    identity: Option<(String, u32)>,
     scratch: Option<Scratch>,
     compared: Vec<diff::Table>,
 }
@@ -182,13 +185,16 @@ impl Live {
         let mut session = self.session.lock().await;
         let server = session.server(&self.system, recovery).await?;
         let live = schema::live(&server.client, None).await?;
+        let left = left_behind(&server.client, recovery).await?;
         for table in &mut tables {
             table.live = live.iter().find(|live| live.name == table.backup.name).cloned();
             if let Some(live) = &table.live {
                 table.pairs = diff::pairs(live, &table.backup.columns, &table.backup.copied);
             }
         }
-        Ok(Tables { server: server_facts(server), tables })
+        let mut server = server_facts(server);
+        server.warnings.extend(left);
+        Ok(Tables { server, tables })
     }
 
     async fn stage_and_diff(
@@ -226,22 +232,7 @@ impl Live {
         let mut session = self.session.lock().await;
         let (client, scratch, _) = session.staged(&self.system).await?;
         let outcome = merge::apply(client, scratch, changes, progress).await;
-        match outcome {
-            Ok(applied) => Ok(Evidence::Merged(applied)),
-            Err(error) if error.kind == Kind::Unresolved => {
-                // The reply was lost, not necessarily the deed: the token row in production knows.
-                session.server = None;
-                let server = session.server(&self.system, recovery).await.map_err(|_| error.clone())?;
-                match merge::resolve(&server.client, recovery, &changes.hash).await.map_err(|_| error.clone())? {
-                    merge::Outcome::Applied(applied) => Ok(Evidence::Merged(applied)),
-                    merge::Outcome::NotApplied => {
-                        Err(Error::target("the connection was lost, and the merge was rolled back")
-                            .hint("Nothing was changed. Try again."))
-                    }
-                }
-            }
-            Err(error) => Err(error),
-        }
+        session.resolved(&self.system, recovery, recovery, &changes.hash, outcome).await.map(Evidence::Merged)
     }
 }
 
@@ -257,9 +248,39 @@ impl Session {
                 None => Conninfo::from_environment()?,
             };
             let name = if recovery.is_empty() { "lifeboat".to_owned() } else { format!("lifeboat {recovery}") };
-            self.server = Some(connect::connect(&conninfo, &name).await?);
+            let server = connect::connect(&conninfo, &name).await?;
+            let reached = (server.facts.system_identifier.clone(), server.facts.database_oid);
+            if *self.identity.get_or_insert_with(|| reached.clone()) != reached {
+                return Err(Error::refused("the connection was lost, and now leads to another server or database")
+                    .hint("What was compared is on the first one. Find out which is production, and begin again."));
+            }
+            self.server = Some(server);
         }
         self.server.as_ref().ok_or_else(|| Error::bug("a connection was made and is not there"))
+    }
+
+    /// What an attempt came to. When the reply to its COMMIT was lost, the token row in production knows.
+    async fn resolved(
+        &mut self,
+        system: &System,
+        recovery: &str,
+        merged: &str,
+        hash: &str,
+        outcome: Result<Applied>,
+    ) -> Result<Applied> {
+        let error = match outcome {
+            Err(error) if error.kind == Kind::Unresolved => error,
+            known => return known,
+        };
+        self.server = None;
+        let server = self.server(system, recovery).await.map_err(|_| error.clone())?;
+        match merge::resolve(&server.client, merged, hash).await.map_err(|_| error)? {
+            merge::Outcome::Applied(applied) => Ok(applied),
+            merge::Outcome::NotApplied => {
+                Err(Error::target("the connection was lost, and the transaction was rolled back")
+                    .hint("Nothing was changed. Try again."))
+            }
+        }
     }
 
     async fn staged(&mut self, system: &System) -> Result<(&connect::Session, &Scratch, &[diff::Table])> {
@@ -382,7 +403,8 @@ impl Systems for Live {
                 progress.begin("taking rows back", Unit::Items, None);
                 let mut session = self.session.lock().await;
                 let server = session.server(&self.system, recovery).await?;
-                merge::undo(&server.client, earlier, undo, progress).await.map(Evidence::Undone)
+                let outcome = merge::undo(&server.client, earlier, undo, progress).await;
+                session.resolved(&self.system, recovery, earlier, &undo.hash, outcome).await.map(Evidence::Undone)
             }
             Step::DropScratch => {
                 let mut session = self.session.lock().await;
@@ -407,6 +429,24 @@ impl Systems for Live {
 
 fn nth(compared: &[diff::Table], table: usize) -> Result<&diff::Table> {
     compared.get(table).ok_or_else(|| Error::bug(format!("table {table} is not staged")))
+}
+
+/// Staging schemas of other recoveries: of one that runs now, or that was killed.
+async fn left_behind(client: &tokio_postgres::Client, recovery: &str) -> Result<Vec<String>> {
+    let left = stage::leftovers(client).await?.into_iter().filter_map(|leftover| {
+        let mark = leftover.mark.filter(|mark| mark.lifeboat != recovery)?;
+        (leftover.kind == stage::LeftoverKind::Staging).then(|| {
+            format!(
+                "{} ({}) is there since {}, made from {}: when no recovery runs there any more, DROP SCHEMA {} CASCADE",
+                leftover.schema,
+                text::bytes(leftover.bytes),
+                mark.created.get(..16).unwrap_or(&mark.created),
+                mark.host,
+                leftover.schema
+            )
+        })
+    });
+    Ok(left.collect())
 }
 
 /// The id of the one recovery point that a dump on disk is.

@@ -2,13 +2,14 @@
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
-use ratatui::text::Line;
+use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 
 use super::Command;
 use crate::text::clean;
 use crate::ui::keymap::Action;
 use crate::ui::theme::Theme;
+use crate::ui::wrap;
 
 /// A check of a drill: what it asks, whether it holds, what was found.
 pub type Check = (String, bool, String);
@@ -66,7 +67,14 @@ impl Done {
                 ));
                 for (check, held, detail) in checks {
                     let (symbol, style) = if *held { ("+", theme.text()) } else { ("x", theme.bad()) };
-                    lines.push(Line::styled(format!("  {symbol} {}: {}", clean(check), clean(detail)), style));
+                    let text = format!("{}: {}", clean(check), clean(detail));
+                    for (number, line) in wrap::indented(&text, style, 4, area.width).into_iter().enumerate() {
+                        let mut spans = line.spans;
+                        if number == 0 {
+                            spans[0] = Span::styled(format!("  {symbol} "), style);
+                        }
+                        lines.push(Line::from(spans));
+                    }
                 }
             }
         }

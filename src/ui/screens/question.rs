@@ -20,6 +20,7 @@ use crate::text::clean;
 use crate::ui::keymap::Action;
 use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
+use crate::ui::wrap;
 
 /// Title and reason of a question, wrapped; returns the room below.
 pub fn draw_head(frame: &mut Frame, area: Rect, theme: Theme, title: &str, why: &str) -> Rect {
@@ -144,10 +145,8 @@ impl One {
             let line = Line::from(title);
             lines.push(if selected { line.style(theme.selected()) } else { line });
             for consequence in &choice.consequences {
-                lines.push(Line::styled(
-                    format!("    {consequence}"),
-                    if choice.unavailable.is_some() { theme.quiet() } else { theme.text() },
-                ));
+                let style = if choice.unavailable.is_some() { theme.quiet() } else { theme.text() };
+                lines.extend(wrap::indented(consequence, style, 4, below.width));
             }
             lines.push(Line::raw(""));
         }

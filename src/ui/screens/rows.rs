@@ -16,7 +16,6 @@ mod pager;
 mod record;
 mod story;
 mod value;
-mod wrap;
 
 use std::collections::BTreeSet;
 
@@ -36,6 +35,7 @@ use crate::text;
 use crate::ui::keymap::{Action, Place};
 use crate::ui::table::Cursor;
 use crate::ui::theme::Theme;
+use crate::ui::wrap;
 use choosing::{Changed, Choosing, Counts, Known, Sum, Switch};
 use listing::Listing;
 use overview::Pane;

@@ -11,14 +11,15 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::text::{Line, Span, Text};
 
 use super::choosing::{Amount, Switch};
-use super::{Choosing, Notice, RowsScreen, View, story, wrap};
+use super::{Choosing, Notice, RowsScreen, View, story};
 use crate::postgres::diff::{Class, Drift, Filter, Pair, TableDiff, TransactionCount};
-use crate::postgres::schema::{Key, KeySource};
+use crate::postgres::schema::{ForeignKey, Key, KeySource, OnDelete};
 use crate::text;
 use crate::ui::keymap::Action;
 use crate::ui::screens::Command;
 use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
+use crate::ui::wrap;
 
 /// From this width on transactions and columns are shown side by side.
 const WIDE: u16 = 110;
@@ -287,6 +288,19 @@ impl RowsScreen {
                     "! rows with NULL in the key are never written: {} in the backup, {} in production",
                     text::count(diff.unkeyed_backup),
                     text::count(diff.unkeyed_live)
+                ),
+                theme.bad(),
+            ));
+        }
+        let compared = |key: &&ForeignKey| self.diffs.iter().any(|diff| diff.table == key.child);
+        let alone: Vec<_> =
+            diff.children.iter().filter(|key| key.on_delete == OnDelete::Cascade && !compared(key)).collect();
+        if diff.missing > 0 && !alone.is_empty() {
+            let names: Vec<_> = alone.iter().map(|key| key.child.to_string()).collect();
+            lines.push(Line::styled(
+                format!(
+                    "! rows of {} that referred to the missing ones went with them: Esc, and mark that table too",
+                    text::clean(&names.join(", "))
                 ),
                 theme.bad(),
             ));

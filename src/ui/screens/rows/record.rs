@@ -8,13 +8,14 @@ use ratatui::text::{Line, Span, Text};
 use super::choosing::Written;
 use super::listing::{backup_style, class_style, live_style};
 use super::overview::{drift_note, symbol};
-use super::{RowsScreen, View, value, wrap};
+use super::{RowsScreen, View, value};
 use crate::postgres::diff::{self, Class, Drift};
 use crate::text;
 use crate::ui::keymap::Action;
 use crate::ui::screens::Command;
 use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
 use crate::ui::theme::Theme;
+use crate::ui::wrap;
 
 impl RowsScreen {
     fn record(&self) -> Option<(&diff::Row, &[String])> {
