@@ -54,9 +54,13 @@ pub struct Snapshot {
     pub id: String,
     /// When the backup was made, as the machine that made it knew the time and its zone.
     pub instant: DateTime<FixedOffset>,
+    /// The machine that was backed up; empty when restic did not record it.
     pub host: String,
+    /// Who ran the backup there; empty when restic did not record it.
     pub user: String,
+    /// What was backed up, in full.
     pub paths: Vec<String>,
+    /// Given with `--tag`; in the order in which restic wrote them.
     pub tags: Vec<String>,
     /// The root folder: 64 hexadecimal digits.
     #[serde(skip)]

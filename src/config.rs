@@ -17,6 +17,7 @@ const SYSTEM: &[&str] =
     &["name", "environment", "repository", "database", "host", "tags", "rpo", "rto", "documentation"];
 const REPOSITORY: &[&str] = &["url", "password_file", "password_command"];
 
+/// The systems that can be recovered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// At least one.
@@ -26,7 +27,9 @@ pub struct Config {
 /// One system that can be recovered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
+    /// What `--system` chooses by; no two systems have the same.
     pub name: String,
+    /// Told on the screens in capitals; production when the file says nothing.
     pub environment: Environment,
     /// `None`: `RESTIC_REPOSITORY` and its kin name it.
     pub repository: Option<RepositorySettings>,
@@ -44,18 +47,26 @@ pub struct System {
     pub documentation: Option<String>,
 }
 
+/// A repository, and where its password is; the password itself is never here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepositorySettings {
+    /// As restic takes it; one that carries a password was refused.
     pub url: String,
+    /// Its first line is the password. Either this or `password_command` is set, never both.
     pub password_file: Option<PathBuf>,
+    /// Run without a shell; the first line that it prints is the password.
     pub password_command: Option<String>,
 }
 
+/// What is at stake where a system runs. It prints in capitals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Environment {
+    /// What people depend on; taken for granted unless the file says otherwise.
     #[default]
     Production,
+    /// A copy that may be written over.
     Staging,
+    /// A practice system made by `lifeboat drill`; the file cannot name it.
     Drill,
 }
 

@@ -32,12 +32,17 @@ pub enum Kind {
 /// What went wrong, and what can be done about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
+    /// Whose move it is.
     pub kind: Kind,
+    /// A lowercase fragment without a full stop.
     pub message: String,
+    /// Whole sentences, the most useful first; empty when there is nothing to do.
     pub hints: Vec<String>,
+    /// The other side's words, verbatim and unsanitised.
     pub detail: Option<String>,
 }
 
+/// A result with our error, unless another one is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -45,30 +50,37 @@ impl Error {
         Self { kind, message: message.into(), hints: Vec::new(), detail: None }
     }
 
+    /// An error of [`Kind::Refused`].
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(Kind::Refused, message)
     }
 
+    /// An error of [`Kind::Operator`].
     pub fn operator(message: impl Into<String>) -> Self {
         Self::new(Kind::Operator, message)
     }
 
+    /// An error of [`Kind::Target`].
     pub fn target(message: impl Into<String>) -> Self {
         Self::new(Kind::Target, message)
     }
 
+    /// An error of [`Kind::Backup`].
     pub fn backup(message: impl Into<String>) -> Self {
         Self::new(Kind::Backup, message)
     }
 
+    /// An error of [`Kind::Bug`].
     pub fn bug(message: impl Into<String>) -> Self {
         Self::new(Kind::Bug, message)
     }
 
+    /// An error of [`Kind::Unresolved`].
     pub fn unresolved(message: impl Into<String>) -> Self {
         Self::new(Kind::Unresolved, message)
     }
 
+    /// The one error of [`Kind::Cancelled`]; it needs no words of its own.
     pub fn cancelled() -> Self {
         Self::new(Kind::Cancelled, "cancelled")
     }

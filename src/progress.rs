@@ -11,8 +11,11 @@ use crate::error::{Error, Result};
 /// What the amounts of a [`Report`] count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
+    /// Those that travel; compressed ones where the total is known in compressed bytes.
     Bytes,
+    /// Rows of a table.
     Rows,
+    /// Whatever `doing` speaks of: files, tables, snapshots.
     Items,
 }
 
@@ -21,8 +24,11 @@ pub enum Unit {
 pub struct Report {
     /// What is being done now, for a person: `staging public.registrations`.
     pub doing: String,
+    /// In `unit`, since `since`.
     pub done: u64,
+    /// In `unit`; `None`: nobody knows beforehand.
     pub total: Option<u64>,
+    /// What `done` and `total` count.
     pub unit: Unit,
     /// When the present piece began, so that a viewer can show rate and time left.
     pub since: Instant,
@@ -66,6 +72,7 @@ impl Progress {
         self.cell.send_replace(report);
     }
 
+    /// Adds to what is done.
     pub fn advance(&self, amount: u64) {
         self.cell.send_modify(|report| report.done += amount);
     }

@@ -34,15 +34,22 @@ pub enum Flow {
     /// Bring rows of some tables back; see [`flows::rows`].
     Rows,
     /// Take back what an earlier recovery wrote; see [`flows::undo`].
-    Undo { recovery: String },
+    Undo {
+        /// The earlier recovery's id.
+        recovery: String,
+    },
 }
 
 /// One attempt, with an id, a folder, a journal and a record of what is known.
 #[derive(Debug)]
 pub struct Recovery {
+    /// As [`journal::new_id`] makes it; also part of the names of its schemas and the name of its folder.
     pub id: String,
+    /// Decided at the start; it never changes.
     pub flow: Flow,
+    /// By this machine's clock.
     pub started: DateTime<Utc>,
+    /// Open to append: everything that is done is written here first.
     pub journal: Journal,
     record: Record,
 }
@@ -77,6 +84,7 @@ impl Recovery {
         }
     }
 
+    /// What is known so far; it changes by [`Recovery::answer`], [`Recovery::found`] and the ways back only.
     pub fn record(&self) -> &Record {
         &self.record
     }
@@ -115,6 +123,7 @@ impl Recovery {
         Ok(())
     }
 
+    /// Where the journal lies and the report is written.
     pub fn folder(&self) -> PathBuf {
         self.journal.folder().to_owned()
     }

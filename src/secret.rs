@@ -14,10 +14,12 @@ use crate::error::{Error, Result};
 /// How long a password command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// A password or a key. Reading it takes a call of [`Secret::reveal`], which is easy to search for.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
+    /// Takes the text over, so that no other copy stays behind.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }

@@ -69,6 +69,7 @@ impl File {
         self.blobs.ends.last().copied().unwrap_or_default()
     }
 
+    /// Whether it holds no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

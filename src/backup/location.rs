@@ -16,15 +16,18 @@ pub struct Location {
     /// As restic takes it: `/path`, `local:path`, `s3:host/bucket/path`, `s3:https://host/bucket/path`,
     /// `sftp:user@host:/path`, `sftp://user@host:port//path`, `rest:https://host/path`, `rclone:remote:path`.
     pub url: String,
+    /// Fetched when the repository is opened, not before.
     pub password: Password,
 }
 
 /// Where the password of a repository comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Password {
+    /// Its first line.
     File(PathBuf),
     /// A command that prints it; split into words and run without a shell.
     Command(String),
+    /// Held in memory, as from `RESTIC_PASSWORD`.
     Given(Secret),
 }
 

@@ -10,7 +10,16 @@ use crate::error::{Error, Result};
 /// A file or folder that holds a dump.
 #[derive(Clone)]
 pub enum Place {
-    Snapshot { repository: Repository, snapshot: Snapshot, path: String },
+    /// In a repository.
+    Snapshot {
+        /// Open, for as long as the place is needed.
+        repository: Repository,
+        /// One of that repository.
+        snapshot: Snapshot,
+        /// Literal, as [`super::Entry::path`].
+        path: String,
+    },
+    /// On this machine; as the operator gave it.
     Disk(PathBuf),
 }
 

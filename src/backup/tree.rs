@@ -16,18 +16,25 @@ pub struct Entry {
     /// `.`, `..`, with `/` or NUL in them), are written as `\xNN`; control characters are still in it, so it passes
     /// [`crate::text::clean`] before it is shown. What is written here is what opens the file.
     pub path: String,
+    /// A symlink is one itself, whatever it points to.
     pub kind: EntryKind,
     /// In bytes; 0 for everything but files.
     pub size: u64,
+    /// As restic recorded it, in the zone of the machine; `None`: not recorded, or not a time.
     pub modified: Option<DateTime<FixedOffset>>,
 }
 
+/// What restic calls a node's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryKind {
+    /// A regular file.
     File,
+    /// restic's `dir`.
     Folder,
+    /// Listed, never followed.
     Symlink,
+    /// Devices, pipes, sockets, and what restic may come to know.
     Other,
 }
 

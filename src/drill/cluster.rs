@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 /// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// A running server. Dropping it stops the server and removes its folder, also when this process is killed.
 #[derive(Debug)]
 pub struct Cluster {
     folder: PathBuf,
@@ -144,10 +145,12 @@ impl Cluster {
         Ok(command)
     }
 
+    /// The data directory, as `initdb` made it.
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
+    /// What the server prints, in one file.
     pub fn log(&self) -> PathBuf {
         self.folder.join("log")
     }

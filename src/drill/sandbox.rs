@@ -78,6 +78,7 @@ pub struct Sandbox {
 /// The end state compared with the truth.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
+    /// At least one, in the order of the scenario's query.
     pub checks: Vec<Check>,
 }
 
@@ -86,10 +87,13 @@ pub struct Verdict {
 pub struct Check {
     /// What is counted, in words for the operator.
     pub name: String,
+    /// As the truth has it.
     pub expected: u64,
+    /// As the database has it now.
     pub found: u64,
     /// Keys or names of a few of the wrong ones; empty when there is none.
     pub examples: String,
+    /// Whether the two are equal.
     pub ok: bool,
 }
 
@@ -171,6 +175,7 @@ impl Sandbox {
         self.folder().join("password")
     }
 
+    /// The story that was told in it.
     pub fn scenario(&self) -> &'static Scenario {
         self.scenario
     }

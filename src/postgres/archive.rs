@@ -47,33 +47,46 @@ use scan::Scan;
 use source::open_file;
 pub use source::{ReadSeek, Source};
 
+/// What `pg_dump --format` made, told by content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
+    /// `-Fc`: one file, which records where each table's rows lie when `pg_dump` could seek in it.
     Custom,
+    /// `-Fd`: `toc.dat` and one file a table.
     Folder,
+    /// `-Ft`: as a folder, in one tar archive, never compressed.
     Tar,
+    /// `-Fp`: SQL text; a compressed file is one too.
     Plain,
 }
 
+/// How rows are packed, or for a plain dump the whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
+    /// As they are. A damaged dump whose header could not be read says so too.
     None,
+    /// Zlib streams in a custom archive, else gzip files.
     Gzip,
+    /// Frames of LZ4, since PostgreSQL 16.
     Lz4,
+    /// Frames of Zstandard, since PostgreSQL 16; plain text may be packed so by hand at any time.
     Zstd,
 }
 
 /// What a dump says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Header {
+    /// By its first bytes, whatever the file is called.
     pub format: Format,
     /// The archive version, such as 1.16.0; a plain dump has none.
     pub version: Option<(u8, u8, u8)>,
+    /// As the header records it; of a plain dump, by its first bytes.
     pub compression: Compression,
     /// When the dump began, by the clock of the machine that ran `pg_dump`. The zone is not recorded: this is no instant.
     pub created_local: Option<NaiveDateTime>,
+    /// The database that was dumped; a plain dump knows it only by a `\connect` line.
     pub database: Option<String>,
     /// The server that was dumped, such as `16.4 (Debian 16.4-1)`.
     pub server_version: Option<String>,
@@ -102,15 +115,21 @@ impl Header {
 /// One line of the table of contents. A plain dump has lines for its tables and constraints only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
+    /// What other entries call it; unique in the dump, from 1. In a plain dump it is our own count.
     pub dump_id: i32,
     /// `TABLE`, `TABLE DATA`, `FK CONSTRAINT`, `BLOBS`, and many more.
     pub kind: String,
+    /// `None` for what lies in no schema: extensions, comments on the database, settings.
     pub schema: Option<String>,
+    /// Unquoted; of a constraint, its table's name and its own, in a plain dump only the table's.
     pub name: String,
+    /// The role that owned it; empty when the dump does not tell, as a plain one.
     pub owner: String,
     /// SQL that creates the object.
     pub definition: String,
+    /// The `dump_id`s of what it needs; not all need be in the dump. Empty for a plain dump.
     pub dependencies: Vec<i32>,
+    /// Rows or large objects belong to it and are in this dump.
     pub has_data: bool,
     /// The COPY statement that the data belongs to; empty when the data is INSERT statements.
     #[serde(skip)]
@@ -141,6 +160,7 @@ struct Section {
 /// A table of a dump: what it was like, and whether its rows are here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Table {
+    /// A name without a schema is one of `public`.
     pub name: Name,
     /// From CREATE TABLE, in its order; empty when the dump holds data only.
     pub columns: Vec<Column>,
@@ -148,10 +168,13 @@ pub struct Table {
     pub copied: Vec<String>,
     /// Bytes that its rows take in the dump; unknown for a dump without offsets and for a compressed plain dump.
     pub compressed_size: Option<u64>,
+    /// An option of `pg_dump` may have left its rows out.
     pub has_data: bool,
+    /// Its columns in the key's order; `None`: the dump defines none.
     pub primary_key: Option<Vec<String>>,
     /// What this table references.
     pub foreign_keys: Vec<ForeignKey>,
+    /// The partitioned table that this one is a part of.
     pub partition_of: Option<Name>,
     /// Its data is INSERT statements, which are not read.
     pub inserts: bool,
@@ -185,29 +208,40 @@ impl Table {
     }
 }
 
+/// A column as its CREATE TABLE, its parents or its type define it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Column {
+    /// Unquoted.
     pub name: String,
     /// As the dump writes it: `character varying(40)`.
     pub type_sql: String,
+    /// By the column itself, by a constraint, or by the primary key.
     pub not_null: bool,
     /// Computed by the server, so not part of the rows.
     pub generated: bool,
 }
 
+/// A foreign key as its ALTER TABLE defines it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ForeignKey {
+    /// Empty when the dump does not name it.
     pub constraint: String,
+    /// The referring columns, in the key's order.
     pub columns: Vec<String>,
+    /// The table that is referred to, which may be left out of the dump.
     pub parent: Name,
+    /// One for each of `columns`; empty when the dump leaves them to the parent's primary key.
     pub parent_columns: Vec<String>,
+    /// What becomes of rows that refer to a deleted one.
     pub on_delete: OnDelete,
 }
 
 /// How many rows a table of a dump has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Estimate {
+    /// 0 when the dump holds no data of the table.
     pub rows: u64,
+    /// Counted to the end; else extrapolated from the bytes that were read.
     pub exact: bool,
 }
 
@@ -224,6 +258,7 @@ const HINT_DAMAGED: &str = "Look into another recovery point, and check this one
 /// An opened dump. It holds no stream, and clones share what is known of it.
 #[derive(Debug, Clone)]
 pub struct Archive {
+    /// What the dump says about itself; of a plain dump, what was found in its text.
     pub header: Header,
     inner: Arc<Inner>,
 }
@@ -350,6 +385,7 @@ impl Archive {
         &self.inner.tables
     }
 
+    /// `None`: the dump neither defines such a table nor holds rows of it.
     pub fn table(&self, name: &Name) -> Option<&Table> {
         self.inner.by_name.get(name).map(|index| &self.inner.tables[*index])
     }

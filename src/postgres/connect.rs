@@ -77,7 +77,9 @@ const AFTERWARDS: &[&str] = &[
 
 /// A connection that is ready for work.
 pub struct Server {
+    /// Settings are made and proven to stay.
     pub client: Session,
+    /// As of when it was connected.
     pub facts: Facts,
     /// What the operator should know before going on, as lowercase fragments.
     pub warnings: Vec<String>,
@@ -91,8 +93,11 @@ pub struct Server {
 pub struct Facts {
     /// The name by which it was reached, or the folder of its socket.
     pub host: String,
+    /// The port that was asked for, also the one in a socket's name.
     pub port: u16,
+    /// By the server's own word.
     pub database: String,
+    /// `current_user` after the login.
     pub user: String,
     /// `15.14 (Debian 15.14-0+deb12u1)`
     pub version: String,
@@ -100,13 +105,19 @@ pub struct Facts {
     pub version_number: i32,
     /// The same for a server and its standbys, and for a copy of its files. Empty where we may not ask.
     pub system_identifier: String,
+    /// Its number in `pg_database`; a database that was dropped and made again has another.
     pub database_oid: u32,
+    /// A standby, or a server that is being restored: it cannot be written to.
     pub in_recovery: bool,
     /// Transactions are read-only unless they ask otherwise: a standby, or fenced off on purpose.
     pub read_only: bool,
+    /// Our role is one.
     pub superuser: bool,
+    /// Whether the server knows when a transaction was committed.
     pub track_commit_timestamp: bool,
+    /// Our role has CREATE on the database, so that rows can be staged.
     pub can_create_schema: bool,
+    /// Of the database, as PostgreSQL names it: `UTF8`. `SQL_ASCII` tells nothing.
     pub encoding: String,
     /// The time zone that sessions of this role get.
     pub server_zone: String,
@@ -114,6 +125,7 @@ pub struct Facts {
     pub now: DateTime<Utc>,
     /// The server's clock minus ours; half a round trip of error.
     pub clock_skew_ms: i64,
+    /// As `pg_database_size` counts.
     pub database_size_bytes: i64,
     /// Sessions in this database, ours among them.
     pub connections: i64,

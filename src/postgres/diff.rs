@@ -46,15 +46,21 @@ pub enum Class {
 /// One column of the map between backup and production.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
+    /// Its name on both sides: columns are paired by name and by nothing else.
     pub column: String,
+    /// As the dump writes it; `None`: the backup does not have the column.
     pub backup_type: Option<String>,
+    /// As `format_type` prints it; `None`: production does not have the column.
     pub live_type: Option<String>,
+    /// What follows from the two types.
     pub drift: Drift,
 }
 
+/// How a column of the backup stands to production's of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Drift {
+    /// Both print the same type; defaults and constraints do not count.
     Same,
     /// Both have it, with different types: compared and written through a cast that must not lose anything.
     Retyped,
@@ -69,40 +75,57 @@ pub enum Drift {
 /// The outcome for one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableDiff {
+    /// The same name in the backup and in production.
     pub table: Name,
     /// `None`: no key; rows are compared as a multiset and cannot be merged.
     pub key: Option<Key>,
+    /// Every column of either side, as [`pairs`] puts them.
     pub pairs: Vec<Pair>,
+    /// All rows that were staged.
     pub backup_rows: u64,
+    /// All rows that production had in the comparison's snapshot.
     pub live_rows: u64,
+    /// Rows of [`Class::Missing`].
     pub missing: u64,
+    /// Rows of [`Class::Changed`].
     pub changed: u64,
+    /// Rows of [`Class::Extra`].
     pub extra: u64,
+    /// Rows that are alike on both sides: what is left of either, and both remainders must be equal.
     pub same: u64,
     /// Rows with NULL in the key: shown, never merged.
     pub unkeyed_backup: u64,
+    /// The same in production.
     pub unkeyed_live: u64,
     /// Changed rows per column, most first.
     pub by_column: Vec<ColumnCount>,
     /// Changed and extra rows by the transaction that last wrote the production row, most first.
     pub by_transaction: Vec<TransactionCount>,
+    /// What the table refers to, as [`Live::parents`].
     pub parents: Vec<ForeignKey>,
+    /// What refers to the table, as [`Live::children`].
     pub children: Vec<ForeignKey>,
 }
 
+/// How many changed rows differ in a column. A row that differs in two is counted in both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnCount {
+    /// A compared column that differs at least once.
     pub column: String,
+    /// Changed rows in which it differs, at least 1.
     pub rows: u64,
 }
 
+/// What one transaction wrote last, among the rows that differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransactionCount {
     /// `xmin` of the production rows.
     pub xid: u32,
     /// Known when the server runs with `track_commit_timestamp`.
     pub committed_at: Option<DateTime<Utc>>,
+    /// Changed rows, which have values of it now.
     pub changed: u64,
+    /// Extra rows.
     pub extra: u64,
     /// The columns that differ in its changed rows, most first.
     pub columns: Vec<String>,
@@ -111,8 +134,11 @@ pub struct TransactionCount {
 /// Which rows of a diff are meant. Everything set must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
+    /// `None`: all three.
     pub class: Option<Class>,
+    /// Changed rows that differ in it. Errors: it is not a compared column.
     pub column: Option<String>,
+    /// Changed and extra rows that it wrote last (`xmin`).
     pub transaction: Option<u32>,
     /// A SQL condition over `backup` and `live`, typed by the operator: `live.status = 'void' and backup.amount > 100`.
     pub condition: Option<String>,
@@ -121,7 +147,9 @@ pub struct Filter {
 /// Some rows of a diff, in key order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
+    /// What the cells of every row are of: each column of either side, in the order of [`TableDiff::pairs`].
     pub columns: Vec<String>,
+    /// At most as many as were asked for; fewer when there are no more.
     pub rows: Vec<Row>,
 }
 
@@ -130,10 +158,13 @@ pub struct Page {
 pub struct Row {
     /// Its place in the diff, from 1; stable for the life of the staging schema.
     pub number: i64,
+    /// What was found when the tables were compared; the values may have changed since.
     pub class: Class,
     /// The transaction that last wrote the production row.
     pub xid: Option<u32>,
+    /// One cell for each of the page's columns, cut at [`CELL`]; `None`: the row is not in the backup.
     pub backup: Option<Vec<Option<String>>>,
+    /// As production holds it now; `None`: the row is missing, or gone since.
     pub live: Option<Vec<Option<String>>>,
     /// Indexes into `columns` of the cells that differ.
     pub changed: Vec<usize>,
@@ -145,9 +176,13 @@ pub struct Row {
 pub struct Table {
     /// Which table of the recovery it is: `t<number>`, `diff<number>`, `change<number>` in scratch space.
     pub number: usize,
+    /// The table as the catalog described it before it was staged.
     pub live: Live,
+    /// As [`pairs`] puts them; the diff's `cols` are places in this list.
     pub pairs: Vec<Pair>,
+    /// The columns of `t<number>`, in the order of the COPY rows.
     pub staged: Vec<StagedColumn>,
+    /// `None`: not chosen yet, or rows are compared as a multiset.
     pub key: Option<Key>,
     /// The columns of `key`, and how they are compared.
     pub key_columns: Vec<KeyColumn>,

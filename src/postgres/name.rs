@@ -13,11 +13,14 @@ pub const LONGEST: usize = 63;
 /// A table, view or sequence: schema and name, unquoted, as the catalog holds them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Name {
+    /// As the catalog holds it; capitals and blanks are part of it.
     pub schema: String,
+    /// Of the relation itself, in the same form.
     pub name: String,
 }
 
 impl Name {
+    /// Takes names as the catalog holds them, unchecked; what people type goes through [`Name::parse`].
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
         Self { schema: schema.into(), name: name.into() }
     }

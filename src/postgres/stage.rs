@@ -34,7 +34,9 @@ const LONGEST_ID: usize = 40;
 /// The scratch space of one recovery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scratch {
+    /// `restore_staging_<recovery>`
     pub schema: String,
+    /// The recovery's id; the schema's mark must say the same.
     pub recovery: String,
 }
 
@@ -67,17 +69,23 @@ pub struct Mark {
 /// A schema of ours that is still there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leftover {
+    /// As the catalog holds it; it may be another's, see `mark`.
     pub schema: String,
+    /// By the beginning of its name.
     pub kind: LeftoverKind,
     /// `None`: the name is like ours but the mark is not; it is never touched.
     pub mark: Option<Mark>,
+    /// As its tables take on the server's disk, with indexes and TOAST.
     pub bytes: u64,
 }
 
+/// What a schema of ours is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeftoverKind {
+    /// Scratch space: of use only while its recovery runs.
     Staging,
+    /// Pre-images and token of a merge: dropping it makes undo impossible.
     Undo,
 }
 
@@ -199,6 +207,7 @@ pub struct Spec {
 /// What was staged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staged {
+    /// All that were loaded: one a line of COPY text.
     pub rows: u64,
     /// Uncompressed COPY text.
     pub bytes: u64,

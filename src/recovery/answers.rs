@@ -33,27 +33,37 @@ use crate::postgres::name::Name;
 use crate::progress::Progress;
 use crate::text::clean;
 
+/// The answers file. A key that is not known is an error, so that a typing error cannot widen a recovery.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
+    /// As a person would type it ([`parse_incident`]); `None`: nobody knows.
     pub incident: Option<String>,
+    /// The beginning of one id; `None`: the proposed point, or the only one.
     pub point: Option<String>,
+    /// The dump's path in the point; `None` will do when there is only one.
     pub dump: Option<String>,
+    /// At least one, each as [`Name::parse`] reads it.
     pub tables: Vec<String>,
     /// The columns that pair rows of a table without a key.
     #[serde(default)]
     pub key: Vec<String>,
+    /// `None`: what the flow recommends.
     pub triggers: Option<Firing>,
+    /// Tables without an entry get their missing rows only.
     #[serde(default)]
     pub rows: Vec<Rows>,
     /// What a person would type to consent.
     pub consent: Option<String>,
 }
 
+/// The words for [`Triggers`].
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Firing {
+    /// `fire`: as [`Triggers::Fire`].
     Fire,
+    /// `skip`: as [`Triggers::Skip`].
     Skip,
 }
 
@@ -61,20 +71,29 @@ pub enum Firing {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rows {
+    /// As [`Name::parse`] reads it; the last entry of a table counts.
     pub table: String,
+    /// `missing` rows are inserted, `changed` updated, `extra` deleted; empty: nothing is written.
     pub classes: Vec<Class>,
+    /// Changed rows: only these columns; `None`: every column that differs.
     pub columns: Option<Vec<String>>,
+    /// Changed and extra rows: only those last written by these; `None`: by any.
     pub transactions: Option<Transactions>,
+    /// SQL over `backup` and `live`; `None`: all rows.
     pub condition: Option<String>,
 }
 
+/// Transactions by number, or by a word.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum Transactions {
+    /// As the diff prints them (`xmin`).
     Ids(Vec<u32>),
+    /// Found when the tables have been compared.
     Named(Largest),
 }
 
+/// The words that choose a transaction.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Largest {
@@ -83,6 +102,7 @@ pub enum Largest {
 }
 
 impl Script {
+    /// Reads a script from its file. Errors: the file or what is in it, with the parser's words.
     pub fn read(path: &Path) -> Result<Self> {
         let wrong = |error: &dyn std::fmt::Display| {
             Error::operator(format!("cannot use the answers file {}", path.display()))

@@ -12,21 +12,28 @@ use crate::postgres::name::Name;
 /// What a flow wants next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Next {
+    /// The operator has to decide something.
     Ask(Question),
+    /// Something has to be known first; [`super::systems`] looks.
     Look(Look),
+    /// Everything is decided and known; consent comes next.
     Ready(Plan),
+    /// There is no way on from here, only back.
     Refuse(Refusal),
 }
 
 /// A question to the operator: what, why, and how it can be answered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Question {
+    /// A question that fits on a line.
     pub title: String,
     /// Why it is asked and what hangs on it.
     pub why: String,
+    /// What can be answered, and nothing else can.
     pub answers: Answers,
 }
 
+/// The shape of an answer, with what there is to choose from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answers {
     /// One of a few; each carries the fact it would add.
@@ -38,7 +45,12 @@ pub enum Answers {
     /// Some tables.
     Tables(Vec<TableState>),
     /// The columns that pair rows of a table that has no key.
-    Key { table: Name, columns: Vec<String> },
+    Key {
+        /// The only one of the choice that has none.
+        table: Name,
+        /// Those that the backup has rows of; naming none compares without a key.
+        columns: Vec<String>,
+    },
     /// Which differing rows to write.
     Rows(Vec<TableDiff>),
 }
@@ -46,10 +58,13 @@ pub enum Answers {
 /// One way to answer, with what it leads to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
+    /// A few words to choose it by.
     pub label: String,
     /// Cost in time, rows lost, whether it can be undone: one line each.
     pub consequences: Vec<String>,
+    /// What choosing it adds to the record.
     pub fact: Fact,
+    /// What the flow would choose; true for one choice of a question at most.
     pub recommended: bool,
     /// Why it cannot be chosen.
     pub unavailable: Option<String>,
@@ -58,7 +73,9 @@ pub struct Choice {
 /// A recovery point beside the incident.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RankedPoint {
+    /// As it was found.
     pub point: Point,
+    /// What the incident time makes of it.
     pub place: Place,
 }
 
@@ -67,9 +84,12 @@ pub struct RankedPoint {
 pub enum Place {
     /// The newest one before the incident. `loss`: the data-loss window.
     Proposed {
+        /// From the point to the incident: what was written then is not in the backup.
         loss: std::time::Duration,
     },
+    /// Another one before the incident.
     Before {
+        /// From the point to the incident: what was written then is not in the backup.
         loss: std::time::Duration,
     },
     /// Made after the incident: the damage is in it.
@@ -83,6 +103,8 @@ pub enum Place {
 /// Why the flow cannot go on, and what to do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
+    /// A lowercase fragment, as an error's message.
     pub why: String,
+    /// Whole sentences, each something that the operator can do.
     pub hints: Vec<String>,
 }

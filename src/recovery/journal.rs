@@ -31,55 +31,84 @@ const FILE: &str = "journal.jsonl";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 pub enum Entry {
+    /// The first line.
     Started {
+        /// The recovery's id.
         recovery: String,
+        /// Which flow it follows.
         flow: Flow,
+        /// The configured system's name.
         system: String,
+        /// Who started it.
         operator: Operator,
     },
+    /// The operator decided something.
     Answered {
+        /// The answer, whole.
         fact: Fact,
     },
+    /// The last answer, and all that followed from it, no longer holds.
     WentBack,
     /// A look that took work: what and with what outcome, for a person.
     Looked {
+        /// What was looked at, in words.
         what: String,
+        /// What was found, in words.
         outcome: String,
     },
     /// The operator typed the phrase; `plan` is the plan itself, `hash` what they saw.
     Consented {
+        /// Of the plan, SHA-256 in hex.
         hash: String,
+        /// The phrase, in full.
         typed: String,
+        /// With everything in it, so that the journal alone tells what was approved.
         plan: super::plan::Plan,
     },
     /// About to do a step.
     Intent {
+        /// Its place in the plan, from 0.
         step: usize,
+        /// As [`Step::title`](super::plan::Step::title) words it.
         title: String,
+        /// The plan's.
         hash: String,
     },
+    /// A step was done, and is committed where it is a transaction.
     Applied {
+        /// Its place in the plan, from 0.
         step: usize,
+        /// What its own checks saw.
         evidence: Evidence,
     },
+    /// A step failed: it was rolled back, or its evidence is not what the plan promised.
     NotApplied {
+        /// Its place in the plan, from 0.
         step: usize,
+        /// The error's message.
         error: String,
     },
     /// The connection was lost before the outcome was known.
     Unknown {
+        /// Its place in the plan, from 0.
         step: usize,
+        /// The error's message.
         error: String,
     },
+    /// The last line; a journal without it was cut off by a crash, or its recovery still runs.
     Finished {
+        /// How it ended.
         outcome: Outcome,
     },
 }
 
+/// How a recovery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
+    /// Every step of the plan was done.
     Recovered,
+    /// A step failed, and none after it was tried.
     Failed,
     /// Left before anything was changed.
     Abandoned,
@@ -88,7 +117,9 @@ pub enum Outcome {
 /// Who did it, and from where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operator {
+    /// The name of this process's user; `unknown` when it has none.
     pub user: String,
+    /// The machine that Lifeboat runs on.
     pub host: String,
     /// The SSH client's address, when there is one.
     pub from: Option<String>,
@@ -97,9 +128,13 @@ pub struct Operator {
 /// A line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
+    /// Counts from 0, without gaps.
     pub n: u64,
+    /// By this machine's clock, just before it was written.
     pub at: DateTime<Utc>,
+    /// SHA-256, in hex, of the line before, without its line end; the first line's is over the form's name and version.
     pub prev: String,
+    /// On the same level of the JSON object.
     #[serde(flatten)]
     pub entry: Entry,
 }
@@ -153,6 +188,7 @@ impl Journal {
         &self.head
     }
 
+    /// Holds `journal.jsonl` and whatever else belongs to the recovery.
     pub fn folder(&self) -> &Path {
         &self.folder
     }

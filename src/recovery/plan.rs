@@ -17,11 +17,22 @@ use crate::text;
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
     /// Write the frozen rows into production, in one transaction.
-    MergeRows { changes: ChangeSet },
+    MergeRows {
+        /// As they were frozen and shown.
+        changes: ChangeSet,
+    },
     /// Compare what was written with the backup again, and check foreign keys.
-    Prove { changes: ChangeSet },
+    Prove {
+        /// The same as were merged.
+        changes: ChangeSet,
+    },
     /// Write the pre-images of an earlier recovery back.
-    UndoRows { recovery: String, undo: Undo },
+    UndoRows {
+        /// The earlier one's id.
+        recovery: String,
+        /// As it was looked up and shown.
+        undo: Undo,
+    },
     /// Remove the staging schema.
     DropScratch,
 }
@@ -29,6 +40,7 @@ pub enum Step {
 /// What a step does to the world; it alone decides the consent asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
+    /// Changes nothing anywhere.
     Read,
     /// Only in space that this recovery made for itself.
     Scratch,
@@ -37,6 +49,7 @@ pub enum Effect {
 }
 
 impl Step {
+    /// What the step does to the world.
     pub fn effect(&self) -> Effect {
         match self {
             Self::Prove { .. } => Effect::Read,
@@ -83,6 +96,7 @@ impl Step {
 /// What will be done, frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
+    /// They run in this order; the first failure ends the plan.
     pub steps: Vec<Step>,
 }
 
@@ -125,10 +139,12 @@ pub struct Confirmed {
 }
 
 impl Confirmed {
+    /// Exactly what was shown.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
+    /// As [`Plan::hash`] of what was shown.
     pub fn hash(&self) -> &str {
         &self.hash
     }

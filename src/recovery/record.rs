@@ -22,9 +22,11 @@ pub enum Fact {
     Incident(Incident),
     /// The id of the chosen recovery point.
     Point(String),
+    /// What is to come back.
     Scope(Scope),
     /// The path of the chosen dump inside the recovery point.
     Dump(String),
+    /// The tables that are damaged, in the operator's order; each is in the dump.
     Tables(Vec<Name>),
     /// How rows of a table without a key are paired.
     Keys(Vec<NamedKey>),
@@ -32,13 +34,17 @@ pub enum Fact {
     Stage,
     /// Which rows are to be written.
     Rows(Vec<Choice>),
+    /// What the tables' own triggers do while rows are written.
     Triggers(Triggers),
 }
 
+/// What the operator knows of the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Incident {
+    /// The last moment that can still be trusted: points up to it are from before the damage.
     At(DateTime<Utc>),
+    /// Nobody knows; recovery points are not ranked then.
     Unknown,
 }
 
@@ -46,14 +52,20 @@ pub enum Incident {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
+    /// The whole database.
     System,
+    /// Rows of some tables.
     Tables,
+    /// Files of the recovery point.
     Files,
+    /// Everything as it was at a time between two recovery points, by WAL.
     Moment,
 }
 
+/// The key of one table, where production has none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedKey {
+    /// A table without a primary key and a unique index.
     pub table: Name,
     /// Empty: compare as a multiset, merge nothing.
     pub columns: Vec<String>,
@@ -66,25 +78,56 @@ pub enum Look {
     /// All recovery points of the system.
     Points,
     /// What lies inside one recovery point.
-    Contents { point: String },
+    Contents {
+        /// Its full id.
+        point: String,
+    },
     /// The tables of one dump beside the live ones.
-    Tables { point: String, dump: String },
+    Tables {
+        /// Its full id.
+        point: String,
+        /// The dump's path in the point; empty for a dump on disk.
+        dump: String,
+    },
     /// Stage the tables and compare them with production.
-    Diff { point: String, dump: String, tables: Vec<Name>, keys: Vec<NamedKey> },
+    Diff {
+        /// Its full id.
+        point: String,
+        /// The dump's path in the point; empty for a dump on disk.
+        dump: String,
+        /// In the operator's order; a table's place is its number in scratch space.
+        tables: Vec<Name>,
+        /// For tables that have no key of their own; empty when all have one.
+        keys: Vec<NamedKey>,
+    },
     /// Freeze the chosen rows and find everything that writing them would meet.
-    Freeze { rows: Vec<Choice>, triggers: Triggers },
+    Freeze {
+        /// At most one choice a table.
+        rows: Vec<Choice>,
+        /// For all tables alike.
+        triggers: Triggers,
+    },
     /// What an earlier recovery wrote and can still be taken back.
-    Undo { recovery: String },
+    Undo {
+        /// Its id.
+        recovery: String,
+    },
 }
 
 /// What a look found.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Finding {
+    /// Those of the configured host and tags, newest first; a dump on disk is the only one.
     Points(Vec<Point>),
+    /// Of one point.
     Contents(Contents),
+    /// Of one dump.
     Tables(Tables),
+    /// One for each table, in the look's order.
     Diff(Vec<TableDiff>),
+    /// Production was only read.
     Frozen(ChangeSet),
+    /// Of one earlier recovery.
     Undo(Undo),
 }
 
@@ -95,9 +138,13 @@ pub struct Point {
     pub id: String,
     /// Which repository it is in, without secrets.
     pub repository: String,
+    /// When the backup was made, in the zone of the machine that made it; of a dump on disk, its modification time.
     pub instant: DateTime<FixedOffset>,
+    /// The machine that was backed up, as restic recorded it; for a dump on disk, this one.
     pub host: String,
+    /// What was backed up, in full.
     pub paths: Vec<String>,
+    /// As restic has them; empty for a dump on disk.
     pub tags: Vec<String>,
 }
 
@@ -111,53 +158,72 @@ impl Point {
 /// What lies inside a recovery point, found by content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Contents {
+    /// In the walk's order; damaged ones too.
     pub dumps: Vec<Dump>,
     /// Other files, and whether all were counted or only the first ones.
     pub files: u64,
+    /// Size of those files as they were when they were backed up.
     pub bytes: u64,
+    /// False when the walk ended at its limit, or when a folder could not be read.
     pub complete: bool,
 }
 
+/// A database dump, known by its first bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Dump {
+    /// From the root of the snapshot; of a folder, the folder itself. Empty for a dump on disk.
     pub path: String,
+    /// Of the file; where the dump is a folder, it says nothing of the rows.
     pub size_bytes: u64,
+    /// [`archive::Header::unknown`] when it could not be read.
     pub header: archive::Header,
     /// Tables with data in it; `None` when it could not be read, with the reason in `damage`.
     pub tables: Option<u64>,
+    /// The error's message, without its hints.
     pub damage: Option<String>,
 }
 
 /// The tables of a dump, beside production.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tables {
+    /// The one that the tables were compared with.
     pub server: ServerFacts,
+    /// All of the dump's, in its order; tables that only production has are not here.
     pub tables: Vec<TableState>,
 }
 
 /// Which server this is, by its own words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerFacts {
+    /// `host:port`; for a socket its folder and the port.
     pub shown: String,
+    /// By the server's own word.
     pub database: String,
+    /// As [`crate::postgres::connect::Facts::version`].
     pub version: String,
+    /// Empty where our role may not ask.
     pub system_identifier: String,
     /// Why nothing can be written there: a standby, a read-only database, no right to create a schema.
     pub refusal: Option<String>,
+    /// Lowercase fragments: of the connection, and of staging schemas that others left.
     pub warnings: Vec<String>,
 }
 
+/// A table of the dump, and what production has in its place.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TableState {
+    /// As the dump defines it.
     pub backup: archive::Table,
     /// Rows in the backup, estimated from its first bytes, or counted when those were all.
     pub backup_rows: Option<archive::Estimate>,
     /// `None`: the table was dropped from production.
     pub live: Option<Live>,
+    /// Empty when there is no live table.
     pub pairs: Vec<Pair>,
 }
 
 impl TableState {
+    /// By columns and types alone; what else differs shows when rows are compared.
     pub fn state(&self) -> State {
         use crate::postgres::diff::Drift;
         match &self.live {
@@ -174,8 +240,11 @@ impl TableState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// The same columns with the same types.
     Unchanged,
+    /// Columns came, went or have another type; rows can still be compared.
     Drifted,
+    /// Not in production, or no database is configured to look into.
     Dropped,
 }
 
@@ -189,10 +258,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// As they were given, oldest first.
     pub fn answers(&self) -> &[Fact] {
         &self.answers
     }
 
+    /// Adds an answer; one of its kind must not be there yet.
     pub fn answer(&mut self, fact: Fact) {
         debug_assert!(
             self.answers.iter().all(|given| std::mem::discriminant(given) != std::mem::discriminant(&fact)),
@@ -206,11 +277,13 @@ impl Record {
         self.answers.pop().is_some()
     }
 
+    /// Keeps a finding, in the place of one by the same look.
     pub fn found(&mut self, look: Look, finding: Finding) {
         self.forget(&look);
         self.findings.push((look, finding));
     }
 
+    /// What exactly this look found; `None`: not looked yet, or forgotten.
     pub fn finding(&self, look: &Look) -> Option<&Finding> {
         self.findings.iter().find(|(made, _)| made == look).map(|(_, finding)| finding)
     }
@@ -225,38 +298,47 @@ impl Record {
         self.findings.retain(|(made, _)| !matches!(made, Look::Diff { .. } | Look::Freeze { .. }));
     }
 
+    /// `None`: not answered; that nobody knows is an answer.
     pub fn incident(&self) -> Option<Incident> {
         self.answers.iter().find_map(|fact| if let Fact::Incident(incident) = fact { Some(*incident) } else { None })
     }
 
+    /// The chosen point's full id; `None`: not answered.
     pub fn point(&self) -> Option<&str> {
         self.answers.iter().find_map(|fact| if let Fact::Point(point) = fact { Some(point.as_str()) } else { None })
     }
 
+    /// `None`: not answered.
     pub fn scope(&self) -> Option<Scope> {
         self.answers.iter().find_map(|fact| if let Fact::Scope(scope) = fact { Some(*scope) } else { None })
     }
 
+    /// `None`: not answered, as when the point holds only one dump.
     pub fn dump(&self) -> Option<&str> {
         self.answers.iter().find_map(|fact| if let Fact::Dump(dump) = fact { Some(dump.as_str()) } else { None })
     }
 
+    /// `None`: not answered.
     pub fn tables(&self) -> Option<&[Name]> {
         self.answers.iter().find_map(|fact| if let Fact::Tables(tables) = fact { Some(&**tables) } else { None })
     }
 
+    /// `None`: not answered, as when every table has a key.
     pub fn keys(&self) -> Option<&[NamedKey]> {
         self.answers.iter().find_map(|fact| if let Fact::Keys(keys) = fact { Some(&**keys) } else { None })
     }
 
+    /// Whether loading beside production was agreed to.
     pub fn stage(&self) -> bool {
         self.answers.contains(&Fact::Stage)
     }
 
+    /// `None`: not answered.
     pub fn rows(&self) -> Option<&[Choice]> {
         self.answers.iter().find_map(|fact| if let Fact::Rows(rows) = fact { Some(&**rows) } else { None })
     }
 
+    /// `None`: not answered, as when no trigger would fire.
     pub fn triggers(&self) -> Option<Triggers> {
         self.answers.iter().find_map(|fact| if let Fact::Triggers(triggers) = fact { Some(*triggers) } else { None })
     }

@@ -12,7 +12,9 @@ use crate::progress::Progress;
 /// A step began, or ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepEvent {
+    /// The step of that place in the plan, from 0; its intent is in the journal.
     Began(usize),
+    /// The same step is done, and its evidence is in the journal.
     Ended(usize),
 }
 

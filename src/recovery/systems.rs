@@ -19,9 +19,13 @@ pub use live::Live;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "evidence", content = "of", rename_all = "snake_case")]
 pub enum Evidence {
+    /// Committed, with these counts.
     Merged(Applied),
+    /// Production was read again after COMMIT.
     Proved(Proof),
+    /// Committed, with these counts: what was taken back.
     Undone(Applied),
+    /// The staging schema is gone, or never was there.
     ScratchDropped,
 }
 

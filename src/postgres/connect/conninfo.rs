@@ -92,21 +92,32 @@ pub struct Conninfo {
 /// One server to try.
 #[derive(Debug, Clone)]
 pub struct Target {
+    /// Also tells how it is reached.
     pub host: Host,
+    /// 5432 when none was given.
     pub port: u16,
+    /// From the string, the environment, or the name of this process's user.
     pub user: String,
+    /// As the user when none was given, as in libpq.
     pub database: String,
+    /// From the string, the environment or the password file; `None`: the server must do without.
     pub password: Option<Secret>,
     /// Why the password file was not used, if it was not.
     pub passfile_refused: Option<String>,
 }
 
+/// How a server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
     /// The folder that holds the socket.
     Socket(PathBuf),
     /// The name that a certificate must carry, and where to connect when that is given apart from it.
-    Tcp { name: String, address: Option<IpAddr> },
+    Tcp {
+        /// As it was given; `localhost` or the address where no name was.
+        name: String,
+        /// `hostaddr`; `None`: the name is looked up.
+        address: Option<IpAddr>,
+    },
 }
 
 impl Host {
@@ -121,6 +132,7 @@ impl Host {
         }
     }
 
+    /// For messages: the socket's folder or the name, without the port.
     pub fn shown(&self) -> String {
         match self {
             Self::Socket(folder) => folder.display().to_string(),

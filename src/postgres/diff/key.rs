@@ -26,6 +26,7 @@ pub enum KeyChoice {
 /// One column of the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyColumn {
+    /// The same on both sides.
     pub name: String,
     /// The type that values are compared in: the live type without domains.
     pub type_sql: String,

@@ -29,7 +29,9 @@ const OUR_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 /// What a transaction whose end nobody saw has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
+    /// The token is there: it was committed, with these counts.
     Applied(Applied),
+    /// There is no token: it was rolled back, and production is as before.
     NotApplied,
 }
 

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 /// A column of a staging table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagedColumn {
+    /// As the live column of the same name, or the backup's.
     pub name: String,
     /// Its type while rows are copied in: from the server's catalog, or checked by `plain_type`, never a dump's own text.
     pub type_sql: String,
@@ -32,6 +33,7 @@ pub struct Target {
     pub base_sql: String,
     /// The type has changed since the backup: every value must survive the cast.
     pub retyped: bool,
+    /// How a difference is found.
     pub compare: Compare,
 }
 
@@ -50,6 +52,7 @@ pub enum Compare {
     Padded,
     /// Equal, and zero has the same sign.
     Float4,
+    /// As [`Compare::Float4`], for `double precision`.
     Float8,
     /// By the bytes as they are stored, then, where these differ, by the text.
     Image,

@@ -24,7 +24,9 @@ const WAITING: usize = 8;
 /// How far the reader has come in the compressed bytes, so that progress can be told against a known total.
 #[derive(Debug, Clone)]
 pub struct Source {
+    /// Compressed bytes taken so far, counted by the reader.
     pub read: Arc<AtomicU64>,
+    /// Compressed bytes of the whole table; `None`: the dump does not tell.
     pub total: Option<u64>,
 }
 

@@ -59,6 +59,7 @@ pub struct Listed {
 }
 
 impl Live {
+    /// Opens nothing yet. A dump on `disk` takes the place of the system's repository.
     pub fn new(system: System, disk: Option<PathBuf>) -> Self {
         Self { system, disk, repository: Mutex::default(), archives: Mutex::default(), session: Mutex::default() }
     }
