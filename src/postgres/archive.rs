@@ -12,7 +12,8 @@
 //! 1.12 (PostgreSQL 9.6) to 1.16 (PostgreSQL 18) are read.
 //!
 //! Invariant: nothing that a dump says is believed before it is checked against what is there: lengths against the bytes
-//! that remain, ids against each other, rows against their end marker. A damaged dump gives an error, never fewer rows.
+//! that remain, ids against each other, rows against their end marker. What a dump says twice has to agree. A damaged dump
+//! gives an error, never fewer rows; which other damage to rows can be found is said in [`rows`].
 
 mod ddl;
 mod decode;
@@ -20,17 +21,16 @@ mod input;
 mod plain;
 mod rows;
 mod scan;
+mod source;
+mod split;
 mod tables;
 mod tar;
 mod toc;
 mod tokens;
 
 use std::collections::HashMap;
-use std::fmt;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::SeekFrom;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use chrono::NaiveDateTime;
@@ -44,69 +44,8 @@ use decode::{Codec, Packed};
 use input::Input;
 pub use rows::{Rows, failure};
 use scan::Scan;
-
-/// A stream that a dump is read from.
-pub trait ReadSeek: Read + Seek + Send {}
-
-impl<T: Read + Seek + Send> ReadSeek for T {}
-
-type Open = dyn Fn(&str) -> Result<Box<dyn ReadSeek>> + Send + Sync;
-
-/// Where a dump is: a file, or a folder of files. Streams of it are opened as they are needed, any number of times.
-#[derive(Clone)]
-pub struct Source {
-    /// What to call the dump in errors: `backup/programme_db.dump`.
-    label: String,
-    open: Arc<Open>,
-    folder: bool,
-}
-
-impl Source {
-    /// A dump that is one file. `open` is only ever asked for `""`.
-    pub fn file(
-        label: impl Into<String>,
-        open: impl Fn(&str) -> Result<Box<dyn ReadSeek>> + Send + Sync + 'static,
-    ) -> Self {
-        Self { label: label.into(), open: Arc::new(open), folder: false }
-    }
-
-    /// A dump in directory format. `open` is asked for names inside the folder: `toc.dat`, `3055.dat.gz`.
-    pub fn folder(
-        label: impl Into<String>,
-        open: impl Fn(&str) -> Result<Box<dyn ReadSeek>> + Send + Sync + 'static,
-    ) -> Self {
-        Self { label: label.into(), open: Arc::new(open), folder: true }
-    }
-
-    /// A dump file or folder on this machine.
-    pub fn path(path: &Path) -> Self {
-        let root = path.to_owned();
-        let open = move |name: &str| {
-            let path = if name.is_empty() { root.clone() } else { root.join(name) };
-            let file = File::open(&path)
-                .map_err(|error| Error::operator(format!("cannot open {}", path.display())).detail(error))?;
-            Ok(Box::new(file) as Box<dyn ReadSeek>)
-        };
-        let label = path.display().to_string();
-        if path.is_dir() { Self::folder(label, open) } else { Self::file(label, open) }
-    }
-
-    /// Opens the dump, or a file of its folder.
-    pub fn open(&self, name: &str) -> Result<Box<dyn ReadSeek>> {
-        (self.open)(name)
-    }
-
-    /// Whether [`Source::open`] wants names; else it is only given `""`.
-    pub fn is_folder(&self) -> bool {
-        self.folder
-    }
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("label", &self.label).field("folder", &self.folder).finish_non_exhaustive()
-    }
-}
+use source::open_file;
+pub use source::{ReadSeek, Source};
 
 /// What `pg_dump --format` made, told by content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -239,6 +178,9 @@ pub struct Table {
     pub partition_of: Option<Name>,
     /// Its data is INSERT statements, which are not read.
     pub inserts: bool,
+    /// Its definition and its rows do not have the same columns.
+    #[serde(skip)]
+    mismatch: bool,
     #[serde(skip)]
     dump_id: i32,
     #[serde(skip)]
@@ -259,6 +201,7 @@ impl Table {
             foreign_keys: Vec::new(),
             partition_of: None,
             inserts,
+            mismatch: false,
             dump_id: 0,
             place: Place::Nowhere,
         }
@@ -333,8 +276,8 @@ struct Inner {
 }
 
 impl Archive {
-    /// Says by the first bytes of a file (four kilobytes; for SQL compressed by zstd it takes 128) whether it can be opened, and as what. A folder's
-    /// `toc.dat` is told from a custom archive by its own header.
+    /// Says by the first bytes of a file (four kilobytes; for SQL compressed by zstd it takes 128) whether it can be opened,
+    /// and as what. A folder's `toc.dat` is told from a custom archive by its own header.
     pub fn sniff(first_bytes: &[u8]) -> Option<Format> {
         if first_bytes.starts_with(toc::MAGIC) {
             return Some(if first_bytes.get(10) == Some(&toc::FORMAT_CUSTOM) {
@@ -362,12 +305,15 @@ impl Archive {
         match Self::sniff(first_bytes).or(packed.then_some(Format::Plain)) {
             Some(Format::Custom) => {
                 let toc = toc::read(&mut input, Format::Custom)?;
-                let scan = Scan::new(input.position(), toc.entries.iter().map(|entry| entry.dump_id));
+                let with_data = toc.entries.iter().filter(|entry| entry.has_data);
+                let scan = Scan::new(input.position(), with_data.map(|entry| entry.dump_id));
                 let mut sizes = block_sizes(&toc.entries, input.length());
-                let tables = tables::build(&toc.entries, |entry| sizes.remove(&entry.dump_id));
+                let tables = tables::build(&source.label, &toc.entries, |entry| sizes.remove(&entry.dump_id))?;
                 Ok(Self::new(source, toc.header, toc.entries, tables, scan, HashMap::new()))
             }
             Some(Format::Tar) => {
+                // Little is read ahead, because it goes from one header to the next.
+                let mut input = Input::new(source.open("")?, &source.label, 4096)?;
                 let members = tar::members(&mut input)?;
                 let span = members
                     .get("toc.dat")
@@ -379,7 +325,7 @@ impl Archive {
                     Place::File(name) => members.get(name).map(|span| span.end - span.start),
                     Place::Nowhere | Place::Block(_) | Place::Sections(_) => None,
                 };
-                let tables = tables::build(&toc.entries, size);
+                let tables = tables::build(&source.label, &toc.entries, size)?;
                 Ok(Self::new(source, toc.header, toc.entries, tables, Scan::default(), members))
             }
             Some(Format::Folder) => Err(Error::operator(format!("{} is part of a dump folder", source.label))
@@ -393,7 +339,7 @@ impl Archive {
                     }
                     _ => None,
                 };
-                let tables = tables::build(&entries, size);
+                let tables = tables::build(&source.label, &entries, size)?;
                 Ok(Self::new(source, header, entries, tables, Scan::default(), HashMap::new()))
             }
             None => Err(Error::backup(format!("{} is not a dump made by pg_dump", source.label))
@@ -413,7 +359,7 @@ impl Archive {
             }
             Place::Nowhere | Place::Block(_) | Place::Sections(_) => None,
         };
-        let tables = tables::build(&toc.entries, size);
+        let tables = tables::build(&source.label, &toc.entries, size)?;
         Ok(Self::new(source, toc.header, toc.entries, tables, Scan::default(), HashMap::new()))
     }
 
@@ -465,9 +411,6 @@ impl Archive {
     /// Estimates the number of rows from the first 64 KiB of the table's data. In a custom archive without offsets the
     /// first estimate of a table reads the block headers of everything before and of the table itself.
     pub fn estimate(&self, table: &Table) -> Result<Estimate> {
-        if !table.has_data {
-            return Ok(Estimate { rows: 0, exact: true });
-        }
         if let Place::Sections(sections) = &table.place {
             return Ok(Estimate { rows: sections.iter().map(|section| section.rows).sum(), exact: true });
         }
@@ -497,6 +440,10 @@ impl Archive {
         };
         if !table.has_data {
             return Err(nothing());
+        }
+        if table.mismatch {
+            return Err(Error::backup(format!("the definition of {} and its rows have different columns", table.name))
+                .hint(HINT_DAMAGED));
         }
         match &table.place {
             Place::Nowhere => Err(nothing()),
@@ -552,21 +499,4 @@ fn block_sizes(entries: &[Entry], length: u64) -> HashMap<i32, u64> {
     offsets.sort_unstable();
     let ends = offsets.iter().skip(1).map(|(offset, _)| *offset).chain([length]);
     offsets.iter().zip(ends).map(|((offset, id), end)| (*id, end - offset)).collect()
-}
-
-/// Opens a data file of a folder. The table of contents names it without the suffix that tells its compression, and a
-/// person may have changed that since.
-fn open_file(source: &Source, name: &str, compression: Compression) -> Result<(Box<dyn ReadSeek>, Codec)> {
-    let likely = Codec::of_file(compression);
-    let others = [Codec::None, Codec::Gzip, Codec::Lz4, Codec::Zstd].into_iter().filter(|codec| *codec != likely);
-    let mut first = None;
-    for codec in [likely].into_iter().chain(others) {
-        match source.open(&format!("{name}{}", codec.suffix())) {
-            Ok(stream) => return Ok((stream, codec)),
-            Err(error) => first = first.or(Some(error)),
-        }
-    }
-    let error = first.unwrap_or_else(|| Error::bug("no name was tried for a data file"));
-    let wrong = Error::backup(format!("cannot open {name} of {}", source.label));
-    Err(wrong.detail(error.detail.unwrap_or(error.message)))
 }

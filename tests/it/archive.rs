@@ -3,6 +3,7 @@
 
 mod cost;
 mod damage;
+mod libraries;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -341,14 +342,12 @@ fn dumps_of_a_newer_server_are_read_with_what_only_it_writes() {
         insert into app.virtual (a, c) values (1, 2);
         create table app.inherits_not_null (constraint mine not null extra) inherits (app.base);
         insert into app.inherits_not_null values (1, 'a', 'b');
-        create extension if not exists btree_gist;
-        create table app.temporal (id integer, period tstzrange, primary key (id, period without overlaps));
-        create table app.of_temporal (id integer, period tstzrange,
+        create table app.temporal (id int4range, period tstzrange, primary key (id, period without overlaps));
+        create table app.of_temporal (id int4range, period tstzrange,
             foreign key (id, period period) references app.temporal (id, period period));";
-    let newer = if server.has("btree_gist") { newer.to_owned() } else { without_line(newer, &["gist", "temporal"]) };
     let conninfo = server.database("hard", &format!("{HARD}{newer}"));
     let truth = Truth::of(&conninfo);
-    for options in [&["-Fc"][..], &["-Fp"], &["-Fd"]] {
+    for options in [&["-Fc", "--statistics"][..], &["-Fp", "--statistics"], &["-Fd", "-j2"]] {
         let path = server.file(&format!("newer{}", options[0]));
         pg_dump(&fetched(18), &conninfo, options, &path);
         truth.check(&open(&path), &path);
@@ -360,22 +359,11 @@ fn dumps_of_a_newer_server_are_read_with_what_only_it_writes() {
     truth.check_rows(&open(&restored), &restored);
 }
 
-fn without_line(sql: &str, words: &[&str]) -> String {
-    sql.split_inclusive(';').filter(|statement| !words.iter().any(|word| statement.contains(word))).collect()
-}
-
-impl Server {
-    fn has(&self, extension: &str) -> bool {
-        let sql = format!("select count(*) from pg_available_extensions where name = '{extension}'");
-        psql(&self.cluster.conninfo("postgres"), &sql) == "1"
-    }
-}
-
 #[test]
 fn a_dump_of_data_only_and_one_of_a_part_hold_just_that() {
     let (conninfo, truth) = &*DATABASE;
     for (version, bin) in dumpers() {
-        for letter in ["-Fc", "-Ft", "-Fp"] {
+        for letter in ["-Fc", "-Fp"] {
             let path = SERVER.file(&format!("part.{version}{letter}"));
             pg_dump(&bin, conninfo, &[letter, "--data-only"], &path);
             let archive = open(&path);
@@ -408,10 +396,11 @@ fn rows_that_are_insert_statements_are_told_from_no_rows() {
     for (version, bin) in dumpers() {
         for (letter, option) in [("-Fc", "--inserts"), ("-Fp", "--inserts"), ("-Fp", "--rows-per-insert=100")] {
             let path = SERVER.file(&format!("inserts.{version}{letter}"));
-            pg_dump(&bin, conninfo, &[letter, option], &path);
+            pg_dump(&bin, conninfo, &[letter, option, "--exclude-table-data=app.big"], &path);
             let archive = open(&path);
             truth.check_shapes(&archive, &path);
-            for name in truth.rows.iter().filter(|(_, rows)| !rows.is_empty()).map(|(name, _)| name) {
+            let filled = truth.rows.iter().filter(|(name, rows)| name.name != "big" && !rows.is_empty());
+            for name in filled.map(|(name, _)| name) {
                 let table = archive.table(name).unwrap();
                 assert!(table.inserts, "{name} of {}", path.display());
                 let error = archive.rows(table).unwrap_err();

@@ -230,3 +230,34 @@ fn fm_82_text_from_outside_cannot_steer_the_terminal() {
         crate::cluster::psql(&conninfo, "select count(*) from pg_namespace where nspname like 'restore_staging_%'");
     assert_eq!(left, "0");
 }
+
+#[test]
+fn a_monkey_at_the_keyboard_breaks_nothing() {
+    const KEYS: [&str; 26] = [
+        "\r", "\r", "\r", "\r", "\x1b", "\t", "\x1b[Z", " ", "j", "k", "\x1b[A", "\x1b[B", "\x1b[C", "\x1b[D",
+        "\x1b[5~", "\x1b[6~", "g", "G", "/", "?", "a", "m", "c", "s", "o", "p",
+    ];
+    let mut walk = Walk::begin(24, 80, "");
+    walk.terminal.wait_for("Begin a recovery");
+    let sandbox = sandbox_of(walk.terminal.child.process_id().unwrap());
+    let conninfo = format!("host={sandbox}/pg user=postgres dbname=programme_db");
+    let before = crate::merge::state(&conninfo);
+    let mut random: u64 = 20_260_115;
+    for step in 0..1200_u32 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let pick = usize::try_from(random >> 33).unwrap();
+        walk.keys(KEYS[pick % KEYS.len()]);
+        if step % 100 == 99 {
+            let size = [(24, 80), (50, 200), (16, 60), (8, 30)][pick % 4];
+            walk.terminal.resize(size.0, size.1);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(12));
+        let ended = walk.terminal.child.try_wait().unwrap();
+        assert!(ended.is_none(), "step {step}: the console has ended: {ended:?}\n{}", walk.text());
+    }
+    walk.terminal.resize(24, 80);
+    walk.terminal.settle();
+    assert!(walk.text().contains("LIFEBOAT"), "{}", walk.text());
+    assert!(!walk.text().contains("defect of ours"), "{}", walk.text());
+    assert_eq!(crate::merge::state(&conninfo), before, "nothing was consented to");
+}

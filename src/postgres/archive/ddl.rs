@@ -243,7 +243,8 @@ impl<'a> Tokens<'a> {
         if self.words(&["copy"]) {
             let table = self.reference()?;
             let columns = self.names();
-            return self.words(&["from", "stdin"]).then_some(Statement::Copy(table, columns));
+            let ends = self.words(&["from", "stdin"]) && self.peek().is_none();
+            return ends.then_some(Statement::Copy(table, columns));
         }
         if self.words(&["insert", "into"]) {
             return self.reference().map(Statement::Insert);

@@ -13,20 +13,14 @@ use super::ddl::{Reference, Statement, statements};
 use super::decode::{Codec, Decoder, compression_of};
 use super::input::{Input, wrapped};
 use super::rows::{Found, Window, find_end};
-use super::tokens::dollar_tag;
+use super::split::{Splitter, Stop};
 use super::{Compression, Entry, Format, Header, Place, READ_AHEAD, Section, Source};
 use crate::error::{Error, Result};
 use crate::postgres::name::Name;
 use crate::progress::{Progress, Unit};
 
-/// A statement is kept up to this length, which no definition of a table reaches.
-const LONGEST_STATEMENT: usize = 16 << 20;
-/// Of an INSERT only the table's name is of interest.
-const LONGEST_INSERT: usize = 512;
-/// Decisions need at most this much text ahead: the tag of a dollar quote is a name.
-const LOOKAHEAD: usize = 256;
 /// How far into a dump its first lines are looked for.
-const HEAD: usize = 4096;
+pub const HEAD: usize = 4096;
 
 /// Whether a file starts like a plain dump. What is compressed is unpacked as far as the bytes allow.
 pub fn is_dump(first_bytes: &[u8]) -> bool {
@@ -114,7 +108,15 @@ impl Scanner<'_> {
             self.window.consume(amount);
             match stop {
                 Some(Stop::Statement(text)) => {
-                    if let Some((table, text)) = self.contents.statement(&text) {
+                    // Rows whose COPY was damaged would be taken for statements.
+                    let copies = text.starts_with("COPY ") || text.ends_with("FROM stdin;");
+                    let statement = self.contents.statement(&text);
+                    if copies && statement.is_none()
+                        || !text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '(')
+                    {
+                        return Err(self.damaged("a statement cannot be read"));
+                    }
+                    if let Some((table, text)) = statement {
                         let section = self.section(&table)?;
                         self.contents.copy(&table, text, section)?;
                     }
@@ -135,6 +137,12 @@ impl Scanner<'_> {
         self.window.decoder.finish().map_err(|error| wrapped(error, || format!("{} is damaged", self.label)))
     }
 
+    fn damaged(&self, how: &str) -> Error {
+        let at = self.window.position;
+        Error::backup(format!("{} is damaged: {how}, before byte {at} of its text", self.label))
+            .hint(super::HINT_DAMAGED)
+    }
+
     /// Passes over the rows of a COPY.
     fn section(&mut self, table: &Name) -> Result<Section> {
         let early = |scanner: &Self| {
@@ -147,6 +155,10 @@ impl Scanner<'_> {
         // The rows begin on the line after the statement.
         loop {
             let newline = memchr::memchr(b'\n', self.window.text());
+            let line = &self.window.text()[..newline.unwrap_or(self.window.text().len())];
+            if !line.iter().all(|byte| matches!(byte, b' ' | b'\r')) {
+                return Err(self.damaged("more text follows a COPY on its line"));
+            }
             self.window.consume(newline.map_or(self.window.text().len(), |newline| newline + 1));
             if newline.is_some() {
                 break;
@@ -169,7 +181,12 @@ impl Scanner<'_> {
             if let Some(marker) = marker {
                 let end = self.window.position;
                 self.window.consume(marker);
-                return Ok(Section { bytes: start..end, rows });
+                while self.window.text().is_empty() && self.more()? {}
+                // pg_dump leaves lines empty here. Anything else could be rows after a marker that is none.
+                return match self.window.text().first() {
+                    None | Some(b'\n' | b'\r' | b'-' | b'\\') => Ok(Section { bytes: start..end, rows }),
+                    Some(_) => Err(self.damaged(&format!("there is data after the end marker of {table}"))),
+                };
             }
             if ended {
                 return Err(early(self));
@@ -314,179 +331,5 @@ impl Contents {
             }
         }
         Ok(())
-    }
-}
-
-enum Stop {
-    Statement(String),
-    /// A line for psql itself, such as `\connect`.
-    Command(String),
-    /// A comment line without its dashes.
-    Comment(String),
-}
-
-/// Splits SQL text into statements, whatever pieces it comes in.
-#[derive(Default)]
-struct Splitter {
-    inside: Inside,
-    statement: Vec<u8>,
-    parentheses: usize,
-}
-
-#[derive(Default, PartialEq, Eq)]
-enum Inside {
-    #[default]
-    Nothing,
-    Comment(Vec<u8>),
-    Command(Vec<u8>),
-    /// A block comment, and how deep.
-    Block(usize),
-    /// A quote, and whether backslashes escape in it.
-    Quoted(u8, bool),
-    /// A dollar quote and its tag.
-    Dollar(Vec<u8>),
-}
-
-impl Splitter {
-    fn is_open(&self) -> bool {
-        let blank = self.statement.iter().all(u8::is_ascii_whitespace);
-        !blank || !matches!(self.inside, Inside::Nothing | Inside::Comment(_) | Inside::Command(_))
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        let most = if self.statement.starts_with(b"INSERT") { LONGEST_INSERT } else { LONGEST_STATEMENT };
-        let room = most.saturating_sub(self.statement.len());
-        self.statement.extend_from_slice(&bytes[..bytes.len().min(room)]);
-    }
-
-    /// Takes text up to the end of the next statement, command or comment, or as far as can be decided.
-    fn feed(&mut self, text: &[u8], ended: bool) -> (usize, Option<Stop>) {
-        let mut at = 0;
-        while at < text.len() && (ended || text.len() - at >= LOOKAHEAD) {
-            let rest = &text[at..];
-            let (taken, stop) = match &mut self.inside {
-                Inside::Nothing => self.outside(rest),
-                Inside::Comment(line) | Inside::Command(line) => {
-                    let end = memchr::memchr(b'\n', rest);
-                    let part = &rest[..end.unwrap_or(rest.len())];
-                    line.extend_from_slice(&part[..part.len().min(HEAD.saturating_sub(line.len()))]);
-                    (end.map_or(rest.len(), |end| end + 1), end.and_then(|_| self.end_of_line()))
-                }
-                Inside::Block(depth) => {
-                    let taken = match rest {
-                        [b'/', b'*', ..] => {
-                            *depth += 1;
-                            2
-                        }
-                        [b'*', b'/', ..] => {
-                            *depth -= 1;
-                            2
-                        }
-                        _ => 1,
-                    };
-                    if *depth == 0 {
-                        self.inside = Inside::Nothing;
-                    }
-                    (taken, None)
-                }
-                Inside::Quoted(quote, escapes) => {
-                    let taken = match rest {
-                        [b'\\', _, ..] if *escapes => 2,
-                        [first, second, ..] if first == quote && second == quote => 2,
-                        [first, ..] if first == quote => {
-                            self.inside = Inside::Nothing;
-                            1
-                        }
-                        _ => rest
-                            .iter()
-                            .take_while(|byte| !matches!(**byte, b'\\' | b'\'' | b'"'))
-                            .count()
-                            .clamp(1, rest.len()),
-                    };
-                    // The lookahead is only certain for the first byte of a step.
-                    self.keep(&rest[..taken]);
-                    (taken, None)
-                }
-                Inside::Dollar(tag) => match memchr::memmem::find(rest, tag) {
-                    Some(end) => {
-                        let taken = end + tag.len();
-                        self.inside = Inside::Nothing;
-                        self.keep(b"$$");
-                        (taken, None)
-                    }
-                    None if ended => (rest.len(), None),
-                    None => (rest.len() + 1 - tag.len(), None),
-                },
-            };
-            at += taken;
-            if stop.is_some() {
-                return (at, stop);
-            }
-        }
-        (at, None)
-    }
-
-    fn end_of_line(&mut self) -> Option<Stop> {
-        match std::mem::take(&mut self.inside) {
-            Inside::Comment(line) => {
-                self.keep(b"\n");
-                Some(Stop::Comment(String::from_utf8_lossy(&line).trim().to_owned()))
-            }
-            Inside::Command(line) => Some(Stop::Command(String::from_utf8_lossy(&line).trim_end().to_owned())),
-            other => {
-                self.inside = other;
-                None
-            }
-        }
-    }
-
-    /// One step outside of quotes and comments.
-    fn outside(&mut self, rest: &[u8]) -> (usize, Option<Stop>) {
-        let word_before = self.statement.last().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
-        let taken = match rest {
-            [b'-', b'-', ..] => {
-                self.inside = Inside::Comment(Vec::new());
-                return (2, None);
-            }
-            [b'/', b'*', ..] => {
-                self.inside = Inside::Block(1);
-                return (2, None);
-            }
-            [b'\\', ..] if self.statement.iter().all(u8::is_ascii_whitespace) => {
-                self.statement.clear();
-                self.inside = Inside::Command(Vec::new());
-                return (0, None);
-            }
-            [b'e' | b'E', b'\'', ..] if !word_before => {
-                self.inside = Inside::Quoted(b'\'', true);
-                2
-            }
-            [quote @ (b'\'' | b'"'), ..] => {
-                self.inside = Inside::Quoted(*quote, false);
-                1
-            }
-            [b'$', ..] if !word_before && dollar_tag(&rest[..rest.len().min(LOOKAHEAD)]).is_some() => {
-                let tag = dollar_tag(&rest[..rest.len().min(LOOKAHEAD)]).unwrap_or_default();
-                self.inside = Inside::Dollar(tag.to_vec());
-                return (tag.len(), None);
-            }
-            [b';', ..] if self.parentheses == 0 => {
-                self.keep(b";");
-                let statement = std::mem::take(&mut self.statement);
-                return (1, Some(Stop::Statement(String::from_utf8_lossy(statement.trim_ascii_start()).into_owned())));
-            }
-            [b'(', ..] => {
-                self.parentheses += 1;
-                1
-            }
-            [b')', ..] => {
-                self.parentheses = self.parentheses.saturating_sub(1);
-                1
-            }
-            [byte, ..] if byte.is_ascii_whitespace() && self.statement.is_empty() => return (1, None),
-            _ => 1,
-        };
-        self.keep(&rest[..taken]);
-        (taken, None)
     }
 }

@@ -5,7 +5,7 @@
 //! next, no further than to the block that is wanted, and what was passed is remembered, so that no part of an archive is
 //! walked twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,14 +22,16 @@ const BLOCK_LARGE_OBJECTS: u8 = 3;
 #[derive(Debug, Default)]
 pub struct Scan {
     walked: Mutex<Walked>,
-    /// The ids that the table of contents lists.
-    ids: HashSet<i32>,
+    /// The entries that have data. Their blocks come in the order of the table of contents, so a damaged id is found.
+    ids: Vec<i32>,
 }
 
 #[derive(Debug, Default)]
 struct Walked {
     /// Where the first block begins that was not passed yet.
     next: u64,
+    /// How many blocks were passed.
+    passed: usize,
     /// Where blocks begin, and how long they are once they were passed.
     blocks: HashMap<i32, (u64, Option<u64>)>,
 }
@@ -37,7 +39,7 @@ struct Walked {
 impl Scan {
     /// `start` is where the table of contents ends.
     pub fn new(start: u64, ids: impl Iterator<Item = i32>) -> Self {
-        Self { walked: Mutex::new(Walked { next: start, blocks: HashMap::new() }), ids: ids.collect() }
+        Self { walked: Mutex::new(Walked { next: start, passed: 0, blocks: HashMap::new() }), ids: ids.collect() }
     }
 
     /// Where the block of an entry begins.
@@ -67,9 +69,9 @@ impl Scan {
         while input.remaining() > 0 {
             let begin = input.position();
             let (kind, block) = block_header(&mut input)?;
-            if !self.ids.contains(&block) {
+            if self.ids.get(walked.passed) != Some(&block) {
                 return Err(Error::backup(format!(
-                    "{} is damaged: the block at byte {begin} belongs to entry {block}, which the table of contents does not list",
+                    "{} is damaged: the block at byte {begin} belongs to entry {block}, which the table of contents does not have there",
                     source.label
                 ))
                 .hint(super::HINT_DAMAGED));
@@ -82,6 +84,7 @@ impl Scan {
             }
             pass(&mut input, kind)?;
             walked.next = input.position();
+            walked.passed += 1;
             let size = input.position() - begin;
             walked.blocks.insert(block, (begin, Some(size)));
             if block == id

@@ -4,38 +4,77 @@ use std::collections::HashMap;
 
 use super::ddl::{Definition, Reference, Statement, statements};
 use super::{Column, Entry, Place, Table};
+use crate::error::{Error, Result};
 use crate::postgres::name::Name;
 
 /// Builds the tables. `size` says how many bytes of the dump an entry's data takes.
-pub fn build(entries: &[Entry], mut size: impl FnMut(&Entry) -> Option<u64>) -> Vec<Table> {
+///
+/// A name is said several times in a dump, so that one which was damaged does not agree with the others.
+pub fn build(label: &str, entries: &[Entry], mut size: impl FnMut(&Entry) -> Option<u64>) -> Result<Vec<Table>> {
     let mut tables = Tables::default();
     for entry in entries {
         let schema = entry.schema.as_deref().unwrap_or("public");
         match entry.kind.as_str() {
             "TABLE" | "FOREIGN TABLE" | "TYPE" | "CONSTRAINT" | "FK CONSTRAINT" | "TABLE ATTACH" => {
+                let name = Name::new(schema, &entry.name);
                 if entry.kind == "TABLE" {
-                    tables.at(&Name::new(schema, &entry.name));
+                    tables.at(&name);
                 }
                 for statement in statements(&entry.definition) {
+                    if let Statement::Table(definition) = &statement
+                        && entry.kind == "TABLE"
+                        && definition.name.clone().within(schema) != name
+                    {
+                        let other = definition.name.clone().within(schema);
+                        return Err(damaged(label, &format!("the definition of {name} is of {other}")));
+                    }
                     tables.apply(statement, schema);
                 }
             }
             "TABLE DATA" => {
-                let table = tables.at(&Name::new(schema, &entry.name));
+                let name = Name::new(schema, &entry.name);
+                let table = tables.at(&name);
+                if table.dump_id != 0 {
+                    return Err(damaged(label, &format!("it has the data of {name} twice")));
+                }
                 table.has_data = entry.has_data;
                 table.dump_id = entry.dump_id;
                 table.place = entry.place.clone();
                 let copy = statements(&entry.copy).into_iter().next();
                 table.inserts = entry.has_data && copy.is_none();
-                if let Some(Statement::Copy(_, Some(columns))) = copy {
-                    table.copied = columns;
+                if let Some(Statement::Copy(into, columns)) = copy {
+                    table.copied = columns.unwrap_or_default();
+                    let into = into.within(schema);
+                    if into != name {
+                        tables.elsewhere.push((name.clone(), into));
+                    }
+                } else if entry.has_data && entry.copy.trim_ascii_start().starts_with("COPY") {
+                    return Err(damaged(label, &format!("the COPY statement of {name} cannot be read")));
                 }
+                let table = tables.at(&name);
                 table.compressed_size = if entry.has_data { size(entry) } else { None };
             }
             _ => {}
         }
     }
-    tables.finish()
+    for table in &tables.found {
+        let several = matches!(&table.place, Place::Sections(sections) if sections.len() > 1);
+        let root = tables.found.iter().any(|other| other.partition_of.as_ref() == Some(&table.name));
+        if several && !table.columns.is_empty() && !root {
+            return Err(damaged(label, &format!("it has the data of {} twice", table.name)));
+        }
+    }
+    for (name, into) in &tables.elsewhere {
+        // With --load-via-partition-root the rows of a partition are copied into its root.
+        if !tables.partitions(name).any(|root| root == into) {
+            return Err(damaged(label, &format!("the data of {name} is said to be of {into}")));
+        }
+    }
+    Ok(tables.finish())
+}
+
+fn damaged(label: &str, how: &str) -> Error {
+    Error::backup(format!("{label} is damaged: {how}")).hint(super::HINT_DAMAGED)
 }
 
 #[derive(Default)]
@@ -48,6 +87,8 @@ struct Tables {
     inherits: HashMap<usize, Vec<Name>>,
     /// Columns that a constraint of their table says are never null.
     not_null: HashMap<usize, Vec<String>>,
+    /// Tables whose rows are copied into another one.
+    elsewhere: Vec<(Name, Name)>,
 }
 
 impl Tables {
@@ -64,11 +105,18 @@ impl Tables {
                 partition_of: None,
                 inserts: false,
                 dump_id: 0,
+                mismatch: false,
                 place: Place::Nowhere,
             });
             self.found.len() - 1
         });
         &mut self.found[index]
+    }
+
+    /// What a partition is a partition of, and that one in turn, as far as the dump says.
+    fn partitions<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = &'a Name> {
+        let above = |name: &&'a Name| self.found[*self.by_name.get(*name)?].partition_of.as_ref();
+        std::iter::successors(above(&name), above).take(self.found.len())
     }
 
     /// What a constraint says of a table that the dump does not hold is of no use.
@@ -125,6 +173,11 @@ impl Tables {
             for column in &mut table.columns {
                 column.not_null |= key.contains(&&column.name);
             }
+            let rows: Vec<_> =
+                table.columns.iter().filter(|column| !column.generated).map(|column| &column.name).collect();
+            // Of what inherits columns not all may be known.
+            let known = !table.columns.is_empty() && !self.inherits.contains_key(&index);
+            table.mismatch = known && table.has_data && !table.inserts && !table.copied.iter().eq(rows);
         }
         self.found
     }

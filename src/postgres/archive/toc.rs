@@ -178,7 +178,14 @@ impl Reader<'_> {
             dependencies.push(id.parse().map_err(|_| self.input.damaged(what))?);
         }
         let place = if format == Format::Custom { self.offset(what)? } else { self.file_name(what)? };
-        let has_data = has_data && place != Place::Nowhere;
+        // Whether there is data is said twice, and a file is named after its entry; what does not agree is damaged.
+        let named = match &place {
+            Place::File(file) => file.split('.').next() == Some(&dump_id.to_string()) || kind != "TABLE DATA",
+            Place::Nowhere | Place::Block(_) | Place::Sections(_) => true,
+        };
+        if has_data != (place != Place::Nowhere) || !named {
+            return Err(self.input.damaged(what));
+        }
         Ok(Entry { dump_id, kind, schema, name, owner, definition, dependencies, has_data, copy, place })
     }
 
@@ -186,10 +193,10 @@ impl Reader<'_> {
         let state = self.input.byte(what)?;
         let mut bytes = [0; 8];
         self.input.exact(&mut bytes[..self.offset_size], what)?;
-        match state {
-            1 => Ok(Place::Block(None)),
-            2 => Ok(Place::Block(Some(u64::from_le_bytes(bytes)))),
-            3 => Ok(Place::Nowhere),
+        match (state, u64::from_le_bytes(bytes)) {
+            (1, 0) => Ok(Place::Block(None)),
+            (2, offset) => Ok(Place::Block(Some(offset))),
+            (3, 0) => Ok(Place::Nowhere),
             _ => Err(self.input.damaged(what)),
         }
     }

@@ -101,7 +101,7 @@ mod tests {
     fn a_long_value_says_how_long_it_is() {
         assert_eq!(plain(Some(&"x".repeat(2_341)), 12), "xxxx…(2,341)");
         assert_eq!(plain(Some(&"東".repeat(100)), 11), "東東…(100)");
-        assert_eq!(plain(Some(&"x".repeat(70_000)), 14), "xxxxx…(70.0 kB)");
+        assert_eq!(plain(Some(&"x".repeat(70_000)), 14), "xxxx…(70.0 kB)");
         assert_eq!(plain(Some("abcdefgh"), 5), "abcd…");
         assert_eq!(plain(Some("abcdefgh"), 8), "abcdefgh");
         assert_eq!(plain(Some("abc"), 0), "");
