@@ -13,7 +13,7 @@
 //!
 //! Invariant: nothing that a dump says is believed before it is checked against what is there: lengths against the bytes
 //! that remain, ids against each other, rows against their end marker. What a dump says twice has to agree. A damaged dump
-//! gives an error, never fewer rows; which other damage to rows can be found is said in [`rows`].
+//! gives an error, never fewer rows; which other damage to rows can be found is said in `archive/rows.rs`.
 
 mod ddl;
 mod decode;

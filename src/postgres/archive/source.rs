@@ -61,6 +61,7 @@ impl Source {
         (self.open)(name)
     }
 
+    /// Whether [`Source::open`] wants names; else it is only given `""`.
     pub fn is_folder(&self) -> bool {
         self.folder
     }
