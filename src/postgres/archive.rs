@@ -239,7 +239,7 @@ pub struct ForeignKey {
 /// How many rows a table of a dump has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Estimate {
-    /// 0 when the dump holds no data of the table.
+    /// Rows that the dump holds; a table without data in it has no estimate, which is an error.
     pub rows: u64,
     /// Counted to the end; else extrapolated from the bytes that were read.
     pub exact: bool,
