@@ -158,10 +158,10 @@ impl<S: Systems> App<S> {
         match &mut self.screen {
             Screen::Plan(screen) if screen.wants_text() => screen.pasted(),
             screen if screen.wants_text() => {
-                for letter in text.chars().filter(|letter| !letter.is_control()) {
-                    if let Some(command) = screen.typed(KeyEvent::from(KeyCode::Char(letter))) {
-                        self.notice = Some(format!("{command:?}"));
-                    }
+                let letters = text.chars().filter(|letter| !letter.is_control());
+                let typed = letters.filter_map(|letter| screen.typed(KeyEvent::from(KeyCode::Char(letter))));
+                for command in typed.collect::<Vec<_>>() {
+                    self.obey(command);
                 }
             }
             _ => self.notice = Some("pasted text was ignored".into()),
@@ -175,8 +175,10 @@ impl<S: Systems> App<S> {
             self.key_on_overlay(key);
             return;
         }
+        // While text is typed, only Ctrl-C is a command; Ctrl-W, Ctrl-U and the like edit the line.
         let control = key.modifiers.contains(crossterm::event::KeyModifiers::CONTROL);
-        let command = if self.screen.wants_text() && !control {
+        let leaves = control && key.code == KeyCode::Char('c');
+        let command = if self.screen.wants_text() && !leaves {
             self.screen.typed(key)
         } else {
             match keymap::lookup(self.screen.place(), key) {

@@ -57,8 +57,6 @@ pub enum Action {
     FilterNone,
     /// Yes, to what a screen asks about deleting.
     Confirm,
-    /// To the whole row, and back from it.
-    Record,
     /// Goes on to the plan with what is chosen.
     Write,
     /// Compares with production as it is now.

@@ -62,7 +62,7 @@ impl RowsScreen {
             Action::Right => listing.cursor.left += 1,
             Action::Mark => self.mark_row(),
             Action::PickOnly => self.pick_only(),
-            Action::Enter | Action::Record if listing.pager.selected_row().is_some() => {
+            Action::Enter if listing.pager.selected_row().is_some() => {
                 self.view = View::Record;
                 self.cell = Cursor::default();
             }

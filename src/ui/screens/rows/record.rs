@@ -39,7 +39,7 @@ impl RowsScreen {
                 self.scrolled = 0;
                 self.view = View::Value;
             }
-            Action::Back | Action::Record => self.view = View::Rows,
+            Action::Back => self.view = View::Rows,
             _ => {}
         }
         None
@@ -63,7 +63,7 @@ impl RowsScreen {
             Action::Right => self.move_record(1),
             Action::Left => self.move_record(-1),
             Action::Mark => self.mark_row(),
-            Action::Back | Action::Enter | Action::Record => self.view = View::Record,
+            Action::Back | Action::Enter => self.view = View::Record,
             _ => {}
         }
         None
