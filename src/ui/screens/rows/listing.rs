@@ -179,7 +179,7 @@ impl RowsScreen {
             Line::from(vec![
                 Span::styled(
                     match &choosing.condition {
-                        Some(_) => "[x] will be written  [?] if the condition holds   ",
+                        Some(_) => "[x] written  [?] if the condition holds   ",
                         None => "[x] will be written   cells: ",
                     },
                     theme.quiet(),
