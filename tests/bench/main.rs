@@ -396,7 +396,7 @@ fn console(stage: &Stage) {
         ("\r", "What has to come back"),
         ("\r", "Which recovery point"),
         ("\r", "Which tables"),
-        ("/tall\r ", "x public.tall"),
+        ("/tall\r ", "[x] public.tall"),
         ("\r", "Load the backup"),
         ("\r", "staging"),
     ] {

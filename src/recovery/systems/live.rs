@@ -29,6 +29,8 @@ use crate::text;
 const WALK_LIMIT: usize = 20_000;
 /// In a snapshot of no more files than this, every file is looked into; in a larger one only those named like a dump.
 const LOOK_INTO_ALL: usize = 64;
+/// Dumps whose tables of contents are kept; a database of many thousand tables has a large one.
+const KEPT_OPEN: usize = 4;
 const DUMP_NAMES: [&str; 9] = [".dump", ".pgdump", ".backup", ".bak", ".sql", ".sql.gz", ".sql.zst", ".tar", "toc.dat"];
 
 /// Everything outside that one configured system needs.
@@ -129,13 +131,21 @@ impl Live {
         if let Some(path) = self.disk.clone() {
             return blocking(move || {
                 let size_bytes = std::fs::metadata(&path).map_or(0, |facts| facts.len());
-                let dump = look_into(String::new(), size_bytes, Place::Disk(path), &Progress::default())?;
-                Ok(Contents { dumps: dump.into_iter().collect(), files: 0, bytes: 0, complete: true })
+                let found = look_into(String::new(), size_bytes, Place::Disk(path), &Progress::default())?;
+                let dumps = found.into_iter().map(|(dump, _)| dump).collect();
+                Ok(Contents { dumps, files: 0, bytes: 0, complete: true })
             })
             .await;
         }
-        let (repository, point, progress) = (self.repository().await?, point.to_owned(), progress.clone());
-        blocking(move || search(&repository, &point, &progress)).await
+        let (repository, id, progress) = (self.repository().await?, point.to_owned(), progress.clone());
+        let (contents, opened) = blocking(move || search(&repository, &id, &progress)).await?;
+        // What was opened to look into it is not read from the repository again.
+        let mut archives = self.archives.lock().await;
+        if archives.len() >= KEPT_OPEN {
+            archives.clear();
+        }
+        archives.extend(opened.into_iter().map(|(path, archive)| ((point.to_owned(), path), archive)));
+        Ok(contents)
     }
 
     async fn place(&self, point: &str, dump: &str) -> Result<Place> {
@@ -524,7 +534,8 @@ fn source(place: Place) -> Result<Source> {
 }
 
 /// Walks a snapshot for dumps.
-fn search(repository: &Repository, point: &str, progress: &Progress) -> Result<Contents> {
+fn search(repository: &Repository, point: &str, progress: &Progress) -> Result<(Contents, Vec<(String, Archive)>)> {
+    let mut opened = Vec::new();
     let snapshot = repository.find(point)?;
     progress.begin(format!("looking into {}", snapshot.short()), Unit::Items, None);
     let walk = repository.entries(&snapshot, WALK_LIMIT)?;
@@ -540,7 +551,8 @@ fn search(repository: &Repository, point: &str, progress: &Progress) -> Result<C
             let path = entry.path.strip_suffix("/toc.dat").unwrap_or(&entry.path).to_owned();
             let place =
                 Place::Snapshot { repository: repository.clone(), snapshot: snapshot.clone(), path: path.clone() };
-            if let Some(dump) = look_into(path, entry.size, place, progress)? {
+            if let Some((dump, archive)) = look_into(path, entry.size, place, progress)? {
+                opened.extend(archive.map(|archive| (dump.path.clone(), archive)));
                 contents.dumps.push(dump);
                 continue;
             }
@@ -548,11 +560,16 @@ fn search(repository: &Repository, point: &str, progress: &Progress) -> Result<C
         contents.files += 1;
         contents.bytes += entry.size;
     }
-    Ok(contents)
+    Ok((contents, opened))
 }
 
 /// What a file is, by its first bytes: `None` when it is no dump. A damaged dump is listed with what is wrong.
-fn look_into(path: String, size_bytes: u64, place: Place, progress: &Progress) -> Result<Option<Dump>> {
+fn look_into(
+    path: String,
+    size_bytes: u64,
+    place: Place,
+    progress: &Progress,
+) -> Result<Option<(Dump, Option<Archive>)>> {
     let source = source(place)?;
     let mut first = [0; 4096];
     let name = if source.is_folder() { "toc.dat" } else { "" };
@@ -573,16 +590,20 @@ fn look_into(path: String, size_bytes: u64, place: Place, progress: &Progress) -
     Ok(Some(match Archive::open(&source, progress) {
         Ok(archive) => {
             let tables = archive.tables().iter().filter(|table| table.has_data).count() as u64;
-            Dump { path, size_bytes, header: archive.header.clone(), tables: Some(tables), damage: None }
+            let header = archive.header.clone();
+            (Dump { path, size_bytes, header, tables: Some(tables), damage: None }, Some(archive))
         }
         Err(error) if error.kind == Kind::Cancelled => return Err(error),
-        Err(error) => Dump {
-            path,
-            size_bytes,
-            header: archive::Header::unknown(format),
-            tables: None,
-            damage: Some(error.message),
-        },
+        Err(error) => (
+            Dump {
+                path,
+                size_bytes,
+                header: archive::Header::unknown(format),
+                tables: None,
+                damage: Some(error.message),
+            },
+            None,
+        ),
     }))
 }
 
