@@ -69,6 +69,9 @@
 //!   databases and moments in time are shown in the decision and refused in words.
 //! - Pre-images and the token live in a schema per recovery, `lifeboat_undo_<recovery>`, created inside the merge's own
 //!   transaction: a merge that is rolled back leaves nothing to clean up.
+//! - A row that moved since the preview stops the whole merge. Leaving such rows out would need consent to a number that
+//!   nobody has seen; comparing again keeps the operator's choice and shows the new numbers.
+//! - `search_path` is ours while we read and hash, and the role's own while rows are written: triggers expect it.
 //! - A recovery still runs inside the console's process. The journal and the token row already settle what a lost
 //!   connection did; a worker that outlives the terminal is the next step.
 
