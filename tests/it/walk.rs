@@ -93,7 +93,7 @@ fn recover(walk: &mut Walk) {
     walk.keys("\x1b[Z");
     walk.keys("\x1b[Z");
     walk.keys("\r");
-    walk.screen("in the backup", "rows");
+    walk.screen("closed ⇒", "rows");
     walk.keys("\r");
     walk.screen("will be written", "record");
     walk.keys("\x1b");
@@ -207,7 +207,8 @@ fn fm_82_text_from_outside_cannot_steer_the_terminal() {
         ("\r", "Which tables"),
         (" \r", "Load the backup's rows"),
         ("\r", "Compared with the backup"),
-        ("\r", "in the backup"),
+        ("\r", "all differing rows"),
+        ("", "~  1"),
         ("\r", "will be written"),
     ] {
         terminal.send(keys);
