@@ -207,7 +207,7 @@ fn fm_82_text_from_outside_cannot_steer_the_terminal() {
         ("\r", "Which tables"),
         (" \r", "Load the backup's rows"),
         ("\r", "Compared with the backup"),
-        ("\r", "all differing rows"),
+        ("\r", "all differing"),
         ("", "~  1"),
         ("\r", "will be written"),
     ] {
