@@ -2,8 +2,9 @@
 //!
 //! Sealed bytes are `nonce (16) | AES-256-CTR ciphertext | Poly1305-AES tag (16)`. A repository file (snapshot, index,
 //! lock, config) is JSON inside, or in version 2 a byte `2` and zstd-compressed JSON. Source: restic's
-//! `doc/design.rst`. `rustic_core` derives the key; opening seals is done here, because its own readers decompress
-//! without a limit and hand the bytes out unchecked.
+//! `doc/design.rst`. The key is derived here, because `rustic_core` does it on one processor and it is the longest wait
+//! before the first list; seals are opened here, because its readers decompress without a limit and hand the bytes out
+//! unchecked.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,8 @@ const MAX_KEYS: usize = 20;
 pub(super) const OVERHEAD: u32 = 32;
 /// The most memory that the derivation of one key may ask for; restic itself asks for 32 to 64 MiB.
 const MAX_DERIVATION_MEMORY: u64 = 1 << 30;
+/// The lanes of a derivation that run at once: each takes its memory again, and restic asks for five to eight of them.
+const MAX_DERIVATION_THREADS: usize = 3;
 /// The plain length that a repository file may reach; an index file of restic stays under 8 MiB.
 pub(super) const MAX_DOCUMENT: usize = 256 << 20;
 
@@ -87,14 +90,16 @@ impl Seal {
         )))
     }
 
-    /// Opens a key file with a password. `Ok(None)`: another password belongs to it. Costs about 0.4 s, by intent.
+    /// Opens a key file with a password. `Ok(None)`: another password belongs to it. Costs about 0.4 s of one processor,
+    /// by intent.
     pub(super) fn derive(key_file: &[u8], password: &str) -> Result<Option<Self>, String> {
         let key_file: KeyFile = serde_json::from_slice(key_file).map_err(|error| error.to_string())?;
-        check_derivation(&key_file)?;
-        let derived = key_file.kdf_key(&password).map_err(|error| error.display_log())?;
-        let Some(derived) = Self::from_parts(derived.to_keys()) else {
-            return Err("its key has a wrong length".into());
-        };
+        let params = derivation(&key_file)?;
+        let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_DERIVATION_THREADS));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| error.to_string())?;
+        let mut derived = Self(Zeroizing::new([0; 64]));
+        pool.install(|| scrypt::scrypt(password.as_bytes(), &key_file.salt, &params, &mut *derived.0))
+            .map_err(|error| error.to_string())?;
         let Some(plain) = derived.open(&key_file.data).map(Zeroizing::new) else { return Ok(None) };
         let master: MasterKey = serde_json::from_slice(&plain).map_err(|error| error.to_string())?;
         Self::from_parts((master.encrypt, master.mac.k, master.mac.r))
@@ -150,14 +155,16 @@ impl Seal {
 
 /// Refuses parameters that would make the derivation panic, or ask for more memory or time than any real key does: a
 /// key file is the one file that is read before anything in the repository can be authenticated.
-fn check_derivation(key_file: &KeyFile) -> Result<(), String> {
+fn derivation(key_file: &KeyFile) -> Result<scrypt::Params, String> {
     let (n, r, p) = (u64::from(key_file.n), u64::from(key_file.r), u64::from(key_file.p));
     let memory = n.saturating_mul(r).saturating_mul(128);
     let sane = key_file.kdf == "scrypt" && n.is_power_of_two() && n > 1 && r > 0 && p > 0 && p <= 64;
-    if sane && memory <= MAX_DERIVATION_MEMORY {
-        return Ok(());
+    let refused = || format!("its key derivation is not usable: {} N={n} r={r} p={p}", key_file.kdf);
+    if !sane || memory > MAX_DERIVATION_MEMORY {
+        return Err(refused());
     }
-    Err(format!("its key derivation is not usable: {} N={n} r={r} p={p}", key_file.kdf))
+    let log_n = u8::try_from(key_file.n.ilog2()).map_err(|_| refused())?;
+    scrypt::Params::new(log_n, key_file.r, key_file.p).map_err(|_| refused())
 }
 
 fn decompress_unknown(compressed: &[u8]) -> Result<Vec<u8>, String> {

@@ -45,7 +45,7 @@ fn neighbour(rows: u64) -> String {
     format!(
         "drop table if exists public.neighbour;
          create table public.neighbour (id bigint, a text, b text, c text, d double precision);
-         insert into public.neighbour select i, md5(i::text), md5((i * 31)::text), left(md5((i * 37)::text), 24), sqrt(i) from generate_series(1::bigint, {rows}) i;"
+         insert into public.neighbour select i, md5(i::text), md5((i * 31)::text), left(md5((i * 37)::text) || md5((i * 41)::text), 42), sqrt(i) from generate_series(1::bigint, {rows}) i;"
     )
 }
 
