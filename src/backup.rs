@@ -24,7 +24,6 @@ mod storage;
 mod tree;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -359,14 +358,6 @@ impl Repository {
             nodes = self.tree(&subtree)?;
         }
         Ok(nodes)
-    }
-}
-
-/// Takes our error out of an [`io::Error`] that a [`File`] gave; another one becomes an error about the backup.
-pub fn cause(error: io::Error) -> Error {
-    match error.downcast::<Error>() {
-        Ok(ours) => ours,
-        Err(error) => Error::backup("cannot read the dump").detail(error),
     }
 }
 

@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{Config, System};
 use crate::error::{Error, Result};
-use crate::progress::{Progress, Report, Unit};
+use crate::progress::{Progress, Report};
 use crate::recovery::systems::Live;
 use crate::text;
 
@@ -313,29 +313,9 @@ async fn with_progress<T>(progress: &Progress, work: impl Future<Output = Result
 }
 
 fn progress_line(report: &Report) -> String {
-    let amount = |number: u64| match report.unit {
-        Unit::Bytes => text::bytes(number),
-        Unit::Rows => text::counted(number, "row", "rows"),
-        Unit::Items => text::count(number),
-    };
-    let mut line = text::clean(&report.doing).into_owned();
-    if report.done > 0 || report.total.is_some() {
-        line.push_str(": ");
-        line.push_str(&amount(report.done));
-    }
-    if let Some(total) = report.total {
-        line.push_str(" of ");
-        line.push_str(&amount(total));
-    }
-    if let Some(rate) = report.rate() {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate for the eye")]
-        let rate = amount(rate as u64);
-        line.push_str(&format!(", {rate}/s"));
-    }
-    if let Some(eta) = report.eta() {
-        line.push_str(&format!(", {} left", text::duration(eta)));
-    }
-    line
+    let amounts = report.amounts();
+    let doing = text::clean(&report.doing);
+    if amounts.is_empty() { doing.into_owned() } else { format!("{doing}: {}", amounts.join(", ")) }
 }
 
 /// A recovery's folder beneath the state folder; the id may not lead anywhere else.

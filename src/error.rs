@@ -99,6 +99,12 @@ impl Error {
         self
     }
 
+    /// What a stream failed with: readers of ours hand our own error on inside an [`std::io::Error`], and any other is a
+    /// backup that cannot be read.
+    pub fn from_read(error: std::io::Error, message: impl FnOnce() -> String) -> Self {
+        error.downcast::<Self>().unwrap_or_else(|error| Self::backup(message()).detail(error))
+    }
+
     /// The process exit code that `--help` documents.
     pub fn exit_code(&self) -> u8 {
         match self.kind {

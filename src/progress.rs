@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
+use crate::text;
 
 /// What the amounts of a [`Report`] count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,32 @@ impl Report {
         #[expect(clippy::cast_precision_loss, reason = "an estimate for the eye")]
         let seconds = left as f64 / self.rate()?;
         Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+impl Report {
+    /// What is done of how much, how fast, and how long it will take, as far as each is known: `12 MB of 30 MB`,
+    /// `4 MB/s`, `5 s left`.
+    pub fn amounts(&self) -> Vec<String> {
+        let amount = |number: u64| match self.unit {
+            Unit::Bytes => text::bytes(number),
+            Unit::Rows => text::counted(number, "row", "rows"),
+            Unit::Items => text::count(number),
+        };
+        let mut parts = Vec::new();
+        match self.total {
+            Some(total) => parts.push(format!("{} of {}", amount(self.done), amount(total))),
+            None if self.done > 0 => parts.push(amount(self.done)),
+            None => {}
+        }
+        if let Some(rate) = self.rate() {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate for the eye")]
+            parts.push(format!("{}/s", amount(rate as u64)));
+        }
+        if let Some(eta) = self.eta() {
+            parts.push(format!("{} left", text::duration(eta)));
+        }
+        parts
     }
 }
 

@@ -42,7 +42,7 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use decode::{Codec, Packed};
 use input::Input;
-pub use rows::{Rows, failure};
+pub use rows::Rows;
 use scan::Scan;
 use source::open_file;
 pub use source::{ReadSeek, Source};
@@ -403,7 +403,7 @@ impl Archive {
     /// The table's rows as COPY text in the dump's encoding, streamed in constant memory, up to but without the `\.` line.
     ///
     /// The stream ends well only after the end marker, the compressed stream's own checksum and the end of the data were
-    /// all seen; a consumer that stops earlier has not had that proof. Its errors are turned into ours by [`failure`].
+    /// all seen; a consumer that stops earlier has not had that proof. Its errors are turned into ours by [`Error::from_read`].
     pub fn rows(&self, table: &Table) -> Result<Rows> {
         self.stream(table, READ_AHEAD)
     }
@@ -415,7 +415,9 @@ impl Archive {
             return Ok(Estimate { rows: sections.iter().map(|section| section.rows).sum(), exact: true });
         }
         let mut rows = self.stream(table, ESTIMATE_BYTES)?;
-        let (lines, read, ended) = rows.count_within(ESTIMATE_BYTES as u64).map_err(failure)?;
+        let (lines, read, ended) = rows
+            .count_within(ESTIMATE_BYTES as u64)
+            .map_err(|error| Error::from_read(error, || "cannot read the rows of a dump".to_owned()))?;
         if ended {
             return Ok(Estimate { rows: lines, exact: true });
         }

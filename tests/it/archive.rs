@@ -13,8 +13,8 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use lifeboat::drill::cluster::{Cluster, programs};
-use lifeboat::error::Kind;
-use lifeboat::postgres::archive::{Archive, Compression, Format, Source, Table, failure};
+use lifeboat::error::{Error, Kind};
+use lifeboat::postgres::archive::{Archive, Compression, Format, Source, Table};
 use lifeboat::postgres::name::{Name, quote_list};
 use lifeboat::progress::Progress;
 use serde_json::{Value, json};
@@ -111,9 +111,9 @@ fn open(path: &Path) -> Archive {
         .unwrap_or_else(|error| panic!("{}: {error:?}", path.display()))
 }
 
-fn read(archive: &Archive, table: &Table) -> Result<Vec<u8>, lifeboat::error::Error> {
+fn read(archive: &Archive, table: &Table) -> Result<Vec<u8>, Error> {
     let mut text = Vec::new();
-    archive.rows(table)?.read_to_end(&mut text).map_err(failure)?;
+    archive.rows(table)?.read_to_end(&mut text).map_err(|error| Error::from_read(error, String::new))?;
     Ok(text)
 }
 
@@ -203,7 +203,7 @@ impl Truth {
             let mut stream = archive.rows(table).unwrap();
             let taken = stream.compressed_bytes_read();
             let mut text = Vec::new();
-            stream.read_to_end(&mut text).map_err(failure).unwrap();
+            stream.read_to_end(&mut text).map_err(|error| Error::from_read(error, String::new)).unwrap();
             assert!(text == *rows, "rows of {name} of {} differ: {} bytes, {}", path.display(), text.len(), rows.len());
             let lines = memchr::memchr_iter(b'\n', rows).count() as u64;
             let estimate = archive.estimate(table).unwrap();

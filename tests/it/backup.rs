@@ -12,8 +12,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use lifeboat::backup::{EntryKind, Location, Password, Place, Repository, Snapshot, cause};
+use lifeboat::backup::{EntryKind, Location, Password, Place, Repository, Snapshot};
+use lifeboat::config::{RepositorySettings, System};
 use lifeboat::error::{Error, Kind};
+use lifeboat::progress::Progress;
+use lifeboat::recovery::record::{Finding, Look};
+use lifeboat::recovery::systems::{Live, Systems as _};
 use lifeboat::secret::Secret;
 use tempfile::TempDir;
 
@@ -97,7 +101,10 @@ fn newest(repository: &Repository) -> Snapshot {
 
 fn read(repository: &Repository, snapshot: &Snapshot, path: &str) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    repository.open_file(snapshot, path)?.read_to_end(&mut bytes).map_err(cause)?;
+    repository
+        .open_file(snapshot, path)?
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::from_read(error, String::new))?;
     Ok(bytes)
 }
 
@@ -256,7 +263,7 @@ fn a_damaged_pack_is_named_with_its_blob_and_gives_no_wrong_byte() {
                 assert_eq!(part, SHARED.large[begin..begin + part.len()]);
                 good += 1;
             }
-            Err(error) => _ = failed.insert(cause(error).message),
+            Err(error) => _ = failed.insert(Error::from_read(error, String::new).message),
         }
     }
     let failed: Vec<_> = failed.into_iter().collect();
@@ -300,6 +307,33 @@ fn a_shortened_pack_is_damage_and_a_deleted_one_is_missing() {
     assert_eq!(error.hints, ["It is not there; a prune may have removed it. Try again."]);
 }
 
+#[tokio::test]
+async fn a_dump_that_cannot_be_read_is_listed_with_the_reason() {
+    let (folder, repository) = SHARED.copy();
+    let id = newest(&open(&repository)).id;
+    let packs = files(&repository.join("data"));
+    packs
+        .iter()
+        .filter(|pack| fs::metadata(pack).unwrap().len() > 1 << 20)
+        .for_each(|pack| fs::remove_file(pack).unwrap());
+    let password = folder.path().join("password");
+    fs::write(&password, PASSWORD).unwrap();
+    let settings = RepositorySettings {
+        url: repository.to_str().unwrap().into(),
+        password_file: Some(password),
+        password_command: None,
+    };
+    let live = Live::new(System { repository: Some(settings), ..System::named("shop") }, None);
+    let Finding::Contents(contents) = live.look("", &Look::Contents { point: id }, &Progress::default()).await.unwrap()
+    else {
+        panic!("contents were asked for")
+    };
+    assert_eq!((contents.dumps.len(), contents.files), (2, 0), "{contents:?}");
+    for dump in &contents.dumps {
+        assert!(dump.damage.as_ref().unwrap().contains("cannot read pack"), "{dump:?}");
+    }
+}
+
 #[test]
 fn a_prune_between_opening_and_reading_moves_blobs_and_the_reader_follows() {
     let (_keep, repository) = SHARED.copy();
@@ -315,10 +349,10 @@ fn a_prune_between_opening_and_reading_moves_blobs_and_the_reader_follows() {
     let mut gone = open.open_file(&whole, &SHARED.path("large.dump")).unwrap();
     restic(&repository, &["forget", whole.short(), "--prune", "--max-unused", "0"]);
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(cause).unwrap();
+    file.read_to_end(&mut bytes).map_err(|error| Error::from_read(error, String::new)).unwrap();
     assert!(bytes == SHARED.large[..LARGE / 2]);
     gone.seek(SeekFrom::Start(LARGE as u64 - 10)).unwrap();
-    let error = cause(gone.read(&mut [0; 10]).unwrap_err());
+    let error = Error::from_read(gone.read(&mut [0; 10]).unwrap_err(), String::new);
     assert_eq!(error.kind, Kind::Backup);
     assert!(error.message.contains("is not in the index"), "{error}");
 }
@@ -585,7 +619,9 @@ fn round_trip(url: &str) {
     restic(&["forget", "--prune", snapshot.short()]);
     drop(file);
     let mut file = repository.open_file(&snapshot, &SHARED.path("large.dump"));
-    let gone = file.as_mut().map_or_else(|error| error.clone(), |file| cause(file.read(&mut bytes).unwrap_err()));
+    let gone = file
+        .as_mut()
+        .map_or_else(|error| error.clone(), |file| Error::from_read(file.read(&mut bytes).unwrap_err(), String::new));
     assert_eq!(gone.kind, Kind::Backup, "{gone:?}");
     assert!(repository.snapshots().unwrap().is_empty());
 }

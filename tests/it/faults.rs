@@ -211,53 +211,16 @@ async fn fm_10_a_server_that_is_killed_at_any_moment_leaves_all_or_nothing() {
         psql(&conninfo, &format!("create database {name}"));
         let database = cluster.conninfo(&name);
         psql(&database, SCHEMA);
-        let rows = format!("{}\n", psql(&database, "copy t to stdout"));
-        psql(&database, DAMAGE);
-        let client = session(&database).await;
-        let scratch = stage::create_scratch(&client, "r1").await.unwrap();
-        let name = Name::parse("t").unwrap();
-        let live = schema::live(&client, Some(std::slice::from_ref(&name))).await.unwrap().pop().unwrap();
-        let columns: Vec<_> = live
-            .columns
-            .iter()
-            .map(|column| Column {
-                name: column.name.clone(),
-                type_sql: column.type_sql.clone(),
-                not_null: column.not_null,
-                generated: false,
-            })
-            .collect();
-        let copied: Vec<_> = columns.iter().map(|column| column.name.clone()).collect();
-        let pairs = diff::pairs(&live, &columns, &copied);
-        let staged = stage::columns(&client, &live, &pairs, &copied).await.unwrap();
-        let spec = stage::Spec { table: name, number: 0, columns: staged.clone(), encoding: None };
-        let loaded = stage::stage(&client, &scratch, &spec, std::io::Cursor::new(rows), None, &Progress::default())
-            .await
-            .unwrap();
-        let table = diff::Table { number: 0, live, pairs, staged, key: None, key_columns: Vec::new() };
-        let (table, _) =
-            diff::diff(&client, &scratch, table, &KeyChoice::Best, loaded.rows, &Progress::default()).await.unwrap();
-        let choice = merge::Choice {
-            table: table.live.name.clone(),
-            classes: [Class::Missing, Class::Changed].into(),
-            columns: None,
-            transactions: None,
-            condition: None,
-            only: None,
-            except: std::collections::BTreeSet::new(),
-        };
-        let progress = Progress::default();
-        let changes =
-            merge::prepare(&client, &scratch, &[table], &[choice], merge::Triggers::Fire, &progress).await.unwrap();
-        let before = state(&database);
+        let repair = Repair::of(Bench::on(database).await, &["t"], DAMAGE, &KeyChoice::Best).await;
+        let changes = repair.prepare(&repair.back()).await.unwrap();
         let delay = Duration::from_millis(u64::from(run) * 20);
         let killed = async {
             tokio::time::sleep(delay).await;
             cluster.kill();
         };
-        let (outcome, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, &progress), killed);
+        let (outcome, ()) = tokio::join!(repair.apply(&changes), killed);
         cluster.start().unwrap();
-        let client = session(&database).await;
+        let client = session(&repair.bench.conninfo).await;
         let resolved = merge::resolve(&client, "r1", &changes.hash).await.unwrap();
         let applied = matches!(resolved, Outcome::Applied(_));
         match &outcome {
@@ -265,14 +228,13 @@ async fn fm_10_a_server_that_is_killed_at_any_moment_leaves_all_or_nothing() {
             Err(error) if error.kind == Kind::Unresolved => {}
             Err(error) => assert!(!applied, "said to have failed, and applied: {error:?}"),
         }
-        let now = state(&database);
         if applied {
-            assert_eq!(psql(&database, "select count(*) from t where status = 'active'"), "3000");
+            assert_eq!(repair.bench.sql("select count(*) from t where status = 'active'"), "3000");
         } else {
-            assert_eq!(now, before);
+            assert_eq!(repair.state(), repair.damaged);
         }
         // Unlogged staging does not survive a crash; what is left of it can be removed.
-        stage::drop_scratch(&client, &scratch).await.unwrap();
+        stage::drop_scratch(&client, &repair.bench.scratch).await.unwrap();
     }
 }
 

@@ -35,7 +35,11 @@ impl Repair {
     }
 
     pub async fn by(name: &str, schema: &str, tables: &[&str], damage: &str, key: &KeyChoice) -> Self {
-        let bench = Bench::new(name, schema).await;
+        Self::of(Bench::new(name, schema).await, tables, damage, key).await
+    }
+
+    /// On a bench of its own.
+    pub async fn of(bench: Bench, tables: &[&str], damage: &str, key: &KeyChoice) -> Self {
         let mut backups = Vec::new();
         for table in tables {
             backups.push(bench.backup(table).await);

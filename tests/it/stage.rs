@@ -31,7 +31,11 @@ pub struct Backup {
 
 impl Bench {
     pub async fn new(name: &str, sql: &str) -> Self {
-        let conninfo = database(name, sql);
+        Self::on(database(name, sql)).await
+    }
+
+    /// In a database that is there already.
+    pub async fn on(conninfo: String) -> Self {
         let client = session(&conninfo).await;
         let scratch = stage::create_scratch(&client, "r1").await.unwrap();
         Self { conninfo, client, scratch }

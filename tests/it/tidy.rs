@@ -13,7 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("ui", &["config", "drill", "error", "postgres", "progress", "recovery", "text"]),
     ("text", &[]),
     ("error", &["text"]),
-    ("progress", &["error"]),
+    ("progress", &["error", "text"]),
     ("secret", &["error"]),
 ];
 

@@ -17,7 +17,7 @@ pub struct Input {
 
 impl Input {
     pub fn new(mut stream: Box<dyn ReadSeek>, label: &str, read_ahead: usize) -> Result<Self> {
-        let cannot = |error| wrapped(error, || format!("cannot read {label}"));
+        let cannot = |error| Error::from_read(error, || format!("cannot read {label}"));
         let length = stream.seek(SeekFrom::End(0)).map_err(cannot)?;
         stream.rewind().map_err(cannot)?;
         let stream = BufReader::with_capacity(read_ahead, stream);
@@ -61,12 +61,12 @@ impl Input {
     /// The first bytes that come, without taking them; fewer than asked for only at the end.
     pub fn peek(&mut self) -> Result<&[u8]> {
         let label = &self.label;
-        self.stream.fill_buf().map_err(|error| wrapped(error, || format!("cannot read {label}")))
+        self.stream.fill_buf().map_err(|error| Error::from_read(error, || format!("cannot read {label}")))
     }
 
     pub fn seek(&mut self, offset: u64) -> Result<()> {
         let label = &self.label;
-        let cannot = |error| wrapped(error, || format!("cannot read {label} at byte {offset}"));
+        let cannot = |error| Error::from_read(error, || format!("cannot read {label} at byte {offset}"));
         self.stream.seek(SeekFrom::Start(offset)).map_err(cannot)?;
         self.at = offset;
         Ok(())
@@ -146,7 +146,7 @@ impl Input {
         if error.kind() == io::ErrorKind::UnexpectedEof && error.get_ref().is_none_or(|inner| !inner.is::<Error>()) {
             return self.ends_early(what);
         }
-        wrapped(error, || format!("cannot read {} at byte {}, in {what}", self.label, self.at))
+        Error::from_read(error, || format!("cannot read {} at byte {}, in {what}", self.label, self.at))
     }
 }
 
@@ -172,13 +172,5 @@ impl BufRead for Input {
     fn consume(&mut self, amount: usize) {
         self.stream.consume(amount);
         self.at += amount as u64;
-    }
-}
-
-/// An I/O error as one of ours: those of a source already are.
-pub fn wrapped(error: io::Error, message: impl FnOnce() -> String) -> Error {
-    match error.downcast::<Error>() {
-        Ok(ours) => ours,
-        Err(error) => Error::backup(message()).detail(error),
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ddl::{Reference, Statement, statements};
 use super::decode::{Codec, Decoder, compression_of};
-use super::input::{Input, wrapped};
+use super::input::Input;
 use super::rows::{Found, Window, find_end};
 use super::split::{Splitter, Stop};
 use super::{Compression, Entry, Format, Header, Place, READ_AHEAD, Section, Source};
@@ -49,7 +49,7 @@ pub fn read(source: &Source, progress: &Progress) -> Result<(Header, Vec<Entry>)
     let compression = compression_of(input.peek()?);
     let taken = Arc::new(AtomicU64::new(0));
     let decoder = Decoder::new(Codec::of_file(compression), Box::new(input), Arc::clone(&taken))
-        .map_err(|error| wrapped(error, || format!("cannot read {}", source.label)))?;
+        .map_err(|error| Error::from_read(error, || format!("cannot read {}", source.label)))?;
     let mut scanner = Scanner {
         label: &source.label,
         progress,
@@ -91,7 +91,7 @@ impl Scanner<'_> {
         self.progress.check()?;
         let position = self.window.position;
         let more = self.window.more().map_err(|error| {
-            wrapped(error, || format!("{} is damaged after byte {position} of its text", self.label))
+            Error::from_read(error, || format!("{} is damaged after byte {position} of its text", self.label))
                 .hint(super::HINT_DAMAGED)
         })?;
         let taken = self.taken.load(Ordering::Relaxed);
@@ -134,7 +134,7 @@ impl Scanner<'_> {
             ))
             .hint(super::HINT_DAMAGED));
         }
-        self.window.decoder.finish().map_err(|error| wrapped(error, || format!("{} is damaged", self.label)))
+        self.window.decoder.finish().map_err(|error| Error::from_read(error, || format!("{} is damaged", self.label)))
     }
 
     fn damaged(&self, how: &str) -> Error {

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memchr::memmem;
 
 use super::decode::{Codec, Decoder, Packed};
-use super::input::wrapped;
 use crate::error::{Error, Result};
 
 const WINDOW: usize = 128 * 1024;
@@ -73,7 +72,8 @@ impl Rows {
 
     fn new(table: String, packed: Packed, codec: Codec, taken: Arc<AtomicU64>, then: Then) -> Result<Self> {
         let decoder = Decoder::new(codec, packed, Arc::clone(&taken));
-        let decoder = decoder.map_err(|error| wrapped(error, || format!("cannot read the data of {table}")))?;
+        let decoder =
+            decoder.map_err(|error| Error::from_read(error, || format!("cannot read the data of {table}")))?;
         let window = Window::new(decoder);
         Ok(Self { table, window, taken, ready: 0, line_start: true, marker: None, then })
     }
@@ -175,7 +175,7 @@ impl BufRead for Rows {
         {
             let taken = self.taken.load(Ordering::Relaxed);
             let message = || format!("the data of {} is damaged near byte {taken} of it", self.table);
-            return Err(io::Error::other(match wrapped(error, message) {
+            return Err(io::Error::other(match Error::from_read(error, message) {
                 error if error.hints.is_empty() => error.hint(super::HINT_DAMAGED),
                 error => error,
             }));
@@ -204,11 +204,6 @@ impl Read for Rows {
         self.consume(amount);
         Ok(amount)
     }
-}
-
-/// What reading [`Rows`] failed with, as one of our errors.
-pub fn failure(error: io::Error) -> Error {
-    wrapped(error, || "cannot read the rows of a dump".to_owned())
 }
 
 /// A sliding part of the text.
@@ -300,7 +295,7 @@ mod tests {
         let packed = io::BufReader::with_capacity(piece, Pieces(text.to_owned(), piece));
         let mut rows = Rows::whole("public.t".to_owned(), Box::new(packed), Codec::None, Arc::default()).unwrap();
         let mut read = Vec::new();
-        rows.read_to_end(&mut read).map_err(|error| failure(error).message)?;
+        rows.read_to_end(&mut read).map_err(|error| Error::from_read(error, String::new).message)?;
         Ok(read)
     }
 

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 pub const MAGIC: &[u8] = b"PGDMP";
 pub const FORMAT_CUSTOM: u8 = 1;
 
-/// The versions whose layout is known. 1.10 to 1.12 (PostgreSQL 8.0 to 10) differ little, later ones added fields.
-const OLDEST: (u8, u8) = (1, 10);
+/// The versions whose layout is known: 1.12 is PostgreSQL 9.0 to 10.2, later ones added fields.
+const OLDEST: (u8, u8) = (1, 12);
 const NEWEST: (u8, u8) = (1, 16);
 
 /// No real table of contents comes near these.

@@ -188,14 +188,6 @@ impl Conninfo {
         Ok(conninfo)
     }
 
-    /// The same server, another database.
-    #[must_use]
-    pub fn with_database(&self, name: &str) -> Self {
-        let mut other = self.clone();
-        other.values.insert("dbname", name.to_owned());
-        other
-    }
-
     /// Where it leads, without secrets: `db.example.org:5432/programme as app`.
     pub fn shown(&self) -> String {
         let Ok(targets) = self.targets() else { return "an unreadable connection string".into() };

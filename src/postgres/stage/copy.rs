@@ -175,7 +175,8 @@ fn read(mut rows: impl Read, table: &str, sender: &mpsc::Sender<Chunk>) {
             Ok(0) => break,
             Ok(filled) => filled,
             Err(error) => {
-                let _ = sender.blocking_send(Err(unreadable(error, table)));
+                let message = || format!("cannot read the rows of {table} from the backup");
+                let _ = sender.blocking_send(Err(Error::from_read(error, message)));
                 return;
             }
         };
@@ -198,10 +199,4 @@ fn fill(rows: &mut impl Read, chunk: &mut [u8]) -> std::io::Result<usize> {
         }
     }
     Ok(filled)
-}
-
-fn unreadable(error: std::io::Error, table: &str) -> Error {
-    error
-        .downcast::<Error>()
-        .unwrap_or_else(|error| Error::backup(format!("cannot read the rows of {table} from the backup")).detail(error))
 }

@@ -13,7 +13,7 @@ use super::{Evidence, Systems};
 use crate::backup::{EntryKind, Location, Password, Place, Repository, Snapshot};
 use crate::config::System;
 use crate::error::{Error, Kind, Result};
-use crate::postgres::archive::{self, Archive, Source, Table};
+use crate::postgres::archive::{self, Archive, Format, Source, Table};
 use crate::postgres::connect::{self, Conninfo, Server};
 use crate::postgres::diff::{self, Filter, KeyChoice, Page, Start};
 use crate::postgres::merge::{self, Applied, ChangeSet, Choice, Triggers};
@@ -31,6 +31,8 @@ const WALK_LIMIT: usize = 20_000;
 const LOOK_INTO_ALL: usize = 64;
 /// Dumps whose tables of contents are kept; a database of many thousand tables has a large one.
 const KEPT_OPEN: usize = 4;
+/// Enough to tell a dump from another file.
+const FIRST_BYTES: u64 = 4096;
 const DUMP_NAMES: [&str; 9] = [".dump", ".pgdump", ".backup", ".bak", ".sql", ".sql.gz", ".sql.zst", ".tar", "toc.dat"];
 
 /// Everything outside that one configured system needs.
@@ -545,8 +547,7 @@ fn search(repository: &Repository, point: &str, progress: &Progress) -> Result<(
     for entry in files {
         progress.check()?;
         progress.advance(1);
-        let named_like_one = DUMP_NAMES.iter().any(|name| entry.path.ends_with(name));
-        if look_into_all || named_like_one {
+        if look_into_all || is_named_like_a_dump(&entry.path) {
             // A dump in folder format is the folder that holds toc.dat.
             let path = entry.path.strip_suffix("/toc.dat").unwrap_or(&entry.path).to_owned();
             let place =
@@ -563,7 +564,8 @@ fn search(repository: &Repository, point: &str, progress: &Progress) -> Result<(
     Ok((contents, opened))
 }
 
-/// What a file is, by its first bytes: `None` when it is no dump. A damaged dump is listed with what is wrong.
+/// What a file is, by its first bytes: `None` when it is no dump. A damaged dump is listed with what is wrong; so is one
+/// whose first bytes cannot be read, when its name says that it is a dump.
 fn look_into(
     path: String,
     size_bytes: u64,
@@ -571,40 +573,42 @@ fn look_into(
     progress: &Progress,
 ) -> Result<Option<(Dump, Option<Archive>)>> {
     let source = source(place)?;
-    let mut first = [0; 4096];
-    let name = if source.is_folder() { "toc.dat" } else { "" };
-    let mut stream = match source.open(name) {
-        Ok(stream) => stream,
+    let damaged = |format, error: Error| {
+        let header = archive::Header::unknown(format);
+        let path = path.clone();
+        Some((Dump { path, size_bytes, header, tables: None, damage: Some(error.message) }, None))
+    };
+    let first = match first_bytes(&source) {
+        Ok(first) => first,
         Err(error) if error.kind == Kind::Cancelled => return Err(error),
+        Err(error) if source.is_folder() => return Ok(damaged(Format::Folder, error)),
+        // What stands on disk was named by the operator.
+        Err(error) if path.is_empty() || is_named_like_a_dump(&path) => return Ok(damaged(Format::Custom, error)),
         Err(_) => return Ok(None),
     };
-    let mut filled = 0;
-    while let Ok(more) = std::io::Read::read(&mut stream, &mut first[filled..]) {
-        filled += more;
-        if more == 0 || filled == first.len() {
-            break;
-        }
-    }
-    drop(stream);
-    let Some(format) = Archive::sniff(&first[..filled]) else { return Ok(None) };
-    Ok(Some(match Archive::open(&source, progress) {
+    let Some(format) = Archive::sniff(&first) else { return Ok(None) };
+    Ok(match Archive::open(&source, progress) {
         Ok(archive) => {
             let tables = archive.tables().iter().filter(|table| table.has_data).count() as u64;
             let header = archive.header.clone();
-            (Dump { path, size_bytes, header, tables: Some(tables), damage: None }, Some(archive))
+            Some((Dump { path, size_bytes, header, tables: Some(tables), damage: None }, Some(archive)))
         }
         Err(error) if error.kind == Kind::Cancelled => return Err(error),
-        Err(error) => (
-            Dump {
-                path,
-                size_bytes,
-                header: archive::Header::unknown(format),
-                tables: None,
-                damage: Some(error.message),
-            },
-            None,
-        ),
-    }))
+        Err(error) => damaged(format, error),
+    })
+}
+
+fn is_named_like_a_dump(path: &str) -> bool {
+    DUMP_NAMES.iter().any(|name| path.ends_with(name))
+}
+
+fn first_bytes(source: &Source) -> Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut first = Vec::new();
+    let stream = source.open(if source.is_folder() { "toc.dat" } else { "" })?;
+    let cannot = || "its first bytes cannot be read".to_owned();
+    stream.take(FIRST_BYTES).read_to_end(&mut first).map_err(|error| Error::from_read(error, cannot))?;
+    Ok(first)
 }
 
 /// Runs a blocking read on a thread that may block.

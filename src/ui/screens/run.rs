@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::Command;
 use crate::error::{Error, Kind};
-use crate::progress::{Report, Unit};
+use crate::progress::Report;
 use crate::recovery::plan::{Effect, Plan};
 use crate::text::{self, clean};
 use crate::ui::keymap::Action;
@@ -53,11 +53,6 @@ impl Waiting {
 
 /// What is being done, how far, how fast, how long still.
 fn progress(report: &Report, theme: Theme, width: u16) -> Vec<Line<'static>> {
-    let amount = |number: u64| match report.unit {
-        Unit::Bytes => text::bytes(number),
-        Unit::Rows => text::counted(number, "row", "rows"),
-        Unit::Items => text::count(number),
-    };
     let mut lines = vec![Line::styled(clean(&report.doing).into_owned(), theme.title()), Line::raw("")];
     if let Some(total) = report.total.filter(|total| *total > 0) {
         let room = u64::from(width.saturating_sub(2).min(60));
@@ -68,20 +63,10 @@ fn progress(report: &Report, theme: Theme, width: u16) -> Vec<Line<'static>> {
             Span::styled(left.repeat(usize::try_from(room).unwrap_or(0) - full), theme.quiet()),
         ]));
     }
-    let mut parts = Vec::new();
-    match report.total {
-        Some(total) => parts.push(format!("{} of {}", amount(report.done), amount(total))),
-        None if report.done > 0 => parts.push(amount(report.done)),
-        None => {}
+    let mut parts = report.amounts();
+    if report.eta().is_none() {
+        parts.push(format!("for {}", text::duration(report.since.elapsed())));
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate for the eye")]
-    if let Some(rate) = report.rate() {
-        parts.push(format!("{}/s", amount(rate as u64)));
-    }
-    parts.push(match report.eta() {
-        Some(eta) => format!("{} left", text::duration(eta)),
-        None => format!("for {}", text::duration(report.since.elapsed())),
-    });
     lines.push(Line::raw(parts.join(", ")));
     lines
 }

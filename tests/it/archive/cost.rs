@@ -30,7 +30,7 @@ fn cost(path: &Path) -> u64 {
     let counter = Arc::clone(&count);
     let open = move |name: &str| {
         let path = if name.is_empty() { root.clone() } else { root.join(name) };
-        let file = File::open(path).map_err(|error| lifeboat::error::Error::operator(error.to_string()))?;
+        let file = File::open(path).map_err(|error| Error::operator(error.to_string()))?;
         let stream: Box<dyn lifeboat::postgres::archive::ReadSeek> = Box::new(Counting(file, Arc::clone(&counter)));
         Ok(stream)
     };
