@@ -164,7 +164,13 @@ pub async fn connect(conninfo: &Conninfo, application_name: &str) -> Result<Serv
     let mut failure = None;
     for target in conninfo.targets()? {
         match reach(conninfo, &target, application_name).await {
-            Ok((client, opened)) => return settle(client, opened, &target, application_name).await,
+            Ok((client, opened)) => {
+                let settling = settle(client, opened, &target, application_name);
+                // A server that lets us in and then says nothing is no better than one that does not answer.
+                let Some(limit) = conninfo.connect_timeout()? else { return settling.await };
+                let place = format!("{}:{}", target.host.shown(), target.port);
+                return timeout(limit, settling).await.unwrap_or_else(|_| Err(failure::timed_out(&place)));
+            }
             Err(Failed { error, next_host: true }) => failure = failure.or(Some(error)),
             Err(Failed { error, next_host: false }) => return Err(error),
         }

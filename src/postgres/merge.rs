@@ -18,6 +18,7 @@
 mod apply;
 mod check;
 mod constraints;
+mod foreign_code;
 mod frozen;
 mod prepare;
 mod prove;

@@ -134,6 +134,10 @@ pub enum OnDelete {
 pub struct Trigger {
     /// Unique within its table only.
     pub name: String,
+    /// The table that has it: the one that is written to, or a partition that its rows go to.
+    pub table: Name,
+    /// Fires in replication sessions too; a trigger that is switched on again must stay so.
+    pub always: bool,
     /// Before the row is written; else after it or, on a view, instead of it.
     pub before: bool,
     /// Once for each row; else once for each statement.
@@ -224,13 +228,19 @@ join pg_class p on p.oid = k.confrelid join pg_namespace pn on pn.oid = p.relnam
 where k.contype = 'f' and k.conparentid = 0 and (k.conrelid = any($1) or k.confrelid = any($1))
 order by k.conname, k.conrelid";
 
-/// Bits of `tgtype`: 1 for each row, 2 before, 4 insert, 8 delete, 16 update (PostgreSQL, `catalog/pg_trigger.h`).
+/// Bits of `tgtype`: 1 for each row, 2 before, 4 insert, 8 delete, 16 update (PostgreSQL, `catalog/pg_trigger.h`). A
+/// partition's own triggers fire for the rows that go to it, those for statements do not; copies of the table's are left out.
 const TRIGGERS: &str = "
-select t.tgrelid as oid, t.tgname::text as name, t.tgtype::int4 as bits, n.nspname::text as function_schema, f.proname::text as function,
+select r.oid, t.tgname::text as name, tn.nspname::text as table_schema, c.relname::text as table_name, t.tgenabled = 'A' as always,
+       t.tgtype::int4 as bits, n.nspname::text as function_schema, f.proname::text as function,
        pg_get_userbyid(f.proowner)::text as owner, pg_get_triggerdef(t.oid) as definition
-from pg_trigger t join pg_proc f on f.oid = t.tgfoid join pg_namespace n on n.oid = f.pronamespace
-where t.tgrelid = any($1) and not t.tgisinternal and t.tgenabled in ('O', 'A')
-order by t.tgrelid, t.tgname";
+from unnest($1::oid[]) r (oid)
+join lateral (select r.oid as relid union select p.relid::oid from pg_partition_tree(r.oid) p) m on true
+join pg_trigger t on t.tgrelid = m.relid and (m.relid = r.oid or t.tgparentid = 0 and t.tgtype & 1 = 1)
+join pg_class c on c.oid = t.tgrelid join pg_namespace tn on tn.oid = c.relnamespace
+join pg_proc f on f.oid = t.tgfoid join pg_namespace n on n.oid = f.pronamespace
+where not t.tgisinternal and t.tgenabled in ('O', 'A')
+order by r.oid, t.tgrelid <> r.oid, tn.nspname, c.relname, t.tgname";
 
 const SEQUENCES: &str = "
 select d.refobjid as oid, a.attname::text as column, n.nspname::text as schema, s.relname::text as name,
@@ -271,9 +281,9 @@ pub async fn live(client: &Client, names: Option<&[Name]>) -> Result<Vec<Live>> 
             tables[place].children.push(key);
         }
     }
-    for row in client.query(TRIGGERS, &[&oids]).await.map_err(failed)? {
-        if let Some(place) = place(&row, "oid") {
-            tables[place].triggers.push(trigger(&row));
+    for (oid, trigger) in triggers(client, &oids).await? {
+        if let Some(place) = places.get(&oid) {
+            tables[*place].triggers.push(trigger);
         }
     }
     for row in client.query(SEQUENCES, &[&oids]).await.map_err(failed)? {
@@ -287,6 +297,12 @@ pub async fn live(client: &Client, names: Option<&[Name]>) -> Result<Vec<Live>> 
         }
     }
     Ok(tables)
+}
+
+/// The triggers that fire for rows of these tables in a session like ours, each with its table's `oid`.
+pub async fn triggers(client: &Client, oids: &[u32]) -> Result<Vec<(u32, Trigger)>> {
+    let rows = client.query(TRIGGERS, &[&oids]).await.map_err(|error| server_error(error, "reading triggers"))?;
+    Ok(rows.iter().map(|row| (row.get("oid"), trigger(row))).collect())
 }
 
 fn table(row: &Row) -> Live {
@@ -348,6 +364,8 @@ fn trigger(row: &Row) -> Trigger {
     let bits: i32 = row.get("bits");
     Trigger {
         name: row.get("name"),
+        table: Name::new(row.get::<_, String>("table_schema"), row.get::<_, String>("table_name")),
+        always: row.get("always"),
         before: bits & 2 != 0,
         per_row: bits & 1 != 0,
         on_insert: bits & 4 != 0,

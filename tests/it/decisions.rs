@@ -111,6 +111,8 @@ fn table(name: &str, kind: Like) -> TableState {
 fn trigger() -> Trigger {
     Trigger {
         name: "touch".into(),
+        table: Name::new("public", "orders"),
+        always: false,
         before: true,
         per_row: true,
         on_insert: false,

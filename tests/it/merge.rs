@@ -295,6 +295,95 @@ async fn fm_31_triggers_fire_with_the_applications_search_path_or_are_skipped() 
 }
 
 #[tokio::test]
+async fn fm_31_triggers_of_a_partition_are_listed_skipped_and_may_not_change_after_the_preview() {
+    let schema = "create table t (id int primary key, a text) partition by range (id);
+        create table low partition of t for values from (0) to (100);
+        create table high partition of t for values from (100) to (200);
+        insert into t select i, 'x' from generate_series(1, 150) i;
+        create table audit (id int, op text);
+        create function note() returns trigger language plpgsql as
+            $$begin insert into audit values (new.id, tg_op || ' of ' || tg_table_name); return null; end$$;
+        create trigger for_all after update on t for each row execute function note();
+        create trigger of_high after update on high for each row execute function note();
+        create trigger of_statements after update on high for each statement execute function note()";
+    let damage = "update t set a = 'y' where id in (7, 107); truncate audit";
+    let repair = Repair::new("fm_31_partition", schema, &["t"], damage).await;
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    let listed: Vec<_> = changes.tables[0].triggers.iter().map(|t| format!("{} of {}", t.name, t.table.name)).collect();
+    assert_eq!(listed, ["for_all of t", "of_high of high"]);
+    let skipping = repair.prepare_with(&repair.back(), Triggers::Skip).await.unwrap();
+    repair.apply(&skipping).await.unwrap();
+    assert_eq!(repair.bench.sql("select count(*) from audit"), "0");
+    let sql = "select tgname, tgenabled from pg_trigger where tgparentid = 0 order by 1";
+    assert_eq!(repair.bench.sql(sql), "for_all|O\nof_high|O\nof_statements|O", "switched on again");
+
+    let repair = Repair::new("fm_31_added", schema, &["t"], damage).await;
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    repair.bench.sql("create trigger more after update on low for each row execute function note()");
+    let error = repair.refused(&changes).await;
+    assert_eq!(error.message, "the triggers of public.t changed since the preview");
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    repair.apply(&changes).await.unwrap();
+    assert_eq!(
+        repair.bench.sql("select id, op from audit order by 1, 2"),
+        "7|UPDATE of low\n7|UPDATE of low\n107|UPDATE of high\n107|UPDATE of high"
+    );
+}
+
+#[tokio::test]
+async fn fm_32_a_superuser_lends_his_rights_to_nobody() {
+    let schema = "create role fm_32_mallory;
+        create table t (id int primary key, a text); insert into t select i, 'x' from generate_series(1, 10) i;
+        create function grab() returns trigger language plpgsql as
+            $$begin alter role fm_32_mallory superuser; return new; end$$;
+        create function fine(text) returns boolean language plpgsql immutable as
+            $$begin alter role fm_32_mallory superuser; return true; end$$;
+        alter function grab() owner to fm_32_mallory; alter function fine(text) owner to fm_32_mallory";
+    let mallory = "select rolsuper from pg_roles where rolname = 'fm_32_mallory'";
+    let refused = |error: &Error, what: &str| {
+        assert_eq!(error.kind, Kind::Refused);
+        assert!(error.message.contains(&format!("{what} of fm_32_mallory")), "{error:?}");
+        assert!(error.hints[0].starts_with("Connect as the owner"), "{error:?}");
+    };
+    let repair = Repair::new("fm_32", schema, &["t"], "update t set a = 'y' where id < 3").await;
+    for (plant, uproot, what) in [
+        (
+            "create trigger g before update on t for each row execute function grab()",
+            "drop trigger g on t",
+            "public.grab()",
+        ),
+        (
+            "alter table t add constraint c check (fine(a)) not valid",
+            "alter table t drop constraint c",
+            "public.fine(text)",
+        ),
+        ("create index i on t (fine(a)) where false", "drop index i", "public.fine(text)"),
+    ] {
+        let changes = repair.prepare(&repair.back()).await.unwrap();
+        repair.bench.sql(plant);
+        // Whether it was there before the preview or came after it.
+        refused(&repair.prepare(&repair.back()).await.unwrap_err(), what);
+        if what.contains("fine") {
+            refused(&repair.refused(&changes).await, what);
+        } else {
+            repair.prepare_with(&repair.back(), Triggers::Skip).await.unwrap();
+        }
+        repair.bench.sql(uproot);
+        assert_eq!(repair.bench.sql(mallory), "f", "{plant}");
+    }
+    // The same in the hands of a superuser is his own business, and an undo is guarded too.
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    repair.apply(&changes).await.unwrap();
+    repair.bench.sql("create trigger g before update on t for each row execute function grab()");
+    refused(&repair.undo(&repair.undo_plan().await).await.unwrap_err(), "public.grab()");
+    repair.bench.sql("drop trigger g on t");
+    repair.undo(&repair.undo_plan().await).await.unwrap();
+    assert_eq!(repair.bench.sql(mallory), "f");
+    assert_eq!(repair.state(), repair.damaged);
+    repair.bench.sql("drop owned by fm_32_mallory cascade; drop role fm_32_mallory");
+}
+
+#[tokio::test]
 async fn a_trigger_that_changes_or_swallows_what_is_written_stops_the_merge() {
     let schema =
         "create table t (id int primary key, a text); insert into t select i, 'x' from generate_series(1, 10) i";

@@ -8,9 +8,10 @@ use tokio_postgres::error::{Severity, SqlState};
 use super::super::connect::{Session, server_error};
 use super::super::diff::compare::by_place;
 use super::super::name::Name;
+use super::super::schema;
 use super::super::stage::{self, Scratch};
 use super::frozen::{self, CLASS, GUARD, ROW, Work, undo_schema};
-use super::{Applied, ChangeSet, TableApplied};
+use super::{Applied, ChangeSet, TableApplied, foreign_code};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
 
@@ -146,6 +147,7 @@ impl Merge<'_> {
         let scripts: Vec<_> = self.works.iter().map(|work| (work, work.script(self.scratch))).collect();
         for (work, script) in &scripts {
             self.guard(work, &script.before).await?;
+            self.unchanged(work).await?;
         }
         self.run(THEIR_PATH, "setting the search path").await?;
         for (work, script) in &scripts {
@@ -265,6 +267,18 @@ impl Merge<'_> {
                 .detail(format!("for example {}", sample(row.get(3))));
             Failure { error, again: true }
         })
+    }
+
+    /// What would run while rows are written is what was shown; nobody can add to it now, as the rows are locked.
+    async fn unchanged(&self, work: &Work) -> Result<(), Failure> {
+        let live = &work.table.live;
+        let triggers = schema::triggers(self.client, &[live.oid]).await?;
+        if triggers.iter().map(|(_, trigger)| trigger).ne(&work.triggers) {
+            return Err(Error::refused(format!("the triggers of {} changed since the preview", live.name))
+                .hint("Nothing was changed. Go back and compare again.")
+                .into());
+        }
+        Ok(foreign_code::refuse(self.client, work).await?)
     }
 
     async fn promised(

@@ -59,7 +59,7 @@ impl Check<'_> {
                 || (trigger.on_update && work.updates > 0)
                 || (trigger.on_delete && work.deletes > 0)
         };
-        work.table.live.triggers.iter().filter(fires).cloned().collect()
+        work.triggers.iter().filter(fires).cloned().collect()
     }
 
     /// Counts rows, with a sample of their keys. `rows` yields `key_text`.

@@ -11,7 +11,7 @@ use super::super::diff::Table;
 use super::super::diff::compare::differ;
 use super::super::diff::key::join;
 use super::super::name::{Name, quote, quote_list};
-use super::super::schema::Identity;
+use super::super::schema::{Identity, Trigger};
 use super::super::stage::{Scratch, StagedColumn, Target, UNDO};
 use super::{SequenceMove, Triggers};
 use crate::error::{Error, Result};
@@ -43,8 +43,8 @@ pub(super) struct Work {
     pub uniform: bool,
     /// All but the generated ones.
     pub live_columns: Vec<LiveColumn>,
-    /// The table's own triggers that fire in a session like ours, with the SQL that switches each on again.
-    pub triggers: Vec<(String, String)>,
+    /// Those that fire in a session like ours, as of when the rows were frozen.
+    pub triggers: Vec<Trigger>,
     pub mode: Triggers,
     pub sequences: Vec<Held>,
 }
@@ -152,9 +152,13 @@ impl Work {
         if self.mode == Triggers::Fire {
             return (Vec::new(), Vec::new());
         }
-        let table = self.table.live.name.sql();
-        let switch = |(name, enable): &(String, String)| {
-            (format!("ALTER TABLE {table} DISABLE TRIGGER {}", quote(name)), enable.clone())
+        let switch = |trigger: &Trigger| {
+            let (table, name) = (trigger.table.sql(), quote(&trigger.name));
+            let always = if trigger.always { "ALWAYS " } else { "" };
+            (
+                format!("ALTER TABLE {table} DISABLE TRIGGER {name}"),
+                format!("ALTER TABLE {table} ENABLE {always}TRIGGER {name}"),
+            )
         };
         self.triggers.iter().map(switch).unzip()
     }

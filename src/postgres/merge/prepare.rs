@@ -10,10 +10,10 @@ use super::super::diff::compare::by_place;
 use super::super::diff::page::{Matching, letter, place};
 use super::super::diff::{Filter, Table};
 use super::super::name::quote;
-use super::super::schema::Identity;
+use super::super::schema::{Identity, triggers};
 use super::super::stage::{self, Scratch, live_types};
 use super::frozen::{self, CLASS, COLUMNS, GUARD, LiveColumn, ROW, Work};
-use super::{ChangeSet, Choice, TableChange, Triggers, check};
+use super::{ChangeSet, Choice, TableChange, Triggers, check, foreign_code};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
@@ -172,10 +172,7 @@ async fn count(client: &Client, scratch: &Scratch, table: &Table, mode: Triggers
     let number = |place| row.get::<_, i64>(place).unsigned_abs();
     let places: Vec<i32> = row.get(4);
     let columns = places.iter().filter_map(|place| table.pairs.get(usize::try_from(*place).ok()?));
-    // Triggers of a session like ours; one that fires always must be switched on again as such.
-    let sql = "SELECT tgname::text, tgenabled = 'A' FROM pg_catalog.pg_trigger
-        WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled IN ('O', 'A') ORDER BY tgname";
-    let triggers = client.query(sql, &[&table.live.oid]).await.map_err(failed)?;
+    let triggers = triggers(client, &[table.live.oid]).await?;
     let types = live_types(client, &table.live).await?;
     let live_columns = table.live.columns.iter().filter(|column| !column.generated);
     Ok(Work {
@@ -191,15 +188,7 @@ async fn count(client: &Client, scratch: &Scratch, table: &Table, mode: Triggers
                 identity: column.identity,
             })
             .collect(),
-        triggers: triggers
-            .iter()
-            .map(|row| {
-                let name: String = row.get(0);
-                let always = if row.get(1) { "ALWAYS " } else { "" };
-                let enable = format!("ALTER TABLE {} ENABLE {always}TRIGGER {}", table.live.name.sql(), quote(&name));
-                (name, enable)
-            })
-            .collect(),
+        triggers: triggers.into_iter().map(|(_, trigger)| trigger).collect(),
         mode,
         sequences: Vec::new(),
         table: table.clone(),
@@ -235,7 +224,7 @@ async fn allowed(client: &Client, work: &Work) -> Result<()> {
         return Err(Error::refused(format!("{} has rules that rewrite statements: {rules}", live.name))
             .hint("What a rule does cannot be promised; drop the rule first, or bring the rows back by hand."));
     }
-    Ok(())
+    foreign_code::refuse(client, work).await
 }
 
 /// Sorts parents before the tables that refer to them. Tables in a circle keep their order at its end.

@@ -15,7 +15,7 @@ use super::check::key_pairs;
 use super::constraints::foreign_key_operators;
 use super::frozen::{self, CLASS, ROW, Work, hex, undo_schema};
 use super::prove::transaction;
-use super::{Applied, TableApplied, TableUndo, Undo};
+use super::{Applied, TableApplied, TableUndo, Undo, foreign_code};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
@@ -235,6 +235,11 @@ impl<'a> Taking<'a> {
     /// Everything but COMMIT: the merge, step by step backwards.
     async fn write(&self, plan: &Undo, progress: &Progress) -> Result<Applied, Failure> {
         self.run(BEGIN, "beginning the transaction").await?;
+        for work in &self.works {
+            let name = &work.table.live.name;
+            self.run(&format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", name.sql()), &format!("locking {name}")).await?;
+            foreign_code::refuse(self.client, work).await?;
+        }
         self.run(THEIR_PATH, "setting the search path").await?;
         for work in &self.works {
             for statement in work.switches().0 {

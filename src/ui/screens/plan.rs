@@ -202,7 +202,9 @@ fn push_consequences(page: &mut Vec<Line<'static>>, table: &TableChange, trigger
             Triggers::Fire => "fires",
             Triggers::Skip => "is skipped",
         };
-        page.push(Line::raw(format!("     trigger {} {word}", clean(&trigger.name))));
+        let partition =
+            if trigger.table == table.table { String::new() } else { format!(" of partition {}", trigger.table) };
+        page.push(Line::raw(format!("     trigger {}{} {word}", clean(&trigger.name), clean(&partition))));
     }
     for sequence in &table.sequences {
         page.push(Line::raw(format!(
