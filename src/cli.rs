@@ -16,6 +16,9 @@ use crate::text;
 
 mod headless;
 
+/// What a recovery from a repository with many packs needs, and room to spare.
+const DESCRIPTORS: u64 = 128;
+
 /// Brings lost data back: shows what a backup holds, what differs from production, writes what you approve, proves it, and
 /// can undo it.
 #[derive(Debug, Parser)]
@@ -146,12 +149,25 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Some(_) | None => {}
     }
+    enough_descriptors()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::operator("cannot start threads").detail(error))?;
     let done = runtime.block_on(dispatch(arguments));
     // A blocking read of a slow repository must not hold the terminal hostage after the operator left.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
+}
+
+/// Libraries below panic where no file can be opened; better to say so before anything is begun.
+fn enough_descriptors() -> Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
+    let raised = soft >= DESCRIPTORS || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() && hard >= DESCRIPTORS;
+    if raised {
+        return Ok(());
+    }
+    Err(Error::operator(format!("this process may open no more than {soft} files at once"))
+        .hint(format!("Allow more, and start again: ulimit -n {DESCRIPTORS}.")))
 }
 
 async fn dispatch(arguments: Arguments) -> Result<()> {

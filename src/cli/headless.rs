@@ -352,15 +352,17 @@ async fn finish<S: Systems>(systems: &S, recovery: &mut Recovery, outcome: Resul
     let folder = recovery.folder();
     if let Err(error) = outcome {
         let _ = systems.execute(&recovery.id, &Step::DropScratch, "", &Progress::default()).await;
-        let lines = journal::read(&folder)?;
-        if !lines.iter().any(|line| matches!(line.entry, Entry::Finished { .. })) {
-            recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned })?;
-        }
-        return Err(error.hint(format!(
-            "Changed in production by recovery {}: {}.",
-            recovery.id,
-            report::changed(&lines)
-        )));
+        // What went wrong first is told, also when the journal cannot be read or written any more.
+        let changed = match journal::read(&folder) {
+            Ok(lines) => {
+                if !lines.iter().any(|line| matches!(line.entry, Entry::Finished { .. })) {
+                    let _ = recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned });
+                }
+                report::changed(&lines)
+            }
+            Err(_) => "its journal cannot be read".into(),
+        };
+        return Err(error.hint(format!("Changed in production by recovery {}: {changed}.", recovery.id)));
     }
     let lines = journal::read(&folder)?;
     if as_json {

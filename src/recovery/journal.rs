@@ -14,6 +14,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -26,6 +28,9 @@ use crate::error::{Error, Result};
 pub const VERSION: u32 = 1;
 
 const FILE: &str = "journal.jsonl";
+
+/// Bytes that a run and its report fit into many times.
+const RESERVED: i64 = 256 << 10;
 
 /// Something that happened in a recovery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +151,8 @@ pub struct Journal {
     file: File,
     next: u64,
     head: String,
+    /// A write failed. What is on disk is not known since then, so nothing is written after it.
+    broken: bool,
 }
 
 impl Journal {
@@ -162,7 +169,7 @@ impl Journal {
         if let Some(parent) = folder.parent() {
             sync_folder(parent).map_err(failed)?;
         }
-        Ok(Self { folder: folder.to_owned(), file, next: 0, head: seed() })
+        Ok(Self { folder: folder.to_owned(), file, next: 0, head: seed(), broken: false })
     }
 
     /// Appends an entry and returns when it is on disk. An error here is final: nothing may be done that was not written.
@@ -172,15 +179,41 @@ impl Journal {
             .map_err(|error| Error::bug("a journal entry cannot be written").detail(error))?;
         let head = digest(&text);
         text.push('\n');
+        let cannot = || Error::operator(format!("cannot write the journal in {}", self.folder.display()));
+        if self.broken {
+            return Err(cannot().hint("An earlier write failed. Free some space or repair the disk, then start again."));
+        }
         let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all());
         written.map_err(|error| {
-            Error::operator(format!("cannot write the journal in {}", self.folder.display()))
-                .detail(error)
-                .hint("Nothing is done that the journal does not know of. Free some space or repair the disk, then start again.")
+            self.broken = true;
+            cannot().detail(error).hint(
+                "Nothing more is done that the journal does not know of. Free some space or repair the disk, then start again.",
+            )
         })?;
         self.next += 1;
         self.head = head;
         Ok(())
+    }
+
+    /// Sets space aside, so that a disk that fills up meanwhile cannot keep the outcome from being written. Where the file
+    /// system cannot do that, this does nothing.
+    pub fn reserve(&self) -> Result<()> {
+        let end = self.file.metadata().map_or(0, |facts| facts.len());
+        let offset = i64::try_from(end).unwrap_or(i64::MAX);
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, RESERVED) {
+            Err(error @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)) => {
+                Err(Error::operator(format!("there is no room for the journal in {}", self.folder.display()))
+                    .detail(std::io::Error::from(error))
+                    .hint("Free some space, or choose another place with XDG_STATE_HOME, then start again."))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives back what [`reserve`](Self::reserve) set aside and nobody needed.
+    pub fn release(&self) {
+        // A reserve that stays costs space and nothing else.
+        let _ = self.file.metadata().and_then(|facts| self.file.set_len(facts.len()));
     }
 
     /// The SHA-256 of the last line: whoever keeps it can tell whether the journal was cut later.

@@ -27,6 +27,7 @@ pub async fn run<S: Systems>(
     mut on_step: impl FnMut(StepEvent) + Send,
 ) -> Result<Vec<Evidence>> {
     let (plan, hash) = (confirmed.plan(), confirmed.hash());
+    recovery.journal.reserve()?;
     recovery.journal.write(Entry::Consented { hash: hash.into(), typed: plan.phrase(), plan: plan.clone() })?;
     let mut all = Vec::new();
     for (number, step) in plan.steps.iter().enumerate() {
@@ -35,7 +36,10 @@ pub async fn run<S: Systems>(
         let outcome = systems.execute(&recovery.id, step, hash, progress).await;
         match outcome.and_then(|evidence| kept(step, &evidence).map(|()| evidence)) {
             Ok(evidence) => {
-                recovery.journal.write(Entry::Applied { step: number, evidence: evidence.clone() })?;
+                let applied = Entry::Applied { step: number, evidence: evidence.clone() };
+                recovery.journal.write(applied).map_err(|error| {
+                    error.hint(format!("This was done all the same, and stays done: {}.", step.title()))
+                })?;
                 on_step(StepEvent::Ended(number));
                 all.push(evidence);
             }
@@ -47,12 +51,14 @@ pub async fn run<S: Systems>(
                     Entry::NotApplied { step: number, error: text }
                 })?;
                 recovery.journal.write(Entry::Finished { outcome: Outcome::Failed })?;
+                recovery.journal.release();
                 report::write(recovery.journal.folder())?;
                 return Err(error);
             }
         }
     }
     recovery.journal.write(Entry::Finished { outcome: Outcome::Recovered })?;
+    recovery.journal.release();
     report::write(recovery.journal.folder())?;
     Ok(all)
 }

@@ -26,6 +26,8 @@ use crate::cluster::{database, psql};
 use crate::merge::{Repair, state};
 use crate::stage::{Bench, session};
 
+mod machine;
+
 const SCHEMA: &str = "create table t (id int primary key, status text, hits int not null default 0);
     insert into t select i, 'active' from generate_series(1, 3000) i; analyze t";
 const DAMAGE: &str = "update t set status = 'void' where id <= 2000; delete from t where id > 2900";
