@@ -64,13 +64,13 @@ const SETTINGS: &[(&str, &str, &str)] = &[
 const SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
 
 /// Set after the probe; servers that do not know one go without. A connection that was cut must give its locks back within
-/// ten seconds, also when the server is the one that waits for us.
+/// ten seconds, also while the server is busy for us: six until silence counts as a cut, one until a busy server looks.
 const AFTERWARDS: &[&str] = &[
-    "SET tcp_keepalives_idle = 5",
-    "SET tcp_keepalives_interval = 2",
-    "SET tcp_keepalives_count = 2",
-    "SET tcp_user_timeout = '8s'",
-    "SET client_connection_check_interval = '2s'",
+    "SET tcp_keepalives_idle = 3",
+    "SET tcp_keepalives_interval = 1",
+    "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = '6s'",
+    "SET client_connection_check_interval = '1s'",
     "SET idle_session_timeout = 0",
     "SET transaction_timeout = 0",
 ];

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use crate::merge::{Repair, state};
 use crate::stage::{Bench, session};
 
 mod machine;
+mod network;
 
 const SCHEMA: &str = "create table t (id int primary key, status text, hits int not null default 0);
     insert into t select i, 'active' from generate_series(1, 3000) i; analyze t";
@@ -41,8 +42,39 @@ const LOSE_COMMIT: u8 = 2;
 struct Proxy {
     folder: tempfile::TempDir,
     at_commit: Arc<AtomicU8>,
+    wire: Arc<Wire>,
     /// The server's socket; another one is what a failover does.
     server: Arc<Mutex<PathBuf>>,
+}
+
+/// What the way itself does to the bytes.
+struct Wire {
+    /// Bytes that may still pass, in both directions; then the connection is cut.
+    left: AtomicI64,
+    /// The cut ends only the server's direction: the client may go on talking.
+    half: AtomicBool,
+    /// Bytes that pass at once.
+    piece: AtomicUsize,
+    /// Nothing passes while this is set.
+    stalled: AtomicBool,
+}
+
+impl Wire {
+    /// Passes what was read on, as far as the way lets it.
+    fn pass(&self, bytes: &[u8], to: &mut UnixStream) -> bool {
+        for piece in bytes.chunks(self.piece.load(Ordering::SeqCst)) {
+            while self.stalled.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let length = i64::try_from(piece.len()).unwrap();
+            let left = self.left.fetch_sub(length, Ordering::SeqCst);
+            let passes = usize::try_from(left.clamp(0, length)).unwrap();
+            if to.write_all(&piece[..passes]).is_err() || passes < piece.len() {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 impl Proxy {
@@ -51,15 +83,22 @@ impl Proxy {
         let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).unwrap();
         let at_commit = Arc::new(AtomicU8::new(PASS));
         let mode = Arc::clone(&at_commit);
+        let wire = Arc::new(Wire {
+            left: AtomicI64::new(i64::MAX),
+            half: AtomicBool::new(false),
+            piece: AtomicUsize::new(usize::MAX),
+            stalled: AtomicBool::new(false),
+        });
+        let way = Arc::clone(&wire);
         let server = Arc::new(Mutex::new(server));
         let target = Arc::clone(&server);
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let server = UnixStream::connect(&*target.lock().unwrap()).unwrap();
-                relay(client.unwrap(), server, Arc::clone(&mode));
+                relay(client.unwrap(), server, Arc::clone(&mode), &way);
             }
         });
-        Self { folder, at_commit, server }
+        Self { folder, at_commit, wire, server }
     }
 
     fn conninfo(&self, direct: &str) -> String {
@@ -68,19 +107,22 @@ impl Proxy {
     }
 }
 
-fn relay(client: UnixStream, server: UnixStream, mode: Arc<AtomicU8>) {
+fn relay(client: UnixStream, server: UnixStream, mode: Arc<AtomicU8>, wire: &Arc<Wire>) {
     let silent = Arc::new(AtomicBool::new(false));
     let (mut from_server, mut to_client, muted) =
         (server.try_clone().unwrap(), client.try_clone().unwrap(), Arc::clone(&silent));
+    let way = Arc::clone(wire);
     std::thread::spawn(move || {
         let mut buffer = vec![0; 65536];
         while let Ok(read @ 1..) = from_server.read(&mut buffer) {
-            if muted.load(Ordering::SeqCst) || to_client.write_all(&buffer[..read]).is_err() {
+            if muted.load(Ordering::SeqCst) || !way.pass(&buffer[..read], &mut to_client) {
                 break;
             }
         }
-        let _ = to_client.shutdown(std::net::Shutdown::Both);
+        let half = way.half.load(Ordering::SeqCst);
+        let _ = to_client.shutdown(if half { std::net::Shutdown::Write } else { std::net::Shutdown::Both });
     });
+    let way = Arc::clone(wire);
     std::thread::spawn(move || {
         let (mut from_client, mut to_server) = (client, server);
         let mut buffer = vec![0; 65536];
@@ -88,7 +130,7 @@ fn relay(client: UnixStream, server: UnixStream, mode: Arc<AtomicU8>) {
             let commit = buffer[..read].ends_with(b"COMMIT\0");
             let mode = if commit { mode.load(Ordering::SeqCst) } else { PASS };
             silent.store(mode != PASS, Ordering::SeqCst);
-            if mode == LOSE_COMMIT || to_server.write_all(&buffer[..read]).is_err() {
+            if mode == LOSE_COMMIT || !way.pass(&buffer[..read], &mut to_server) {
                 break;
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use lifeboat::error::{Error, Kind};
 use lifeboat::postgres::diff::{Class, KeyChoice, Table};
 use lifeboat::postgres::merge::{self, Applied, ChangeSet, Choice, Outcome, Proof, Triggers, Undo};
+use lifeboat::postgres::name::quote;
 use lifeboat::progress::Progress;
 
 use crate::cluster::psql;
@@ -328,6 +329,58 @@ async fn fm_31_triggers_of_a_partition_are_listed_skipped_and_may_not_change_aft
         repair.bench.sql("select id, op from audit order by 1, 2"),
         "7|UPDATE of low\n7|UPDATE of low\n107|UPDATE of high\n107|UPDATE of high"
     );
+}
+
+#[tokio::test]
+async fn fm_45_no_transaction_is_open_while_a_human_thinks() {
+    let repair = Repair::new("fm_45", PEOPLE, &["people", "gifts"], DAMAGE).await;
+    repair.prepare(&repair.back()).await.unwrap();
+    let sql = "select state, backend_xid is null, backend_xmin is null,
+            (select count(*) from pg_locks l where l.pid = a.pid and locktype <> 'virtualxid')
+        from pg_stat_activity a where datname = 'fm_45' and pid <> pg_backend_pid()";
+    assert_eq!(repair.bench.sql(sql), "idle|t|t|0");
+}
+
+#[tokio::test]
+async fn fm_62_ten_thousand_names_are_quoted_as_the_server_would() {
+    let bench = Bench::new("fm_62", "").await;
+    let pieces = [
+        "a",
+        "B",
+        "0",
+        "\"",
+        "'",
+        "\\",
+        " ",
+        ";",
+        "--",
+        "/*",
+        "$$",
+        "\n",
+        "\u{e9}",
+        "\u{202e}",
+        "\u{1f600}",
+        ".",
+        "select",
+        "\t",
+        "%",
+        "?",
+    ];
+    let (mut names, mut state) = (Vec::new(), 62_u64);
+    for _ in 0..10_000 {
+        let mut name = String::new();
+        for _ in 0..=(state >> 40) % 6 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            name.push_str(pieces[usize::try_from(state >> 33).unwrap() % pieces.len()]);
+        }
+        names.push(name);
+    }
+    for part in names.chunks(500) {
+        let columns: Vec<_> = part.iter().map(|name| format!("1 AS {}", quote(name))).collect();
+        let statement = bench.client.prepare(&format!("SELECT {}", columns.join(", "))).await.unwrap();
+        let read: Vec<_> = statement.columns().iter().map(tokio_postgres::Column::name).collect();
+        assert_eq!(read, part);
+    }
 }
 
 #[tokio::test]
