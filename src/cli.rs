@@ -198,7 +198,7 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Points { json } => headless::points(system, json).await,
         Command::Tables { point, json } => headless::tables(system, &point, json).await,
         Command::Diff { point, tables, json, rows, key } => {
-            headless::diff(system, &headless::Diff { point, tables, rows, key }, json).await
+            Box::pin(headless::diff(system, &headless::Diff { point, tables, rows, key }, json)).await
         }
         Command::Recover { answers, dump, json } => {
             Box::pin(headless::recover(system, &answers, dump, &state, json)).await

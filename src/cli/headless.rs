@@ -201,14 +201,17 @@ pub async fn diff(system: System, asked: &Diff, as_json: bool) -> Result<()> {
     let (id, dump, disk) = address(&asked.point);
     let live = Live::new(system, disk);
     let progress = Progress::default();
-    let (point, dump) = resolve(&live, &id, dump, &progress).await?;
+    let recovery = journal::new_id(chrono::Utc::now());
+    // The repository's key keeps the processors busy, and the server is far away: both at once.
+    let (found, connected) = tokio::join!(resolve(&live, &id, dump, &progress), live.connect(&recovery));
+    let (point, dump) = found?;
+    connected?;
     let opened = begun.elapsed();
     let keys = if asked.key.is_empty() {
         Vec::new()
     } else {
         names.iter().map(|table| NamedKey { table: table.clone(), columns: asked.key.clone() }).collect()
     };
-    let recovery = journal::new_id(chrono::Utc::now());
     let look = Look::Diff { point, dump, tables: names, keys };
     let result = with_progress(&progress, async {
         let Finding::Diff(diffs) = live.look(&recovery, &look, &progress).await? else {

@@ -20,6 +20,7 @@ mod check;
 mod constraints;
 mod foreign_code;
 mod frozen;
+mod load;
 mod prepare;
 mod prove;
 mod undo;
@@ -72,8 +73,31 @@ pub struct ChangeSet {
     pub tables: Vec<TableChange>,
     /// As the operator chose, for all tables.
     pub triggers: Triggers,
+    /// As of when the rows were frozen.
+    pub load: Load,
     /// SHA-256, in hex, over every table's statements and frozen rows in order.
     pub hash: String,
+}
+
+/// What a merge will make the server write, and who has to follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Of write-ahead log: an estimate, rather too high.
+    pub wal_bytes: u64,
+    /// Standbys and subscribers that the server knows by a replication slot.
+    pub followers: Vec<Follower>,
+}
+
+/// A replication slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follower {
+    /// Its name.
+    pub slot: String,
+    /// How much log is kept for it by now.
+    pub behind_bytes: u64,
+    /// How much more may be written before the server drops what it needs; `None`: no limit is set
+    /// (`max_slot_wal_keep_size`).
+    pub spare_bytes: Option<u64>,
 }
 
 /// One table's part, in the order in which foreign keys allow it.

@@ -370,7 +370,7 @@ async fn settings_stick_and_the_administrators_search_path_is_one_default_away()
         ("TimeZone", "UTC"),
         ("application_name", "lifeboat_test"),
         ("client_encoding", "UTF8"),
-        ("client_connection_check_interval", "2s"),
+        ("client_connection_check_interval", "1s"),
     ] {
         assert_eq!(value(&server, &format!("select current_setting('{name}')")).await, wanted, "{name}");
     }
@@ -381,7 +381,7 @@ async fn settings_stick_and_the_administrators_search_path_is_one_default_away()
     assert_eq!(value(&server, "select current_setting('search_path')").await, "pg_catalog, pg_temp");
 
     let server = open(&NETWORK.tcp("postgres", "postgres"), &[]).await;
-    for (name, wanted) in [("tcp_keepalives_idle", "5"), ("tcp_keepalives_interval", "2"), ("tcp_user_timeout", "8000")]
+    for (name, wanted) in [("tcp_keepalives_idle", "3"), ("tcp_keepalives_interval", "1"), ("tcp_user_timeout", "6000")]
     {
         assert_eq!(value(&server, &format!("select current_setting('{name}')")).await, wanted, "{name}");
     }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use lifeboat::postgres::archive::{self, Estimate, Format, Header};
 use lifeboat::postgres::diff::{Class, Drift, Pair, TableDiff};
-use lifeboat::postgres::merge::{ChangeSet, Choice, TableChange, TableUndo, Triggers, Undo, Violation};
+use lifeboat::postgres::merge::{ChangeSet, Choice, Load, TableChange, TableUndo, Triggers, Undo, Violation};
 use lifeboat::postgres::name::Name;
 use lifeboat::postgres::schema::{self, Key, KeySource, Kind, Live, Trigger};
 use lifeboat::recovery::Flow;
@@ -166,7 +166,12 @@ fn changes(rows: &[Choice], triggers: Triggers, violation: bool) -> ChangeSet {
             vec![]
         },
     });
-    ChangeSet { tables: tables.collect(), triggers, hash: "h".into() }
+    ChangeSet {
+        tables: tables.collect(),
+        triggers,
+        load: Load { wal_bytes: 4_000_000, followers: vec![] },
+        hash: "h".into(),
+    }
 }
 
 /// Every finding that makes a difference, with a name for the tree.

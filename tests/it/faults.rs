@@ -422,3 +422,52 @@ async fn fm_12_a_failover_to_another_server_in_the_middle_is_refused() {
     assert!(error.message.contains("leads to another server"), "{error:?}");
     assert_eq!(psql(&there, "select count(*) from pg_namespace where nspname like 'restore_staging_%'"), "0");
 }
+
+#[tokio::test]
+async fn fm_46_a_large_merge_says_what_it_costs_and_a_standby_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let settings = ["max_slot_wal_keep_size=512MB", "max_wal_size=256MB"];
+    let cluster = Cluster::create(&folder.path().join("pg"), &programs().unwrap(), &settings).unwrap();
+    let conninfo = cluster.conninfo("postgres");
+    let copy = cluster.folder().join("standby");
+    let mut backup = cluster.command("pg_basebackup").unwrap();
+    backup.args(["-R", "-c", "fast", "-C", "-S", "follower", "-d", &conninfo, "-D"]).arg(&copy);
+    let output = backup.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let sockets = copy.display().to_string();
+    let mut standby = cluster.command("postgres").unwrap();
+    standby.arg("-D").arg(&copy).args(["-k", &sockets, "-c", "listen_addresses=", "-c", "fsync=off"]);
+    let mut standby = standby.stderr(std::process::Stdio::null()).spawn().unwrap();
+
+    let schema = "create table t (id int primary key, status text, note text);
+        create index on t (note);
+        insert into t select i, 'active', md5(i::text) from generate_series(1, 60000) i; analyze t";
+    psql(&conninfo, schema);
+    let damage = "update t set status = 'void' where id % 2 = 0; delete from t where id > 59000; checkpoint";
+    let repair = Repair::of(Bench::on(conninfo.clone()).await, &["t"], damage, &KeyChoice::Best).await;
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    let [follower] = changes.load.followers.as_slice() else { panic!("{:?}", changes.load) };
+    assert_eq!(follower.slot, "follower");
+    assert!(follower.spare_bytes.is_some_and(|spare| spare > 100 << 20), "{follower:?}");
+    repair.bench.sql("checkpoint");
+    let position = "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::int8";
+    let before: u64 = repair.bench.sql(position).parse().unwrap();
+    repair.apply(&changes).await.unwrap();
+    let written = repair.bench.sql(position).parse::<u64>().unwrap() - before;
+    let estimate = changes.load.wal_bytes;
+    println!("{written} bytes of log were written, {estimate} were announced");
+    assert!(written < estimate && estimate < 5 * written, "{written} bytes of log, {estimate} announced");
+
+    let other = conninfo.replacen(&cluster.folder().display().to_string(), &sockets, 1);
+    assert_ne!(other, conninfo);
+    let begun = Instant::now();
+    let caught_up = "select pg_current_wal_lsn() <= replay_lsn from pg_stat_replication";
+    while psql(&conninfo, caught_up) != "t" {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the standby did not follow");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(state(&other), repair.state());
+    standby.kill().unwrap();
+    standby.wait().unwrap();
+}

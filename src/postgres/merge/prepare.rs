@@ -13,7 +13,7 @@ use super::super::name::quote;
 use super::super::schema::{Identity, triggers};
 use super::super::stage::{self, Scratch, live_types};
 use super::frozen::{self, CLASS, COLUMNS, GUARD, LiveColumn, ROW, Work};
-use super::{ChangeSet, Choice, TableChange, Triggers, check, foreign_code};
+use super::{ChangeSet, Choice, TableChange, Triggers, check, foreign_code, load};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
@@ -65,7 +65,8 @@ pub async fn prepare(
     }
     frozen::save(client, scratch, &works).await?;
     let hash = stage::stoppable(client, progress, frozen::hash(client, scratch, &works)).await?;
-    Ok(ChangeSet { tables, triggers, hash })
+    let load = load::estimate(client, scratch, &works).await?;
+    Ok(ChangeSet { tables, triggers, load, hash })
 }
 
 async fn freeze(client: &Client, scratch: &Scratch, table: &Table, choice: &Choice, mode: Triggers) -> Result<Work> {

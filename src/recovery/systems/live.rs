@@ -82,6 +82,11 @@ impl Live {
         self.repository.lock().await.as_ref().map_or(0, Repository::bytes_read)
     }
 
+    /// Connects to the server beforehand; whatever needs it would connect by itself.
+    pub async fn connect(&self, recovery: &str) -> Result<()> {
+        self.session.lock().await.server(&self.system, recovery).await.map(|_| ())
+    }
+
     /// The tables of a dump; beside the live ones when a database is configured.
     pub async fn tables(&self, point: &str, dump: &str, progress: &Progress) -> Result<Listed> {
         if self.system.database.is_some() {

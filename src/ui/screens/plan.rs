@@ -177,6 +177,18 @@ impl Review {
 fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: Theme) {
     page.push(Line::raw("   One transaction, all or nothing. If a row has moved since you saw it, or a"));
     page.push(Line::raw("   count is not the one promised here, it is rolled back and you are told."));
+    let wal = changes.load.wal_bytes;
+    page.push(Line::raw(format!("   The server writes up to about {} of log.", text::bytes(wal))));
+    for follower in &changes.load.followers {
+        let (slot, behind) = (clean(&follower.slot), text::bytes(follower.behind_bytes));
+        page.push(match follower.spare_bytes {
+            Some(spare) if spare < wal => Line::styled(
+                format!("   Replication slot {slot} may be LOST: it has room for {} more.", text::bytes(spare)),
+                theme.live(),
+            ),
+            _ => Line::raw(format!("   Replication slot {slot} is {behind} behind and has to follow.")),
+        });
+    }
     for table in &changes.tables {
         page.push(Line::raw(""));
         page.push(Line::styled(format!("   {}", clean(&table.table.to_string())), theme.title()));

@@ -210,3 +210,20 @@ fn fm_25_a_wrong_clock_chooses_the_same_point_and_is_told() {
         assert!(applied, "{words}");
     }
 }
+
+#[test]
+fn fm_16_without_memory_it_ends_and_nothing_is_half_done() {
+    let incident = Incident::new("fm_16");
+    let home = tempfile::tempdir().unwrap();
+    let (mut ended, mut done) = (0, 0);
+    for megabytes in [2, 8, 16, 20, 24, 28, 32, 40, 48, 64, 256] {
+        let limit = format!("--data={}", megabytes << 20);
+        // An allocation that fails ends the program where it stands; what counts is what it leaves behind.
+        let output = incident.recover(&["prlimit", &limit], home.path());
+        let applied = incident.applied(&format!("{megabytes} MB of memory"));
+        assert!(!output.status.success() || applied, "{megabytes} MB: said to be done, and is not");
+        assert!(output.status.success() || megabytes < 256, "{}", String::from_utf8_lossy(&output.stderr));
+        if output.status.success() { done += 1 } else { ended += 1 }
+    }
+    assert!(ended > 0 && done > 0, "{ended} ended early, {done} came to their end");
+}

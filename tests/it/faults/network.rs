@@ -44,7 +44,7 @@ async fn fm_14_a_way_that_dribbles_stalls_or_is_cut_anywhere_leaves_all_or_nothi
             let left = if run < 4 { total * run / 4 + 1 } else { total - 8 * (run - 4) - 1 };
             wire.left.store(left, Ordering::SeqCst);
             let merge = all_or_nothing(&repair, client, std::future::ready(()), &after);
-            let outcome = tokio::time::timeout(Duration::from_secs(60), merge).await;
+            let outcome = tokio::time::timeout(Duration::from_mins(1), merge).await;
             applied += u32::from(outcome.unwrap_or_else(|_| panic!("{what} after {left} bytes: it hangs")));
             runs += 1;
         }
