@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, System};
 use crate::error::{Error, Result};
@@ -34,6 +35,7 @@ Examples:
   lifeboat tables 1a2b3c4d                  what lies in a recovery point
   lifeboat diff 1a2b3c4d public.orders      backup against production, row by row; changes nothing
   lifeboat recover --answers answers.toml   a whole recovery from a file
+  lifeboat status                           what is under way, and what was left in the middle
 
 A repository is taken from RESTIC_REPOSITORY and RESTIC_PASSWORD_FILE (or _COMMAND), a database from PG* variables, or
 both from ~/.config/lifeboat/config.toml.
@@ -114,6 +116,15 @@ enum Command {
         #[arg(long, value_name = "NAMES")]
         consent: Option<String>,
     },
+    /// List the recoveries: which are under way, which have ended, and which were left in the middle
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take over a recovery whose process was killed: find out what was committed, prove it, clean up
+    Resume { recovery: String },
+    /// Ask a recovery that is under way to stop, and clean up after it
+    Abort { recovery: String },
     /// List the recoveries, or print and verify the journal of one
     Journal { recovery: Option<String> },
     /// Print the report of a recovery
@@ -180,9 +191,15 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
     match command {
         Command::Journal { recovery } => return headless::journal(&state, recovery.as_deref()),
         Command::Report { recovery } => return headless::report(&state, &recovery),
+        Command::Status { json } => return headless::status(&state, json),
         _ => {}
     }
     let mut config = Config::load(arguments.config.as_deref())?;
+    if let (None, Command::Resume { recovery } | Command::Abort { recovery }) = (&arguments.system, &command) {
+        // A recovery knows its system.
+        let name = headless::system_of(&state, recovery)?;
+        config.systems.retain(|system| system.name == name);
+    }
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     if config.systems.len() > 1 && arguments.system.is_none() && terminal && matches!(command, Command::Console { .. })
     {
@@ -203,9 +220,12 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Recover { answers, dump, json } => {
             Box::pin(headless::recover(system, &answers, dump, &state, json)).await
         }
+        Command::Resume { recovery } => Box::pin(headless::resume(system, &recovery, &state)).await,
+        Command::Abort { recovery } => Box::pin(headless::abort(system, &recovery, &state)).await,
         Command::Undo { recovery, consent } => Box::pin(headless::undo(system, &recovery, consent, &state)).await,
         Command::Drill { .. }
         | Command::Journal { .. }
+        | Command::Status { .. }
         | Command::Report { .. }
         | Command::Completions { .. }
         | Command::Man => Err(Error::bug("a command was lost on its way")),
@@ -300,19 +320,24 @@ fn output_failed(error: &io::Error) -> Error {
     Error::operator("cannot write the output").detail(error)
 }
 
-/// Shows progress on stderr while a future runs: a line that rewrites itself on a terminal, nothing elsewhere. Ctrl-C
-/// cancels.
+/// Shows progress on stderr while a future runs: a line that rewrites itself on a terminal, nothing elsewhere. Ctrl-C, a
+/// terminal that goes away and SIGTERM cancel.
 async fn with_progress<T>(progress: &Progress, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut reports = progress.watch();
     let terminal = io::stderr().is_terminal();
     let begun = Instant::now();
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     let mut shown = false;
+    let failed = |error| Error::operator("cannot listen for signals").detail(error);
+    let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut hung_up = signal(SignalKind::hangup()).map_err(failed)?;
     tokio::pin!(work);
     let result = loop {
         tokio::select! {
             result = &mut work => break result,
             _ = tokio::signal::ctrl_c() => progress.cancel(),
+            _ = terminated.recv() => progress.cancel(),
+            _ = hung_up.recv() => progress.cancel(),
             _ = tick.tick(), if terminal => {
                 if begun.elapsed() > Duration::from_millis(250) && reports.has_changed().unwrap_or(false) {
                     let line = progress_line(&reports.borrow_and_update());

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use flows::Next;
 use journal::{Entry, Journal};
 use record::{Fact, Finding, Look, Record};
@@ -67,6 +67,27 @@ impl Recovery {
             operator: journal::operator(),
         })?;
         Ok(Self { id, flow, started, journal, record: Record::default() })
+    }
+
+    /// Takes a recovery in hand whose process has ended, with what its journal says. Its answers are known again, what was
+    /// found is not.
+    ///
+    /// Errors: as of [`Journal::open`]; a journal without a beginning.
+    pub fn reopen(id: &str, state: &std::path::Path) -> Result<(Self, Vec<journal::Line>)> {
+        let (journal, lines) = Journal::open(&state.join("recoveries").join(id))?;
+        let Some(journal::Line { at, entry: Entry::Started { recovery, flow, .. }, .. }) = lines.first() else {
+            return Err(Error::operator(format!("the journal of recovery {id} has no beginning"))
+                .hint("Its process died as it began; nothing was done. Remove its folder."));
+        };
+        let mut record = Record::default();
+        for line in &lines {
+            match &line.entry {
+                Entry::Answered { fact } => record.answer(fact.clone()),
+                Entry::WentBack => _ = record.back(),
+                _ => {}
+            }
+        }
+        Ok((Self { id: recovery.clone(), flow: flow.clone(), started: *at, journal, record }, lines))
     }
 
     /// Compares data-loss windows with what the system's owner tolerates.
@@ -121,6 +142,20 @@ impl Recovery {
         }
         self.record.forget_diffs();
         Ok(())
+    }
+
+    /// Leaves a recovery that goes no further: what it staged is removed and its end is journaled. One in which nobody knows
+    /// what became of a step stays as it is, so that it can be resumed.
+    pub async fn leave<S: systems::Systems>(&mut self, systems: &S) {
+        let lines = journal::read(self.journal.folder()).unwrap_or_default();
+        if report::open(&lines).is_some_and(|(_, step)| step.effect() == plan::Effect::Live) {
+            return;
+        }
+        // A disk or a server that fails may be why it is left, and there is nobody left to tell.
+        let _ = systems.execute(&self.id, &plan::Step::DropScratch, "", &crate::progress::Progress::default()).await;
+        if !journal::is_finished(&lines) {
+            let _ = self.journal.write(Entry::Finished { outcome: journal::Outcome::Abandoned });
+        }
     }
 
     /// Where the journal lies and the report is written.

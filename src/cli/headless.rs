@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use super::{print, recovery_folder, with_progress};
@@ -16,9 +18,10 @@ use crate::postgres::name::Name;
 use crate::progress::Progress;
 use crate::recovery::answers::{self, Script};
 use crate::recovery::flows::Next;
-use crate::recovery::journal::{self, Entry, Outcome};
+use crate::recovery::journal::{self, Entry};
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{Contents, Finding, Look, NamedKey, State};
+use crate::recovery::run::Standing;
 use crate::recovery::systems::{Live, Systems};
 use crate::recovery::{Flow, Recovery, report, run};
 use crate::text::{self, clean};
@@ -84,6 +87,9 @@ pub async fn points(system: System, as_json: bool) -> Result<()> {
     }
     Ok(())
 }
+
+/// How long a process that was asked to stop may take.
+const STOPPING: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// What lies inside a recovery point, in one line.
 fn describe(contents: &Contents) -> String {
@@ -354,17 +360,10 @@ async fn attempt<S: Systems>(script: &Script, systems: &S, recovery: &mut Recove
 async fn finish<S: Systems>(systems: &S, recovery: &mut Recovery, outcome: Result<()>, as_json: bool) -> Result<()> {
     let folder = recovery.folder();
     if let Err(error) = outcome {
-        let _ = systems.execute(&recovery.id, &Step::DropScratch, "", &Progress::default()).await;
-        // What went wrong first is told, also when the journal cannot be read or written any more.
-        let changed = match journal::read(&folder) {
-            Ok(lines) => {
-                if !lines.iter().any(|line| matches!(line.entry, Entry::Finished { .. })) {
-                    let _ = recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned });
-                }
-                report::changed(&lines)
-            }
-            Err(_) => "its journal cannot be read".into(),
-        };
+        recovery.leave(systems).await;
+        // What went wrong first is told, also when the journal cannot be read any more.
+        let changed = journal::read(&folder)
+            .map_or_else(|_| "its journal cannot be read".into(), |lines| report::changed(&lines));
         return Err(error.hint(format!("Changed in production by recovery {}: {changed}.", recovery.id)));
     }
     let lines = journal::read(&folder)?;
@@ -450,6 +449,80 @@ pub fn journal(state: &Path, recovery: Option<&str>) -> Result<()> {
         print(&format!("{}  {}", line.at.format("%Y-%m-%d %H:%M:%S%.3f"), clean(&report::told(&line.entry))))?;
     }
     print(&format!("{}, the chain of hashes holds", text::counted(lines.len() as u64, "entry", "entries")))
+}
+
+/// The name of the system that a recovery was started on.
+pub fn system_of(state: &Path, recovery: &str) -> Result<String> {
+    let lines = journal::read(&recovery_folder(state, recovery)?)?;
+    let system = lines.into_iter().find_map(|line| match line.entry {
+        Entry::Started { system, .. } => Some(system),
+        _ => None,
+    });
+    system.ok_or_else(|| Error::operator(format!("the journal of recovery {recovery} does not name a system")))
+}
+
+pub fn status(state: &Path, as_json: bool) -> Result<()> {
+    let recoveries: Vec<_> = journal::list(state)
+        .into_iter()
+        .map(|id| {
+            let standing = Standing::of(&state.join("recoveries").join(&id));
+            (id, standing)
+        })
+        .collect();
+    if as_json {
+        let rows: Vec<_> = recoveries
+            .iter()
+            .map(|(id, standing)| json!({ "recovery": id, "state": standing.word(), "told": standing.told() }))
+            .collect();
+        return print(&json!({ "recoveries": rows }).to_string());
+    }
+    for (id, standing) in &recoveries {
+        print(&format!("{}  {}", clean(id), clean(&standing.told())))?;
+    }
+    let left = recoveries.iter().filter(|(_, standing)| matches!(standing, Standing::Left { .. })).count() as u64;
+    if left > 0 {
+        print(&format!(
+            "lifeboat resume RECOVERY settles {}.",
+            text::counted(left, "one that was left", "each of those")
+        ))?;
+    }
+    Ok(())
+}
+
+pub async fn resume(system: System, id: &str, state: &Path) -> Result<()> {
+    let folder = recovery_folder(state, id)?;
+    let (mut recovery, lines) = Recovery::reopen(id, state)?;
+    let live = Live::new(system, None);
+    let progress = Progress::default();
+    let settled =
+        with_progress(&progress, run::resume(&mut recovery, &lines, &live, &progress)).await.map_err(|error| {
+            let lines = journal::read(&folder).unwrap_or_default();
+            error.hint(format!("Changed in production by recovery {id}: {}.", report::changed(&lines)))
+        })?;
+    print(settled.told())?;
+    print("")?;
+    print(&report::markdown(&journal::read(&folder)?))
+}
+
+pub async fn abort(system: System, id: &str, state: &Path) -> Result<()> {
+    let folder = recovery_folder(state, id)?;
+    let lines = journal::read(&folder)?;
+    if journal::is_held(&folder) {
+        let holder = journal::holder(&lines).ok_or_else(|| Error::bug("a recovery is held by nobody"))?;
+        let process = i32::try_from(holder.pid).map_err(|error| Error::bug("a process has no number").detail(error))?;
+        kill(Pid::from_raw(process), Signal::SIGTERM)
+            .map_err(|error| Error::operator(format!("process {process} cannot be asked to stop")).detail(error))?;
+        let begun = Instant::now();
+        while journal::is_held(&folder) {
+            if begun.elapsed() > STOPPING {
+                return Err(Error::target(format!("process {process} has been asked to stop and has not stopped yet"))
+                    .hint("It may be committing, which cannot be interrupted. lifeboat status tells when it has ended.")
+                    .hint(format!("If it is suspended or hangs: kill -9 {process}, then lifeboat resume {id}.")));
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+    resume(system, id, state).await
 }
 
 pub fn report(state: &Path, recovery: &str) -> Result<()> {

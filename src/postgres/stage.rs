@@ -117,6 +117,13 @@ pub async fn create_scratch(client: &Client, recovery: &str) -> Result<Scratch> 
     Ok(scratch)
 }
 
+/// The scratch space that the recovery made before, if it is still there.
+pub async fn find_scratch(client: &Client, recovery: &str) -> Result<Option<Scratch>> {
+    let scratch = Scratch::of(recovery)?;
+    let mark = schema_mark(client, &scratch.schema).await?;
+    Ok(mark.flatten().filter(|mark| mark.lifeboat == recovery).map(|_| scratch))
+}
+
 /// Removes the scratch space with everything in it, whatever state the session is in. Does nothing when it is gone.
 pub async fn drop_scratch(client: &Client, scratch: &Scratch) -> Result<()> {
     rollback(client).await;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -45,6 +45,11 @@ pub enum Entry {
         /// The configured system's name.
         system: String,
         /// Who started it.
+        operator: Operator,
+    },
+    /// Another process took the recovery over, since the one that held it had ended.
+    Resumed {
+        /// Who did.
         operator: Operator,
     },
     /// The operator decided something.
@@ -128,6 +133,10 @@ pub struct Operator {
     pub host: String,
     /// The SSH client's address, when there is one.
     pub from: Option<String>,
+    /// The terminal's device, when there is one.
+    pub terminal: Option<String>,
+    /// The process.
+    pub pid: u32,
 }
 
 /// A line of the journal.
@@ -148,7 +157,8 @@ pub struct Line {
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
-    file: File,
+    /// Locked, so that one process only writes; the lock dies with it.
+    file: Flock<File>,
     next: u64,
     head: String,
     /// A write failed. What is on disk is not known since then, so nothing is written after it.
@@ -169,7 +179,37 @@ impl Journal {
         if let Some(parent) = folder.parent() {
             sync_folder(parent).map_err(failed)?;
         }
+        let file = locked(file).map_err(|(_, error)| failed(error.into()))?;
         Ok(Self { folder: folder.to_owned(), file, next: 0, head: seed(), broken: false })
+    }
+
+    /// Opens the journal of a recovery whose process has ended, and gives what is in it.
+    ///
+    /// Errors: the recovery is still in another process's hands; the chain does not hold.
+    pub fn open(folder: &Path) -> Result<(Self, Vec<Line>)> {
+        let path = folder.join(FILE);
+        let failed = |error: std::io::Error| {
+            Error::operator(format!("cannot open the journal {}", path.display()))
+                .detail(error)
+                .hint("Check the recovery's id, and that the journal is yours: lifeboat status lists them.")
+        };
+        let file = File::options().append(true).read(true).open(&path).map_err(failed)?;
+        let file = locked(file).map_err(|(_, error)| match error {
+            Errno::EWOULDBLOCK => {
+                let lines = read(folder).unwrap_or_default();
+                let by = holder(&lines).map_or_else(String::new, |holder| format!(", process {}", holder.pid));
+                Error::refused(format!("the recovery is still under way{by}")).hint(
+                    "lifeboat abort asks it to stop first. A process that hangs or is suspended has to be killed.",
+                )
+            }
+            error => failed(error.into()),
+        })?;
+        let (lines, sound) = whole(&path)?;
+        // A line that was cut off was never acknowledged: what follows must not be glued to it.
+        file.set_len(sound).and_then(|()| file.sync_all()).map_err(failed)?;
+        let head = lines.last().map_or_else(seed, |(_, digest)| digest.clone());
+        let lines: Vec<_> = lines.into_iter().map(|(line, _)| line).collect();
+        Ok((Self { folder: folder.to_owned(), file, next: lines.len() as u64, head, broken: false }, lines))
     }
 
     /// Appends an entry and returns when it is on disk. An error here is final: nothing may be done that was not written.
@@ -200,7 +240,7 @@ impl Journal {
     pub fn reserve(&self) -> Result<()> {
         let end = self.file.metadata().map_or(0, |facts| facts.len());
         let offset = i64::try_from(end).unwrap_or(i64::MAX);
-        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, RESERVED) {
+        match fallocate(&*self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, RESERVED) {
             Err(error @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)) => {
                 Err(Error::operator(format!("there is no room for the journal in {}", self.folder.display()))
                     .detail(std::io::Error::from(error))
@@ -227,31 +267,61 @@ impl Journal {
     }
 }
 
-/// Reads a journal and checks its chain. The error names the first line that does not fit.
+/// Reads a journal and checks its chain. The error names the first line that does not fit. A last line without its end was
+/// being written when the process died, and counts for nothing.
 pub fn read(folder: &Path) -> Result<Vec<Line>> {
-    let path = folder.join(FILE);
+    Ok(whole(&folder.join(FILE))?.0.into_iter().map(|(line, _)| line).collect())
+}
+
+/// The whole lines with their digests, and where they end.
+fn whole(path: &Path) -> Result<(Vec<(Line, String)>, u64)> {
     let wrong = |n: usize, why: &str| {
         Error::operator(format!("line {} of {} {why}", n + 1, path.display()))
             .hint("The journal was edited or damaged from that line on; what stands before it is sound.")
     };
-    let file = File::open(&path).map_err(|error| {
+    let mut file = File::open(path).map(BufReader::new).map_err(|error| {
         Error::operator(format!("cannot read the journal {}", path.display()))
             .detail(error)
             .hint("Check the recovery's id: lifeboat journal lists them.")
     })?;
-    let mut lines = Vec::new();
-    let mut prev = seed();
-    for (n, text) in BufReader::new(file).lines().enumerate() {
-        let text = text.map_err(|error| wrong(n, "cannot be read").detail(error))?;
+    let (mut lines, mut end, mut text): (Vec<(Line, String)>, u64, String) = (Vec::new(), 0, String::new());
+    loop {
+        let n = lines.len();
+        text.clear();
+        let length = file.read_line(&mut text).map_err(|error| wrong(n, "cannot be read").detail(error))?;
+        let Some(text) = text.strip_suffix('\n') else { return Ok((lines, end)) };
         let line: Line =
-            serde_json::from_str(&text).map_err(|error| wrong(n, "is not a journal entry").detail(error))?;
-        if line.prev != prev || line.n != n as u64 {
+            serde_json::from_str(text).map_err(|error| wrong(n, "is not a journal entry").detail(error))?;
+        let follows = lines.last().map_or_else(seed, |(_, digest)| digest.clone());
+        if line.prev != follows || line.n != n as u64 {
             return Err(wrong(n, "does not follow from the line before it"));
         }
-        prev = digest(&text);
-        lines.push(line);
+        lines.push((line, digest(text)));
+        end += length as u64;
     }
-    Ok(lines)
+}
+
+/// Whether a process has the recovery in its hands.
+pub fn is_held(folder: &Path) -> bool {
+    File::open(folder.join(FILE))
+        .is_ok_and(|file| matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK))))
+}
+
+/// Who took the recovery in hand last.
+pub fn holder(lines: &[Line]) -> Option<&Operator> {
+    lines.iter().rev().find_map(|line| match &line.entry {
+        Entry::Started { operator, .. } | Entry::Resumed { operator } => Some(operator),
+        _ => None,
+    })
+}
+
+/// Whether the last run came to its end, or nothing was left to run.
+pub fn is_finished(lines: &[Line]) -> bool {
+    lines.last().is_some_and(|line| matches!(line.entry, Entry::Finished { .. }))
+}
+
+fn locked(file: File) -> Result<Flock<File>, (File, Errno)> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
 }
 
 /// The recoveries beneath a state folder, newest first.
@@ -276,7 +346,14 @@ pub fn operator() -> Operator {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
     let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
     let from = std::env::var("SSH_CONNECTION").ok().and_then(|from| from.split(' ').next().map(str::to_owned));
-    Operator { user: user.unwrap_or_else(|| "unknown".into()), host: host.unwrap_or_else(|| "unknown".into()), from }
+    let terminal = nix::unistd::ttyname(std::io::stdin()).ok().map(|path| path.display().to_string());
+    Operator {
+        user: user.unwrap_or_else(|| "unknown".into()),
+        host: host.unwrap_or_else(|| "unknown".into()),
+        from,
+        terminal,
+        pid: std::process::id(),
+    }
 }
 
 fn seed() -> String {
@@ -315,8 +392,36 @@ mod tests {
         fs::write(&path, edited).unwrap();
         assert!(read(&folder).unwrap_err().message.starts_with("line 2 of"));
         let removed: Vec<_> = sound.lines().enumerate().filter(|(n, _)| *n != 1).map(|(_, line)| line).collect();
-        fs::write(&path, removed.join("\n")).unwrap();
+        fs::write(&path, removed.join("\n") + "\n").unwrap();
         assert!(read(&folder).unwrap_err().message.ends_with("does not follow from the line before it"));
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_counts_for_nothing_and_is_not_glued_to_the_next() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = journal(temporary.path());
+        let path = folder.join(FILE);
+        let sound = fs::read_to_string(&path).unwrap();
+        for cut in 1..100 {
+            fs::write(&path, &sound[..sound.len() - cut]).unwrap();
+            assert_eq!(read(&folder).unwrap().len(), 2);
+            let (mut journal, lines) = Journal::open(&folder).unwrap();
+            assert_eq!(lines.len(), 2);
+            journal.write(Entry::WentBack).unwrap();
+            assert_eq!(read(&folder).unwrap().len(), 3);
+        }
+    }
+
+    #[test]
+    fn one_process_at_a_time_writes() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("r");
+        let journal = Journal::create(&folder).unwrap();
+        assert!(is_held(&folder));
+        assert!(Journal::open(&folder).unwrap_err().message.starts_with("the recovery is still under way"));
+        drop(journal);
+        assert!(!is_held(&folder));
+        Journal::open(&folder).unwrap();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::journal::{self, Entry, Line, Outcome};
-use super::plan::{Effect, Plan};
+use super::plan::{Effect, Plan, Step};
 use super::record::{Fact, Finding, Incident, Look, Record, Scope};
 use super::systems::Evidence;
 use crate::error::{Error, Result};
@@ -121,7 +121,9 @@ pub fn markdown(lines: &[Line]) -> String {
         let from = operator.from.as_deref().map(|from| format!(", connected from {}", clean(from))).unwrap_or_default();
         let _ = writeln!(page, "# Recovery {}\n", clean(recovery));
         let _ = writeln!(page, "- System: {}", clean(system));
-        let _ = writeln!(page, "- Operator: {} on {}{from}", clean(&operator.user), clean(&operator.host));
+        let terminal =
+            operator.terminal.as_deref().map(|name| format!(", terminal {}", clean(name))).unwrap_or_default();
+        let _ = writeln!(page, "- Operator: {} on {}{from}{terminal}", clean(&operator.user), clean(&operator.host));
         let _ = writeln!(page, "- Begun: {} UTC", at.format("%Y-%m-%d %H:%M:%S"));
     }
     if let Some(last) = lines.last() {
@@ -148,17 +150,30 @@ pub fn markdown(lines: &[Line]) -> String {
 
 /// What the journal says was changed so far, for every place that shows an error.
 pub fn changed(lines: &[Line]) -> String {
-    let done: Vec<String> = lines
-        .iter()
-        .filter_map(|line| match &line.entry {
-            Entry::Applied { evidence: Evidence::Merged(applied) | Evidence::Undone(applied), .. } => {
-                Some(counts(applied))
-            }
-            Entry::Unknown { .. } => Some("not known: the connection was lost while committing".into()),
-            _ => None,
-        })
-        .collect();
+    let mut done = Vec::new();
+    for line in lines {
+        if let Entry::Applied { evidence: Evidence::Merged(applied) | Evidence::Undone(applied), .. } = &line.entry {
+            done.push(counts(applied));
+        }
+    }
+    if let Some((_, step)) = open(lines).filter(|(_, step)| step.effect() == Effect::Live) {
+        done.push(format!("not known whether it was done: {}", step.title()));
+    }
     if done.is_empty() { "nothing".into() } else { done.join("; ") }
+}
+
+/// The step of the last plan that was begun and whose outcome nobody wrote down, with its place.
+pub fn open(lines: &[Line]) -> Option<(usize, &Step)> {
+    let (mut plan, mut begun) = (None, None);
+    for line in lines {
+        match &line.entry {
+            Entry::Consented { plan: consented, .. } => (plan, begun) = (Some(consented), None),
+            Entry::Intent { step, .. } => begun = Some(*step),
+            Entry::Applied { .. } | Entry::NotApplied { .. } => begun = None,
+            _ => {}
+        }
+    }
+    Some((begun?, plan?.steps.get(begun?)?))
 }
 
 fn outcome(lines: &[Line]) -> &'static str {
@@ -169,7 +184,8 @@ fn outcome(lines: &[Line]) -> &'static str {
     match last {
         Some(Outcome::Recovered) => "done and proved",
         Some(Outcome::Failed) => "failed",
-        Some(Outcome::Abandoned) => "left before anything was changed",
+        Some(Outcome::Abandoned) if changed(lines) == "nothing" => "left before anything was changed",
+        Some(Outcome::Abandoned) => "left",
         None => "not finished",
     }
 }
@@ -184,7 +200,7 @@ fn push_plan(page: &mut String, hash: &str, typed: &str, plan: &Plan) {
         };
         let _ = writeln!(page, "{}. {} ({effect})", number + 1, step.title());
     }
-    let statements: Vec<_> = plan.steps.iter().flat_map(super::plan::Step::statements).collect();
+    let statements: Vec<_> = plan.steps.iter().flat_map(Step::statements).collect();
     if !statements.is_empty() {
         let _ = writeln!(page, "\n```sql");
         for line in statements.iter().flat_map(|statement| statement.lines()) {
@@ -254,6 +270,9 @@ fn counts(applied: &Applied) -> String {
 pub fn told(entry: &Entry) -> String {
     match entry {
         Entry::Started { recovery, .. } => format!("recovery {recovery} begun"),
+        Entry::Resumed { operator } => {
+            format!("taken over by {} on {}, process {}", operator.user, operator.host, operator.pid)
+        }
         Entry::Answered { fact } => told_fact(fact),
         Entry::WentBack => "last answer taken back".into(),
         Entry::Looked { what, outcome } => format!("{what}: {outcome}"),

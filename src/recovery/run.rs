@@ -2,8 +2,8 @@
 //! The first failure stops the run; nothing after it is attempted, and what was done before it stands in the journal.
 
 use super::Recovery;
-use super::journal::{Entry, Outcome};
-use super::plan::{Confirmed, Step};
+use super::journal::{self, Entry, Line, Outcome};
+use super::plan::{Confirmed, Effect, Plan, Step};
 use super::report;
 use super::systems::{Evidence, Systems};
 use crate::error::{Error, Kind, Result};
@@ -24,16 +24,177 @@ pub async fn run<S: Systems>(
     systems: &S,
     recovery: &mut Recovery,
     progress: &Progress,
-    mut on_step: impl FnMut(StepEvent) + Send,
+    on_step: impl FnMut(StepEvent) + Send,
 ) -> Result<Vec<Evidence>> {
     let (plan, hash) = (confirmed.plan(), confirmed.hash());
     recovery.journal.reserve()?;
     recovery.journal.write(Entry::Consented { hash: hash.into(), typed: plan.phrase(), plan: plan.clone() })?;
+    steps(plan, 0, systems, recovery, progress, on_step).await
+}
+
+/// What became of a recovery whose process had ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It had come to its end by itself.
+    Before,
+    /// What was consented to is done, now to its end.
+    Done,
+    /// Nothing was changed, and nothing of it is left.
+    Nothing,
+}
+
+impl Settled {
+    /// A sentence for the operator.
+    pub fn told(self) -> &'static str {
+        match self {
+            Self::Before => "It had come to its end; nothing was left to do.",
+            Self::Done => "What was consented to is committed, and the rest of the plan is done now.",
+            Self::Nothing => "Nothing was changed in production, and what was staged is gone.",
+        }
+    }
+}
+
+/// Where a recovery stands, by its journal and by who holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// A process has it in hand.
+    UnderWay {
+        /// The process, by the journal.
+        process: u32,
+        /// As [`report::changed`].
+        changed: String,
+    },
+    /// Nothing is left to do.
+    Ended {
+        /// As [`report::changed`].
+        changed: String,
+    },
+    /// Its process ended in the middle: it has to be resumed.
+    Left {
+        /// As [`report::changed`].
+        changed: String,
+    },
+    /// Its journal cannot be read.
+    Unreadable {
+        /// The error's message.
+        why: String,
+    },
+}
+
+impl Standing {
+    /// Looks at a recovery's folder.
+    pub fn of(folder: &std::path::Path) -> Self {
+        // Looked at before and after: between the two its process may have begun, or come to its end.
+        let (before, read, after) = (journal::is_held(folder), journal::read(folder), journal::is_held(folder));
+        let read = if before && !after { journal::read(folder) } else { read };
+        let held = after;
+        let lines = match read {
+            Ok(lines) => lines,
+            Err(error) => return Self::Unreadable { why: error.message },
+        };
+        let changed = report::changed(&lines);
+        match journal::holder(&lines) {
+            // Without its first line nothing was begun.
+            None if !held => Self::Ended { changed },
+            _ if !held && journal::is_finished(&lines) => Self::Ended { changed },
+            Some(holder) if held => Self::UnderWay { process: holder.pid, changed },
+            _ => Self::Left { changed },
+        }
+    }
+
+    /// One word, for scripts.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::UnderWay { .. } => "under way",
+            Self::Ended { .. } => "ended",
+            Self::Left { .. } => "left",
+            Self::Unreadable { .. } => "unreadable",
+        }
+    }
+
+    /// One line, for a list.
+    pub fn told(&self) -> String {
+        match self {
+            Self::UnderWay { process, changed } => format!("under way in process {process}; changed: {changed}"),
+            Self::Ended { changed } => format!("changed: {changed}"),
+            Self::Left { changed } => format!("LEFT IN THE MIDDLE, its process is gone; changed: {changed}"),
+            Self::Unreadable { why } => why.clone(),
+        }
+    }
+}
+
+/// Goes on where the process that held the recovery ended. The one thing that may not be known is what became of a step
+/// that changes production: the server is asked. When it was done, the plan goes on from there; when it was not, it is not
+/// begun again, since rows may have moved since consent: what was staged goes.
+///
+/// Errors: the server cannot be asked, or a later step fails.
+pub async fn resume<S: Systems>(
+    recovery: &mut Recovery,
+    lines: &[Line],
+    systems: &S,
+    progress: &Progress,
+) -> Result<Settled> {
+    if journal::is_finished(lines) {
+        return Ok(Settled::Before);
+    }
+    recovery.journal.write(Entry::Resumed { operator: journal::operator() })?;
+    let open = report::open(lines).map(|(number, step)| (number, step.clone()));
+    let live = open.clone().filter(|(_, step)| step.effect() == Effect::Live);
+    let found = systems.take_over(&recovery.id, live.as_ref().map(|(_, step)| step)).await?;
+    let (plan, since) = lines
+        .iter()
+        .enumerate()
+        .rev()
+        .find_map(|(at, line)| match &line.entry {
+            Entry::Consented { plan, .. } => Some((Some(plan.clone()), &lines[at..])),
+            _ => None,
+        })
+        .unwrap_or((None, &[]));
+    let last_applied = since.iter().rev().find_map(|line| match &line.entry {
+        Entry::Applied { step, .. } => Some(*step),
+        _ => None,
+    });
+    let from = match (live, found) {
+        (Some((number, step)), Some(evidence)) => {
+            kept(&step, &evidence)?;
+            recovery.journal.write(Entry::Applied { step: number, evidence })?;
+            Some(number + 1)
+        }
+        (Some((number, _)), None) => {
+            let error = "the process ended before it was committed".into();
+            recovery.journal.write(Entry::NotApplied { step: number, error })?;
+            None
+        }
+        (None, _) => {
+            // Between two steps, or in one that can be done again.
+            last_applied.map(|step| open.map_or(step + 1, |(number, _)| number))
+        }
+    };
+    if let (Some(plan), Some(from)) = (plan, from) {
+        steps(&plan, from, systems, recovery, progress, |_| ()).await?;
+        return Ok(Settled::Done);
+    }
+    systems.execute(&recovery.id, &Step::DropScratch, "", progress).await?;
+    recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned })?;
+    report::write(recovery.journal.folder())?;
+    Ok(Settled::Nothing)
+}
+
+/// The steps from the given one on.
+async fn steps<S: Systems>(
+    plan: &Plan,
+    from: usize,
+    systems: &S,
+    recovery: &mut Recovery,
+    progress: &Progress,
+    mut on_step: impl FnMut(StepEvent) + Send,
+) -> Result<Vec<Evidence>> {
+    let hash = plan.hash()?;
     let mut all = Vec::new();
-    for (number, step) in plan.steps.iter().enumerate() {
-        recovery.journal.write(Entry::Intent { step: number, title: step.title(), hash: hash.into() })?;
+    for (number, step) in plan.steps.iter().enumerate().skip(from) {
+        recovery.journal.write(Entry::Intent { step: number, title: step.title(), hash: hash.clone() })?;
         on_step(StepEvent::Began(number));
-        let outcome = systems.execute(&recovery.id, step, hash, progress).await;
+        let outcome = systems.execute(&recovery.id, step, &hash, progress).await;
         match outcome.and_then(|evidence| kept(step, &evidence).map(|()| evidence)) {
             Ok(evidence) => {
                 let applied = Entry::Applied { step: number, evidence: evidence.clone() };
@@ -43,13 +204,15 @@ pub async fn run<S: Systems>(
                 on_step(StepEvent::Ended(number));
                 all.push(evidence);
             }
+            // Nobody knows: the recovery stays open, and resuming it asks the server.
+            Err(error) if error.kind == Kind::Unresolved => {
+                recovery.journal.write(Entry::Unknown { step: number, error: error.to_string() })?;
+                return Err(
+                    error.hint(format!("lifeboat resume {} finds out, when the server answers again.", recovery.id))
+                );
+            }
             Err(error) => {
-                let text = error.to_string();
-                recovery.journal.write(if error.kind == Kind::Unresolved {
-                    Entry::Unknown { step: number, error: text }
-                } else {
-                    Entry::NotApplied { step: number, error: text }
-                })?;
+                recovery.journal.write(Entry::NotApplied { step: number, error: error.to_string() })?;
                 recovery.journal.write(Entry::Finished { outcome: Outcome::Failed })?;
                 recovery.journal.release();
                 report::write(recovery.journal.folder())?;

@@ -43,6 +43,10 @@ pub trait Systems: Send + Sync + 'static {
         progress: &Progress,
     ) -> impl Future<Output = Result<Evidence>> + Send;
 
+    /// Takes over from a process of the same recovery that has ended: finds the scratch space it left, and what became of
+    /// the step that it may have been in the middle of. `None`: the step was not committed, and will not be any more.
+    fn take_over(&self, recovery: &str, open: Option<&Step>) -> impl Future<Output = Result<Option<Evidence>>> + Send;
+
     /// Some rows of the present diff's `table`-th table, after row number `after`.
     fn page(&self, table: usize, filter: &Filter, after: i64, limit: u32) -> impl Future<Output = Result<Page>> + Send;
 

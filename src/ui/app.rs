@@ -25,10 +25,10 @@ use crate::error::{Error, Result};
 use crate::postgres::diff::{Filter, Page};
 use crate::progress::Progress;
 use crate::recovery::flows::{Answers, Next, Question};
-use crate::recovery::journal::{self, Entry, Outcome};
-use crate::recovery::plan::{Confirmed, Step};
+use crate::recovery::journal;
+use crate::recovery::plan::Confirmed;
 use crate::recovery::record::{Contents, Finding, Look};
-use crate::recovery::run::{self, StepEvent};
+use crate::recovery::run::{self, Settled, Standing, StepEvent};
 use crate::recovery::systems::{Evidence, Systems};
 use crate::recovery::{Flow, Recovery, report};
 
@@ -62,6 +62,10 @@ pub enum Message {
     Stepped(StepEvent),
     /// The plan ended; the recovery comes back from the job that held it meanwhile.
     Ran(Box<Recovery>, Result<Vec<Evidence>>),
+    /// A recovery that was left in the middle has been settled, or could not be.
+    Settled(String, Result<Settled>),
+    /// What a recovery had staged is gone, and its journal is closed.
+    Left,
     /// A drill's end compared with the truth; the error is its message.
     Judged(Result<Vec<screens::done::Check>, String>),
 }
@@ -288,6 +292,7 @@ impl<S: Systems> App<S> {
         match command {
             Command::Start => self.start(Flow::Rows),
             Command::Undo(recovery) => self.start(Flow::Undo { recovery }),
+            Command::Resume(recovery) => self.resume(recovery),
             Command::Report(recovery) => self.show_report(&recovery, "An earlier recovery".into(), None),
             Command::Answer(fact) => {
                 let answered = self.recovery.as_mut().map(|recovery| recovery.answer(fact));
@@ -349,18 +354,17 @@ impl<S: Systems> App<S> {
 
     fn go_home(&mut self) {
         if let Some(mut recovery) = self.recovery.take() {
-            self.drop_scratch(&recovery.id);
-            abandon(&mut recovery);
+            let systems = self.console.systems.clone();
+            let messages = self.messages.clone();
+            tokio::spawn(async move {
+                recovery.leave(systems.as_ref()).await;
+                drop(recovery);
+                let _ = messages.send(Message::Left);
+            });
         }
         self.confirmed = None;
         self.answered.clear();
         self.screen = Screen::Home(home(&self.console));
-    }
-
-    /// Removes a recovery's staging schema in the background.
-    fn drop_scratch(&self, recovery: &str) {
-        let (systems, recovery) = (self.console.systems.clone(), recovery.to_owned());
-        tokio::spawn(async move { systems.execute(&recovery, &Step::DropScratch, "", &Progress::default()).await });
     }
 
     /// Shows what the flow wants next.
@@ -501,6 +505,24 @@ impl<S: Systems> App<S> {
         });
     }
 
+    /// Settles a recovery whose process has ended.
+    fn resume(&mut self, id: String) {
+        let (mut recovery, lines) = match Recovery::reopen(&id, &self.console.state) {
+            Ok(reopened) => reopened,
+            Err(error) => return self.fail(error),
+        };
+        let progress = Progress::default();
+        self.screen = Screen::Waiting(Waiting { reports: progress.watch(), since: Instant::now(), cancelling: false });
+        self.work = Some(progress.clone());
+        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
+        tokio::spawn(async move {
+            progress.begin("asking production what was committed", crate::progress::Unit::Items, None);
+            let settled = caught(run::resume(&mut recovery, &lines, systems.as_ref(), &progress)).await;
+            drop(recovery);
+            let _ = messages.send(Message::Settled(id, settled));
+        });
+    }
+
     fn fail(&mut self, error: Error) {
         let lines = self.recovery.as_ref().and_then(|recovery| journal::read(recovery.journal.folder()).ok());
         let changed = report::changed(&lines.unwrap_or_default());
@@ -557,6 +579,18 @@ impl<S: Systems> App<S> {
                 }
             }
             Message::Ran(recovery, outcome) => self.ran(*recovery, outcome),
+            Message::Settled(id, settled) => {
+                self.work = None;
+                match settled {
+                    Ok(settled) => self.show_report(&id, settled.told().into(), None),
+                    Err(error) => self.fail(error),
+                }
+            }
+            Message::Left => {
+                if let Screen::Home(shown) = &mut self.screen {
+                    shown.earlier = home(&self.console).earlier;
+                }
+            }
             Message::Judged(verdict) => {
                 if let Screen::Done(done) = &mut self.screen {
                     done.verdict = Some(verdict);
@@ -615,11 +649,8 @@ impl<S: Systems> App<S> {
             work.cancel();
         }
         if let Some(mut recovery) = self.recovery.take() {
-            let progress = Progress::default();
-            let cleaned = self.console.systems.execute(&recovery.id, &Step::DropScratch, "", &progress);
             // A server that does not answer must not keep the terminal.
-            let _ = tokio::time::timeout(Duration::from_secs(5), cleaned).await;
-            abandon(&mut recovery);
+            let _ = tokio::time::timeout(Duration::from_secs(5), recovery.leave(self.console.systems.as_ref())).await;
         }
     }
 }
@@ -634,27 +665,19 @@ fn palette(place: Place, filter: &FilterLine) -> Vec<(Action, &'static str)> {
         .collect()
 }
 
-/// Journals that a recovery was left before it came to an end.
-fn abandon(recovery: &mut Recovery) {
-    let finished = journal::read(recovery.journal.folder())
-        .is_ok_and(|lines| lines.iter().any(|line| matches!(line.entry, Entry::Finished { .. })));
-    if !finished {
-        // The journal's disk may be the very thing that failed; there is nobody left to tell.
-        let _ = recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned });
-    }
-}
-
 fn home<S>(console: &Console<S>) -> Home {
     let earlier = journal::list(&console.state).into_iter().take(50).map(|id| {
-        let lines = journal::read(&console.state.join("recoveries").join(&id));
-        let (what, wrote) = match lines {
-            Ok(lines) => {
-                let changed = report::changed(&lines);
-                (format!("changed: {changed}"), changed != "nothing")
-            }
-            Err(error) => (error.message, false),
-        };
-        Earlier { id, what, wrote }
+        let standing = Standing::of(&console.state.join("recoveries").join(&id));
+        Earlier { id, standing }
     });
-    Home { briefing: console.briefing.clone(), earlier: earlier.collect(), cursor: super::table::Cursor::default() }
+    // One that this console is just leaving comes into the list when it has been left.
+    let ours =
+        |standing: &Standing| matches!(standing, Standing::UnderWay { process, .. } if *process == std::process::id());
+    let mut earlier: Vec<_> = earlier.filter(|earlier| !ours(&earlier.standing)).collect();
+    earlier.sort_by_key(|earlier| match earlier.standing {
+        Standing::Left { .. } => 0,
+        Standing::UnderWay { .. } => 1,
+        Standing::Ended { .. } | Standing::Unreadable { .. } => 2,
+    });
+    Home { briefing: console.briefing.clone(), earlier, cursor: super::table::Cursor::default() }
 }

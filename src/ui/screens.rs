@@ -29,6 +29,8 @@ pub enum Command {
     Undo(String),
     /// Show the report of an earlier recovery.
     Report(String),
+    /// Find out what became of a recovery that was left in the middle, by its id.
+    Resume(String),
     /// Take an answer into the record.
     Answer(Fact),
     /// Take the last answer back; before the first, go home.

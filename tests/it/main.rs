@@ -12,6 +12,7 @@ mod diff;
 mod faults;
 mod merge;
 mod recover;
+mod resume;
 mod sandbox;
 mod stage;
 mod tidy;

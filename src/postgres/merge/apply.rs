@@ -58,6 +58,16 @@ impl From<Error> for Failure {
     }
 }
 
+impl Outcome {
+    /// What was written, if it was.
+    pub fn applied(self) -> Option<Applied> {
+        match self {
+            Self::Applied(applied) => Some(applied),
+            Self::NotApplied => None,
+        }
+    }
+}
+
 /// Writes an approved change-set in one transaction.
 ///
 /// Errors: [`Kind::Unresolved`] when the reply to COMMIT was lost; with every other error nothing was changed. Rows that

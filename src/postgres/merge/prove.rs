@@ -16,6 +16,12 @@ use crate::error::{Error, Result};
 /// Compares the written rows with the backup again, and checks every foreign key of the written tables whole.
 pub async fn prove(client: &Client, scratch: &Scratch, changes: &ChangeSet) -> Result<Proof> {
     let works = frozen::load(client, &scratch.schema).await?;
+    // Scratch space is unlogged: a server that crashed has emptied it, and nothing would differ from nothing.
+    if frozen::hash(client, scratch, &works).await? != changes.hash {
+        return Err(Error::target("the frozen rows are gone, so what was written cannot be compared with them")
+            .hint("The merge is committed. Its pre-images are kept: undo is possible.")
+            .hint("The server may have crashed since. Compare once more with a new recovery to see where it stands."));
+    }
     let ours = transaction(client, &scratch.recovery).await?;
     let mut tables = Vec::with_capacity(works.len());
     let mut keys = BTreeMap::new();

@@ -432,6 +432,22 @@ impl Systems for Live {
         }
     }
 
+    async fn take_over(&self, recovery: &str, open: Option<&Step>) -> Result<Option<Evidence>> {
+        let mut session = self.session.lock().await;
+        let server = session.server(&self.system, recovery).await?;
+        let outcome = match open {
+            Some(Step::MergeRows { changes }) => {
+                merge::resolve(&server.client, recovery, &changes.hash).await?.applied().map(Evidence::Merged)
+            }
+            Some(Step::UndoRows { recovery: earlier, undo }) => {
+                merge::resolve(&server.client, earlier, &undo.hash).await?.applied().map(Evidence::Undone)
+            }
+            _ => None,
+        };
+        session.scratch = stage::find_scratch(&session.server(&self.system, recovery).await?.client, recovery).await?;
+        Ok(outcome)
+    }
+
     async fn page(&self, table: usize, filter: &Filter, after: i64, limit: u32) -> Result<Page> {
         let mut session = self.session.lock().await;
         let (client, scratch, compared) = session.staged(&self.system).await?;

@@ -6,6 +6,7 @@ use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Wrap};
 
 use super::Command;
+use crate::recovery::run::Standing;
 use crate::text::clean;
 use crate::ui::keymap::Action;
 use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
@@ -16,10 +17,8 @@ use crate::ui::theme::Theme;
 pub struct Earlier {
     /// The recovery's id.
     pub id: String,
-    /// What it has changed, by its journal; or why the journal cannot be read.
-    pub what: String,
-    /// Whether something was written that could be taken back.
-    pub wrote: bool,
+    /// Where it stands, and what it has changed.
+    pub standing: Standing,
 }
 
 /// The first line begins a recovery; each other one is an earlier recovery.
@@ -27,7 +26,7 @@ pub struct Earlier {
 pub struct Home {
     /// What the operator of a drill is told; it takes the place of the greeting.
     pub briefing: Option<String>,
-    /// Newest first.
+    /// Those that were left in the middle or are under way come first; newest first among their kind.
     pub earlier: Vec<Earlier>,
     /// Counts the line that begins a recovery as 0.
     pub cursor: Cursor,
@@ -42,12 +41,20 @@ impl Home {
             Action::Enter | Action::Report => {
                 return Some(match selected {
                     None => Command::Start,
+                    Some(earlier) if matches!(earlier.standing, Standing::Left { .. }) => {
+                        Command::Resume(earlier.id.clone())
+                    }
                     Some(earlier) => Command::Report(earlier.id.clone()),
                 });
             }
             Action::Undo => {
                 return Some(match selected {
-                    Some(earlier) if earlier.wrote => Command::Undo(earlier.id.clone()),
+                    Some(Earlier { id, standing: Standing::Ended { changed } }) if changed != "nothing" => {
+                        Command::Undo(id.clone())
+                    }
+                    Some(Earlier { standing: Standing::Left { .. }, .. }) => {
+                        Command::Notice("it was left in the middle: Enter settles it first".into())
+                    }
                     Some(_) => Command::Notice("this recovery wrote nothing that could be taken back".into()),
                     None => Command::Notice("select an earlier recovery first".into()),
                 });
@@ -66,6 +73,13 @@ impl Home {
             top.push(Line::styled("What you are told", theme.title()));
             top.extend(briefing.lines().map(|line| Line::raw(clean(line).into_owned())));
             top.push(Line::raw(""));
+        } else if self.earlier.iter().any(|earlier| matches!(earlier.standing, Standing::Left { .. })) {
+            top.push(Line::styled("A recovery was left in the middle: its process is gone.", theme.bad()));
+            top.push(Line::raw(
+                "Select it and press Enter: production is asked what was committed. If it was, the plan goes",
+            ));
+            top.push(Line::raw("on from there and is proved; if it was not, what was staged is removed."));
+            top.push(Line::raw(""));
         } else {
             top.push(Line::styled("Something is lost? Begin a recovery.", theme.title()));
             top.push(Line::raw("Nothing is changed before you have seen exactly what, and typed its name."));
@@ -82,7 +96,15 @@ impl Home {
                     Cell::new("Begin a recovery", theme.title()),
                     Cell::from("see what differs from a backup, bring rows back"),
                 ],
-                Some(earlier) => vec![Cell::from(clean(&earlier.id)), Cell::from(clean(&earlier.what))],
+                Some(earlier) => {
+                    let told = earlier.standing.told();
+                    let style = match earlier.standing {
+                        Standing::Left { .. } => theme.bad(),
+                        Standing::UnderWay { .. } => theme.title(),
+                        Standing::Ended { .. } | Standing::Unreadable { .. } => theme.text(),
+                    };
+                    vec![Cell::from(clean(&earlier.id)), Cell::new(clean(&told).into_owned(), style)]
+                }
             };
             Row { mark: Mark::None, cells }
         };

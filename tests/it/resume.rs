@@ -1,0 +1,232 @@
+//! A recovery outlives its process: killed at any instant, it is known what was committed, and the rest is done or undone.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::cluster::{database, pg_programs, psql};
+use crate::merge::state;
+
+const SCHEMA: &str = "create table t (id int primary key, status text, note text);
+    insert into t select i, 'active', md5(i::text) from generate_series(1, 20000) i; analyze t";
+const DAMAGE: &str = "update t set status = 'void' where id <= 9000; delete from t where id > 19500; analyze t";
+
+/// Kills that every run of the tests makes; `make soak` asks for more.
+const KILLS: u32 = 100;
+
+/// A damaged database and a dump from before.
+struct Incident {
+    name: String,
+    conninfo: String,
+    folder: tempfile::TempDir,
+    damaged: String,
+    repaired: String,
+}
+
+impl Incident {
+    fn new(name: &str) -> Self {
+        let conninfo = database(name, SCHEMA);
+        let folder = tempfile::tempdir().unwrap();
+        let pg_dump = pg_programs().join("pg_dump");
+        let made =
+            Command::new(pg_dump).args(["-Fc", "-d", &conninfo, "-f"]).arg(folder.path().join("t.dump")).status();
+        assert!(made.unwrap().success());
+        let answers = "tables = [\"public.t\"]\nconsent = \"public.t\"\n[[rows]]\ntable = \"public.t\"\nclasses = [\"missing\", \"changed\"]\n";
+        std::fs::write(folder.path().join("answers.toml"), answers).unwrap();
+        let repaired = state(&conninfo);
+        psql(&conninfo, &format!("{DAMAGE}; create table pristine as table t"));
+        psql(&conninfo, "create schema aside; alter table pristine set schema aside");
+        let damaged = state(&conninfo);
+        Self { name: name.into(), conninfo, folder, damaged, repaired }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("HOME", self.folder.path()).args(["--database", &self.conninfo]).stdin(Stdio::null());
+        command
+    }
+
+    fn start(&self) -> Child {
+        let mut command = self.command(&["recover"]);
+        command.arg("--answers").arg(self.path("answers.toml")).arg("--dump").arg(self.path("t.dump"));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn recoveries(&self) -> Vec<(String, String, String)> {
+        let output = self.command(&["status", "--json"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let rows = status["recoveries"].as_array().unwrap();
+        rows.iter().map(|row| (text(&row["recovery"]), text(&row["state"]), text(&row["told"]))).collect()
+    }
+
+    /// Settles whatever was left, and gives its id and what is said of it then.
+    fn settle(&self) -> Vec<(String, String)> {
+        for (id, state, _) in self.recoveries() {
+            assert_ne!(state, "under way", "{id}");
+            if state == "left" {
+                let output = self.command(&["resume", &id]).output().unwrap();
+                assert!(output.status.success(), "{id}: {}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        self.recoveries()
+            .into_iter()
+            .map(|(id, state, told)| {
+                assert_eq!(state, "ended", "{id}: {told}");
+                assert!(!told.contains("not known"), "{id}: {told}");
+                (id, told)
+            })
+            .collect()
+    }
+
+    /// Puts the damage back, and forgets the recoveries.
+    fn again(&self) {
+        psql(&self.conninfo, "truncate t; insert into t table aside.pristine; analyze t");
+        assert_eq!(state(&self.conninfo), self.damaged);
+        for schema in psql(&self.conninfo, "select nspname from pg_namespace where nspname ~ '^lifeboat_undo_'").lines()
+        {
+            psql(&self.conninfo, &format!("set client_min_messages = error; drop schema {schema} cascade"));
+        }
+        let _ = std::fs::remove_dir_all(self.path(".local"));
+    }
+
+    fn leftovers(&self) -> String {
+        psql(
+            &self.conninfo,
+            &format!(
+                "select string_agg(nspname, ' ') from pg_namespace where nspname ~ '^restore_staging_';
+                 select string_agg(application_name, ' ') from pg_stat_activity
+                 where datname = '{}' and pid <> pg_backend_pid() and backend_type = 'client backend'",
+                self.name
+            ),
+        )
+    }
+}
+
+fn kills() -> u32 {
+    std::env::var("LIFEBOAT_KILLS").map_or(KILLS, |number| number.parse().unwrap())
+}
+
+/// Uniform in 0..1, and the same for the same seed.
+fn random(seed: &mut u64) -> f64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are random enough")]
+    let fraction = (*seed >> 11) as f64 / (1_u64 << 53) as f64;
+    fraction
+}
+
+#[test]
+fn fm_01_02_a_recovery_that_is_killed_at_any_instant_is_settled_and_nothing_is_half_done() {
+    let incident = Incident::new("fm_01_02");
+    let begun = Instant::now();
+    assert!(incident.start().wait().unwrap().success());
+    let whole = begun.elapsed();
+    assert_eq!(state(&incident.conninfo), incident.repaired);
+    incident.again();
+    let mut seed: u64 = std::env::var("LIFEBOAT_SEED").map_or(20_260_115, |seed| seed.parse().unwrap());
+    println!("LIFEBOAT_SEED={seed}, {} kills over {whole:?}", kills());
+    let (mut applied, mut killed) = (0, 0);
+    for run in 0..kills() {
+        let delay = whole.mul_f64(random(&mut seed) * 1.1);
+        let mut child = incident.start();
+        std::thread::sleep(delay);
+        let _ = child.kill();
+        let status = child.wait().unwrap();
+        killed += u32::from(status.signal().is_some());
+        let why = format!("run {run}, killed after {delay:?}");
+        let settled = incident.settle();
+        let now = state(&incident.conninfo);
+        let done = now == incident.repaired;
+        assert!(done || now == incident.damaged, "{why}: half done");
+        let told = settled.first().map_or("", |(_, told)| told);
+        assert_eq!(told.contains("500 inserted, 9,000 updated"), done, "{why}: {told}");
+        assert_eq!(incident.leftovers(), "", "{why}");
+        if let (Some((id, _)), true) = (settled.first(), done) {
+            // What was applied was proved, and can be taken back.
+            let report = incident.command(&["report", id]).output().unwrap();
+            let report = String::from_utf8(report.stdout).unwrap();
+            assert!(report.contains("## Proof"), "{why}: {report}");
+            if run % 4 == 0 {
+                let undo = incident.command(&["undo", id, "--consent", "public.t"]).output().unwrap();
+                assert!(undo.status.success(), "{why}: {}", String::from_utf8_lossy(&undo.stderr));
+                assert_eq!(state(&incident.conninfo), incident.damaged, "{why}: undone");
+            }
+        }
+        applied += u32::from(done);
+        incident.again();
+    }
+    println!("{killed} were killed, {applied} had been applied");
+    assert!(killed > kills() / 2 && applied > 0 && applied < kills(), "{killed} killed, {applied} applied");
+}
+
+#[test]
+fn an_undo_that_is_killed_at_any_instant_is_settled_too() {
+    let incident = Incident::new("killed_undo");
+    let mut seed = 7;
+    let mut undone = 0;
+    let runs = kills() / 5;
+    for run in 0..runs {
+        assert!(incident.start().wait().unwrap().success());
+        let id = incident.settle()[0].0.clone();
+        let mut undo = incident.command(&["undo", &id, "--consent", "public.t"]);
+        let mut child = undo.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let delay = Duration::from_millis(400).mul_f64(random(&mut seed));
+        std::thread::sleep(delay);
+        let _ = child.kill();
+        let _ = child.wait();
+        let settled = incident.settle();
+        let now = state(&incident.conninfo);
+        let done = now == incident.damaged;
+        assert!(done || now == incident.repaired, "run {run}, killed after {delay:?}: half undone");
+        let told = settled.iter().find(|(other, _)| *other != id).map_or("", |(_, told)| told);
+        assert_eq!(told.contains("t: "), done, "run {run}, killed after {delay:?}: {told}");
+        undone += u32::from(done);
+        incident.again();
+    }
+    println!("{undone} of {runs} had been taken back");
+    assert!(undone > 0 && undone < runs, "{undone} of {runs}");
+}
+
+#[test]
+fn a_recovery_under_way_is_shown_kept_from_others_and_aborted() {
+    let incident = Incident::new("abort");
+    // The application holds the table, so that the merge has to wait for a while.
+    let mut holder = Command::new("psql")
+        .args(["-X", "-q", "-d", &incident.conninfo, "-c", "begin; lock table t in share mode; select pg_sleep(60)"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut child = incident.start();
+    let begun = Instant::now();
+    let waiting =
+        "select count(*) from pg_stat_activity where application_name ~ '^lifeboat ' and wait_event_type = 'Lock'";
+    while psql(&incident.conninfo, waiting) == "0" {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the merge did not begin");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (id, standing, told) = incident.recoveries().pop().unwrap();
+    assert_eq!(standing, "under way", "{told}");
+    assert!(told.contains(&format!("process {}", child.id())), "{told}");
+    let refused = incident.command(&["resume", &id]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(3), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("still under way, process"));
+    let aborted = incident.command(&["abort", &id]).output().unwrap();
+    assert!(aborted.status.success(), "{}", String::from_utf8_lossy(&aborted.stderr));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let _ = holder.kill();
+    let _ = holder.wait();
+    psql(
+        &incident.conninfo,
+        "select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'pg_sleep' and pid <> pg_backend_pid()",
+    );
+    assert_eq!(incident.recoveries()[0].1, "ended");
+    assert_eq!(state(&incident.conninfo), incident.damaged);
+    assert!(!psql(&incident.conninfo, "select nspname from pg_namespace").contains("restore_staging"));
+}
