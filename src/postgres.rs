@@ -1,7 +1,8 @@
 //! PostgreSQL: read dumps ([`archive`]), learn what a live database holds ([`schema`]), load rows beside production
-//! ([`stage`]), compare ([`diff`]), write what was approved and take it back ([`merge`]).
+//! ([`stage`]), compare ([`diff`]), write what was approved and take it back ([`merge`]), one recovery at a time ([`claim`]).
 
 pub mod archive;
+pub mod claim;
 pub mod connect;
 pub mod diff;
 pub mod merge;

@@ -522,7 +522,7 @@ pub async fn abort(system: System, id: &str, state: &Path) -> Result<()> {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     }
-    resume(system, id, state).await
+    Box::pin(resume(system, id, state)).await
 }
 
 pub fn report(state: &Path, recovery: &str) -> Result<()> {

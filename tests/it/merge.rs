@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use lifeboat::error::{Error, Kind};
+use lifeboat::postgres::claim;
+use lifeboat::postgres::connect::{Conninfo, connect};
 use lifeboat::postgres::diff::{Class, KeyChoice, Table};
 use lifeboat::postgres::merge::{self, Applied, ChangeSet, Choice, Outcome, Proof, Triggers, Undo};
 use lifeboat::postgres::name::quote;
+use lifeboat::postgres::stage;
 use lifeboat::progress::Progress;
 
 use crate::cluster::psql;
@@ -329,6 +332,41 @@ async fn fm_31_triggers_of_a_partition_are_listed_skipped_and_may_not_change_aft
         repair.bench.sql("select id, op from audit order by 1, 2"),
         "7|UPDATE of low\n7|UPDATE of low\n107|UPDATE of high\n107|UPDATE of high"
     );
+}
+
+#[tokio::test]
+async fn fm_23_a_table_in_the_hands_of_another_recovery_is_not_written() {
+    let repair = Repair::new("fm_23", PEOPLE, &["people", "gifts"], DAMAGE).await;
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    let conninfo = Conninfo::parse(&repair.bench.conninfo).unwrap();
+    let other = connect(&conninfo, "lifeboat r2").await.unwrap().client;
+    stage::create_scratch(&other, "r2").await.unwrap();
+    let people = repair.tables[0].live.oid;
+    // Who freezes first has it; the other one is told who that is.
+    assert!(!claim::claim(&other, people).await.unwrap());
+    let told: Vec<_> = claim::others(&other).await.unwrap().iter().map(|claim| claim.table.to_string()).collect();
+    assert_eq!(told, ["public.gifts", "public.people"]);
+    claim::release(&repair.bench.client).await.unwrap();
+    assert!(claim::claim(&other, people).await.unwrap());
+    for error in [repair.refused(&changes).await, repair.prepare(&repair.back()).await.unwrap_err()] {
+        assert_eq!(error.kind, Kind::Refused);
+        assert!(
+            error.message.starts_with("public.people is in the hands of lifeboat r2 as postgres, since 20"),
+            "{error:?}"
+        );
+        assert!(error.message.contains(" from "), "{error:?}");
+    }
+    // The claim dies with its holder.
+    drop(other);
+    let begun = std::time::Instant::now();
+    while let Err(error) = repair.apply(&changes).await {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{error:?}");
+    }
+    let other = session(&repair.bench.conninfo).await;
+    assert!(claim::claim(&other, people).await.is_ok_and(|ours| !ours), "kept until the recovery ends");
+    claim::release(&repair.bench.client).await.unwrap();
+    assert!(claim::claim(&other, people).await.unwrap());
+    assert_eq!(repair.undo(&repair.undo_plan().await).await.unwrap_err().kind, Kind::Refused);
 }
 
 #[tokio::test]

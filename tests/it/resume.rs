@@ -166,6 +166,21 @@ fn fm_01_02_a_recovery_that_is_killed_at_any_instant_is_settled_and_nothing_is_h
 }
 
 #[test]
+fn fm_23_of_two_operators_one_merges() {
+    let incident = Incident::new("fm_23_two");
+    for run in 0..10 {
+        let mut both = [incident.start(), incident.start()];
+        let done = both.iter_mut().filter_map(|child| child.wait().unwrap().success().then_some(())).count();
+        assert_eq!(done, 1, "run {run}");
+        assert_eq!(state(&incident.conninfo), incident.repaired, "run {run}");
+        let merged = "select count(*) from pg_namespace where nspname ~ '^lifeboat_undo_'";
+        assert_eq!(psql(&incident.conninfo, merged), "1", "run {run}");
+        assert_eq!(incident.leftovers(), "", "run {run}");
+        incident.again();
+    }
+}
+
+#[test]
 fn an_undo_that_is_killed_at_any_instant_is_settled_too() {
     let incident = Incident::new("killed_undo");
     let mut seed = 7;

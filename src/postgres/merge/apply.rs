@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::{Severity, SqlState};
 
+use super::super::claim;
 use super::super::connect::{Session, server_error};
 use super::super::diff::compare::by_place;
 use super::super::name::Name;
@@ -145,6 +146,9 @@ impl Merge<'_> {
         let rows = self.works.iter().map(|work| work.inserts + work.updates + work.deletes).sum();
         progress.begin("merging", Unit::Rows, Some(rows));
         self.run(BEGIN, "beginning the transaction").await?;
+        for work in self.works {
+            claim::claim_or_refuse(self.client, &work.table.live.name, work.table.live.oid).await?;
+        }
         // Nobody can change what is hashed here before it is written.
         for work in self.works {
             self.run(&format!("LOCK TABLE {} IN SHARE MODE", work.change(self.scratch)), "locking the frozen rows")

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
+use super::super::claim;
 use super::super::connect::{Session, server_error};
 use super::super::diff::compare::by_place;
 use super::super::diff::page::{Matching, letter, place};
@@ -37,6 +38,7 @@ pub async fn prepare(
             .ok_or_else(|| Error::bug(format!("{} was chosen but not compared", choice.table)))?;
         progress.begin(format!("freezing {}", table.live.name), Unit::Rows, None);
         let freezing = async {
+            claim::claim_or_refuse(client, &table.live.name, table.live.oid).await?;
             let work = freeze(client, scratch, table, choice, triggers).await?;
             allowed(client, &work).await?;
             Ok(work)

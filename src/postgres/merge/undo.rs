@@ -6,6 +6,7 @@
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
+use super::super::claim;
 use super::super::connect::{Session, server_error};
 use super::super::name::{Name, quote, quote_list};
 use super::super::schema::{self, ForeignKey, Identity};
@@ -237,6 +238,7 @@ impl<'a> Taking<'a> {
         self.run(BEGIN, "beginning the transaction").await?;
         for work in &self.works {
             let name = &work.table.live.name;
+            claim::claim_or_refuse(self.client, name, work.table.live.oid).await?;
             self.run(&format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", name.sql()), &format!("locking {name}")).await?;
             foreign_code::refuse(self.client, work).await?;
         }

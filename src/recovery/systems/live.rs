@@ -14,6 +14,7 @@ use crate::backup::{EntryKind, Location, Password, Place, Repository, Snapshot};
 use crate::config::System;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::archive::{self, Archive, Format, Source, Table};
+use crate::postgres::claim;
 use crate::postgres::connect::{self, Conninfo, Server};
 use crate::postgres::diff::{self, Filter, KeyChoice, Page, Start};
 use crate::postgres::merge::{self, Applied, ChangeSet, Choice, Triggers};
@@ -203,7 +204,8 @@ impl Live {
         let mut session = self.session.lock().await;
         let server = session.server(&self.system, recovery).await?;
         let live = schema::live(&server.client, None).await?;
-        let left = left_behind(&server.client, recovery).await?;
+        let mut left = left_behind(&server.client, recovery).await?;
+        left.splice(0..0, claim::others(&server.client).await?.iter().map(claim::Claim::told));
         for table in &mut tables {
             table.live = live.iter().find(|live| live.name == table.backup.name).cloned();
             if let Some(live) = &table.live {
@@ -316,7 +318,10 @@ impl Session {
             stage::drop_scratch(&server.client, &scratch).await?;
             self.scratch = None;
         }
-        Ok(())
+        match self.server.as_ref().filter(|server| !server.client.is_closed()) {
+            Some(server) => claim::release(&server.client).await,
+            None => Ok(()),
+        }
     }
 
     async fn stage_all(
@@ -347,6 +352,8 @@ impl Session {
                 Some(key) if key.columns.is_empty() => KeyChoice::Multiset,
                 Some(key) => KeyChoice::Named(key.columns.clone()),
             };
+            // Another recovery's claim forbids writing, not looking; it is told again before anything is frozen.
+            claim::claim(&server.client, live.oid).await?;
             let (context, rows) = stage_one(server, &scratch, number, archive, table, live, progress).await?;
             let (context, diff) = diff::diff(&server.client, &scratch, context, &key, rows, progress).await?;
             compared.push(context);
@@ -422,6 +429,9 @@ impl Systems for Live {
                 let mut session = self.session.lock().await;
                 let server = session.server(&self.system, recovery).await?;
                 let outcome = merge::undo(&server.client, earlier, undo, progress).await;
+                if !server.client.is_closed() {
+                    claim::release(&server.client).await?;
+                }
                 session.resolved(&self.system, recovery, earlier, &undo.hash, outcome).await.map(Evidence::Undone)
             }
             Step::DropScratch => {
