@@ -125,6 +125,12 @@ enum Command {
     Resume { recovery: String },
     /// Ask a recovery that is under way to stop, and clean up after it
     Abort { recovery: String },
+    /// Remove what killed recoveries have left in production, and pre-images that are old enough
+    Clean {
+        /// What you would type to consent: "remove 2 schemas"
+        #[arg(long, value_name = "WORDS")]
+        consent: Option<String>,
+    },
     /// List the recoveries, or print and verify the journal of one
     Journal { recovery: Option<String> },
     /// Print the report of a recovery
@@ -222,6 +228,7 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         }
         Command::Resume { recovery } => Box::pin(headless::resume(system, &recovery, &state)).await,
         Command::Abort { recovery } => Box::pin(headless::abort(system, &recovery, &state)).await,
+        Command::Clean { consent } => Box::pin(headless::clean_up(system, consent, &state)).await,
         Command::Undo { recovery, consent } => Box::pin(headless::undo(system, &recovery, consent, &state)).await,
         Command::Drill { .. }
         | Command::Journal { .. }

@@ -14,8 +14,11 @@ mod keys;
 use keys::{Keys, Lines, Value};
 
 const SYSTEM: &[&str] =
-    &["name", "environment", "repository", "database", "host", "tags", "rpo", "rto", "documentation"];
+    &["name", "environment", "repository", "database", "host", "tags", "rpo", "rto", "keep_undo", "documentation"];
 const REPOSITORY: &[&str] = &["url", "password_file", "password_command"];
+
+/// A month: longer than it takes to notice that a repair was wrong.
+const KEEP_UNDO: Duration = Duration::from_hours(30 * 24);
 
 /// The systems that can be recovered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct System {
     pub rpo: Option<Duration>,
     /// How long a recovery may take.
     pub rto: Option<Duration>,
+    /// How long pre-images are kept before `lifeboat clean` offers to remove them.
+    pub keep_undo: Duration,
     /// Where the written procedure is: a URL or a path, for people to read.
     pub documentation: Option<String>,
 }
@@ -91,6 +96,7 @@ impl System {
             host: None,
             tags: Vec::new(),
             rpo: None,
+            keep_undo: KEEP_UNDO,
             rto: None,
             documentation: None,
         }
@@ -180,6 +186,7 @@ fn system(value: &Value<'_>) -> Result<(System, usize)> {
             tags: keys.take("tags").map(|value| value.texts()).transpose()?.unwrap_or_default(),
             rpo: keys.take("rpo").map(duration).transpose()?,
             rto: keys.take("rto").map(duration).transpose()?,
+            keep_undo: keys.take("keep_undo").map(duration).transpose()?.unwrap_or(KEEP_UNDO),
             documentation: keys.take("documentation").map(text).transpose()?,
         },
         name.at,

@@ -33,6 +33,8 @@ use record::{Fact, Finding, Look, Record};
 pub enum Flow {
     /// Bring rows of some tables back; see [`flows::rows`].
     Rows,
+    /// Remove what other recoveries have left; see [`flows::clean`].
+    Clean(flows::clean::Keep),
     /// Take back what an earlier recovery wrote; see [`flows::undo`].
     Undo {
         /// The earlier recovery's id.
@@ -102,6 +104,7 @@ impl Recovery {
         match &self.flow {
             Flow::Rows => flows::rows::next(&self.record),
             Flow::Undo { recovery } => flows::undo::next(recovery, &self.record),
+            Flow::Clean(keep) => flows::clean::next(keep, &self.record),
         }
     }
 

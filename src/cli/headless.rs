@@ -17,7 +17,7 @@ use crate::postgres::diff::{Class, Filter, TableDiff};
 use crate::postgres::name::Name;
 use crate::progress::Progress;
 use crate::recovery::answers::{self, Script};
-use crate::recovery::flows::Next;
+use crate::recovery::flows::{self, Next};
 use crate::recovery::journal::{self, Entry};
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{Contents, Finding, Look, NamedKey, State};
@@ -375,13 +375,36 @@ async fn finish<S: Systems>(systems: &S, recovery: &mut Recovery, outcome: Resul
 
 pub async fn undo(system: System, earlier: &str, consent: Option<String>, state: &Path) -> Result<()> {
     recovery_folder(state, earlier)?;
+    Box::pin(consented(system, Flow::Undo { recovery: earlier.into() }, consent, state)).await
+}
+
+/// Lists what recoveries have left in production and why, and removes what nobody needs any more.
+pub async fn clean_up(system: System, consent: Option<String>, state: &Path) -> Result<()> {
+    let left = journal::list(state)
+        .into_iter()
+        .filter(|id| matches!(Standing::of(&state.join("recoveries").join(id)), Standing::Left { .. }));
+    let keep = flows::clean::Keep { undo_seconds: system.keep_undo.as_secs(), left: left.collect() };
+    Box::pin(consented(system, Flow::Clean(keep), consent, state)).await
+}
+
+/// A flow that asks nothing but consent.
+async fn consented(system: System, flow: Flow, consent: Option<String>, state: &Path) -> Result<()> {
     let name = system.name.clone();
     let live = Live::new(system, None);
-    let mut recovery = Recovery::start(Flow::Undo { recovery: earlier.into() }, &name, state)?;
+    let mut recovery = Recovery::start(flow, &name, state)?;
     let progress = Progress::default();
     let outcome = with_progress(&progress, async {
         let plan = ready(&mut recovery, &live, &progress).await?;
         let hash = plan.hash()?;
+        if let (Flow::Clean(keep), Some(Finding::Leftovers(found))) =
+            (&recovery.flow, recovery.record().finding(&Look::Leftovers))
+        {
+            for leftover in found {
+                let fate =
+                    flows::clean::kept(keep, leftover).map_or_else(|| "goes".into(), |why| format!("stays: {why}"));
+                print(&clean(&format!("{}: {}; {fate}", leftover.schema, flows::clean::reason(leftover))))?;
+            }
+        }
         for step in &plan.steps {
             print(&step.title())?;
             for statement in step.statements() {

@@ -13,6 +13,7 @@ mod copy;
 
 use std::io::Read;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
@@ -77,6 +78,10 @@ pub struct Leftover {
     pub mark: Option<Mark>,
     /// As its tables take on the server's disk, with indexes and TOAST.
     pub bytes: u64,
+    /// Since it was made, by the server's clock; `None` without a mark.
+    pub age_seconds: Option<u64>,
+    /// A session of its recovery is connected.
+    pub in_use: bool,
 }
 
 /// What a schema of ours is for.
@@ -134,10 +139,16 @@ pub async fn drop_scratch(client: &Client, scratch: &Scratch) -> Result<()> {
 pub async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
     let sql = "SELECT n.nspname::text, pg_catalog.obj_description(n.oid, 'pg_namespace'),
             (SELECT coalesce(pg_catalog.sum(pg_catalog.pg_total_relation_size(c.oid)), 0)::bigint
-             FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p'))
+             FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p')),
+            pg_catalog.clock_timestamp()
         FROM pg_catalog.pg_namespace n
         WHERE pg_catalog.starts_with(n.nspname::text, $1) OR pg_catalog.starts_with(n.nspname::text, $2)
         ORDER BY n.nspname";
+    let in_use = "SELECT DISTINCT application_name FROM pg_catalog.pg_stat_activity
+        WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()";
+    let failed = |error| server_error(error, "looking which recoveries are connected");
+    let in_use: Vec<Option<String>> =
+        client.query(in_use, &[]).await.map_err(failed)?.iter().map(|row| row.get(0)).collect();
     let rows = client
         .query(sql, &[&SCRATCH, &UNDO])
         .await
@@ -147,10 +158,36 @@ pub async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
         .map(|row| {
             let schema: String = row.get(0);
             let kind = if schema.starts_with(UNDO) { LeftoverKind::Undo } else { LeftoverKind::Staging };
-            let mark = row.get::<_, Option<String>>(1).and_then(|text| serde_json::from_str(&text).ok());
-            Leftover { schema, kind, mark, bytes: row.get::<_, i64>(2).try_into().unwrap_or(0) }
+            let mark = row.get::<_, Option<String>>(1).and_then(|text| serde_json::from_str::<Mark>(&text).ok());
+            let age = mark.as_ref().and_then(|mark| {
+                let made = DateTime::parse_from_str(&mark.created, "%Y-%m-%d %H:%M:%S%.f%#z").ok()?;
+                u64::try_from((row.get::<_, DateTime<Utc>>(3) - made.to_utc()).num_seconds()).ok()
+            });
+            let session = mark.as_ref().map(|mark| format!("lifeboat {}", mark.lifeboat));
+            let in_use = in_use.contains(&session);
+            Leftover {
+                schema,
+                kind,
+                mark,
+                bytes: row.get::<_, i64>(2).try_into().unwrap_or(0),
+                age_seconds: age,
+                in_use,
+            }
         })
         .collect())
+}
+
+/// Removes a schema that a recovery has left, after another look: it must be ours, and nobody may be using it.
+pub async fn remove(client: &Client, leftover: &Leftover) -> Result<()> {
+    let now = leftovers(client).await?.into_iter().find(|now| now.schema == leftover.schema);
+    match (now, &leftover.mark) {
+        (None, _) => Ok(()),
+        (Some(now), Some(mark)) if now.mark.as_ref() == Some(mark) && !now.in_use => {
+            drop_schema(client, &now.schema, &mark.lifeboat).await
+        }
+        (Some(now), _) => Err(Error::refused(format!("{} is in use, or has changed since it was shown", now.schema))
+            .hint("Look again with lifeboat clean.")),
+    }
 }
 
 /// The statements that make a schema of ours, private and marked.

@@ -1,6 +1,7 @@
 //! The flows: what is asked, what is looked at, and when a plan is ready. Each is one pure function over a
 //! [`Record`](super::record::Record), read from top to bottom, run again from the top after every answer.
 
+pub mod clean;
 pub mod rows;
 pub mod undo;
 

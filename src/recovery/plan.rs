@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::postgres::merge::{ChangeSet, Undo};
-use crate::postgres::name::Name;
+use crate::postgres::name::quote;
+use crate::postgres::stage::Leftover;
 use crate::text;
 
 /// Everything that can be done to a system.
@@ -35,6 +36,11 @@ pub enum Step {
     },
     /// Remove the staging schema.
     DropScratch,
+    /// Remove schemas that other recoveries have left.
+    RemoveLeftovers {
+        /// As they were shown.
+        leftovers: Vec<Leftover>,
+    },
 }
 
 /// What a step does to the world; it alone decides the consent asked.
@@ -46,6 +52,8 @@ pub enum Effect {
     Scratch,
     /// Changes production; pre-images are kept, so it can be undone.
     Live,
+    /// Cannot be undone.
+    Final,
 }
 
 impl Step {
@@ -54,6 +62,7 @@ impl Step {
         match self {
             Self::Prove { .. } => Effect::Read,
             Self::DropScratch => Effect::Scratch,
+            Self::RemoveLeftovers { .. } => Effect::Final,
             Self::MergeRows { .. } | Self::UndoRows { .. } => Effect::Live,
         }
     }
@@ -71,6 +80,9 @@ impl Step {
                 format!("take back {} written by recovery {recovery}", text::counted(rows, "row", "rows"))
             }
             Self::DropScratch => "remove the staging schema".into(),
+            Self::RemoveLeftovers { leftovers } => {
+                format!("remove {}", text::counted(leftovers.len() as u64, "schema", "schemas"))
+            }
         }
     }
 
@@ -79,15 +91,20 @@ impl Step {
         match self {
             Self::MergeRows { changes } => changes.tables.iter().flat_map(|table| table.statements.clone()).collect(),
             Self::UndoRows { undo, .. } => undo.tables.iter().flat_map(|table| table.statements.clone()).collect(),
+            Self::RemoveLeftovers { leftovers } => {
+                let drop = |leftover: &Leftover| format!("DROP SCHEMA {} CASCADE", quote(&leftover.schema));
+                leftovers.iter().map(drop).collect()
+            }
             Self::Prove { .. } | Self::DropScratch => Vec::new(),
         }
     }
 
-    /// The tables of production that it writes to.
-    fn targets(&self) -> Vec<&Name> {
+    /// What has to be typed for it: the tables of production that it writes to, or what it does that cannot be undone.
+    fn targets(&self) -> Vec<String> {
         match self {
-            Self::MergeRows { changes } => changes.tables.iter().map(|table| &table.table).collect(),
-            Self::UndoRows { undo, .. } => undo.tables.iter().map(|table| &table.table).collect(),
+            Self::MergeRows { changes } => changes.tables.iter().map(|table| table.table.to_string()).collect(),
+            Self::UndoRows { undo, .. } => undo.tables.iter().map(|table| table.table.to_string()).collect(),
+            Self::RemoveLeftovers { .. } => vec![self.title()],
             Self::Prove { .. } | Self::DropScratch => Vec::new(),
         }
     }
@@ -108,9 +125,9 @@ impl Plan {
         Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// What the operator types to consent: the names of the tables that production will see changed.
+    /// What the operator types to consent: the names of the tables that production will see changed, or what is removed.
     pub fn phrase(&self) -> String {
-        let mut names: Vec<String> = self.steps.iter().flat_map(Step::targets).map(ToString::to_string).collect();
+        let mut names: Vec<String> = self.steps.iter().flat_map(Step::targets).collect();
         names.dedup();
         names.join(" ")
     }

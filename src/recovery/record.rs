@@ -13,6 +13,7 @@ use crate::postgres::diff::{Pair, TableDiff};
 use crate::postgres::merge::{ChangeSet, Choice, Triggers, Undo};
 use crate::postgres::name::Name;
 use crate::postgres::schema::Live;
+use crate::postgres::stage::Leftover;
 
 /// Something the operator decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +113,8 @@ pub enum Look {
         /// Its id.
         recovery: String,
     },
+    /// The schemas that recoveries have left in production.
+    Leftovers,
 }
 
 /// What a look found.
@@ -129,6 +132,8 @@ pub enum Finding {
     Frozen(ChangeSet),
     /// Of one earlier recovery.
     Undo(Undo),
+    /// All of the database, also those that are in use.
+    Leftovers(Vec<Leftover>),
 }
 
 /// A moment that can be brought back.

@@ -28,6 +28,7 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
         Look::Diff { .. } => "difference",
         Look::Freeze { .. } => "change-set",
         Look::Undo { .. } => "what can be taken back",
+        Look::Leftovers => "what recoveries have left",
     };
     let outcome = match finding {
         Finding::Points(_) => return None,
@@ -85,6 +86,9 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
             })),
             changes.hash
         ),
+        Finding::Leftovers(leftovers) => {
+            join(leftovers.iter().map(|leftover| format!("{} ({})", leftover.schema, text::bytes(leftover.bytes))))
+        }
         Finding::Undo(undo) => join(undo.tables.iter().map(|table| {
             format!(
                 "{}: {} to remove, {} to set back, {} to bring back, {} kept since they were changed",
@@ -155,6 +159,9 @@ pub fn changed(lines: &[Line]) -> String {
         if let Entry::Applied { evidence: Evidence::Merged(applied) | Evidence::Undone(applied), .. } = &line.entry {
             done.push(counts(applied));
         }
+        if let Entry::Applied { evidence: Evidence::Removed(schemas), .. } = &line.entry {
+            done.push(format!("{} of earlier recoveries removed", counted(schemas.len() as u64, "schema", "schemas")));
+        }
     }
     if let Some((_, step)) = open(lines).filter(|(_, step)| step.effect() == Effect::Live) {
         done.push(format!("not known whether it was done: {}", step.title()));
@@ -197,6 +204,7 @@ fn push_plan(page: &mut String, hash: &str, typed: &str, plan: &Plan) {
             Effect::Read => "reads",
             Effect::Scratch => "scratch space",
             Effect::Live => "**changes production**",
+            Effect::Final => "**cannot be undone**",
         };
         let _ = writeln!(page, "{}. {} ({effect})", number + 1, step.title());
     }
@@ -228,6 +236,13 @@ fn push_evidence(page: &mut String, evidence: &Evidence) {
             page.push('\n');
         }
         Evidence::Proved(proof) => push_proof(page, proof),
+        Evidence::Removed(schemas) => {
+            let _ = writeln!(page, "## What was removed\n");
+            for schema in schemas {
+                let _ = writeln!(page, "- {}", clean(schema));
+            }
+            page.push('\n');
+        }
         Evidence::ScratchDropped => {}
     }
 }
@@ -288,6 +303,7 @@ pub fn told(entry: &Entry) -> String {
                 counted(proof.tables.iter().map(|table| table.differing).sum(), "written row", "written rows")
             ),
             Evidence::ScratchDropped => "staging schema removed".into(),
+            Evidence::Removed(schemas) => format!("removed: {}", schemas.join(", ")),
         },
         Entry::NotApplied { error, .. } => format!("not applied, rolled back: {error}"),
         Entry::Unknown { error, .. } => format!("outcome not known: {error}"),

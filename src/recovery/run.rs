@@ -257,7 +257,7 @@ fn kept(step: &Step, evidence: &Evidence) -> Result<()> {
                 .hint("The merge is committed. Undo takes it back; lifeboat undo shows what it would do first."));
             }
         }
-        (Step::DropScratch, Evidence::ScratchDropped) => {}
+        (Step::DropScratch, Evidence::ScratchDropped) | (Step::RemoveLeftovers { .. }, Evidence::Removed(_)) => {}
         _ => return Err(Error::bug("a step answered with the evidence of another step")),
     }
     Ok(())

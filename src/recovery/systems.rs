@@ -27,6 +27,8 @@ pub enum Evidence {
     Undone(Applied),
     /// The staging schema is gone, or never was there.
     ScratchDropped,
+    /// These schemas of other recoveries are gone.
+    Removed(Vec<String>),
 }
 
 /// The project's one trait, since tests need a scripted second implementation. Drills use the real one.

@@ -10,6 +10,7 @@ use lifeboat::postgres::diff::{Class, Drift, Pair, TableDiff};
 use lifeboat::postgres::merge::{ChangeSet, Choice, Load, TableChange, TableUndo, Triggers, Undo, Violation};
 use lifeboat::postgres::name::Name;
 use lifeboat::postgres::schema::{self, Key, KeySource, Kind, Live, Trigger};
+use lifeboat::postgres::stage::{Leftover, LeftoverKind, Mark};
 use lifeboat::recovery::Flow;
 use lifeboat::recovery::flows::{self, Answers, Next, Place};
 use lifeboat::recovery::plan::{Effect, Plan};
@@ -253,6 +254,38 @@ fn findings(look: &Look) -> Vec<(&'static str, Finding)> {
             };
             vec![("every row changed since", undo(0, 300)), ("two rows changed since", undo(298, 2))]
         }
+        Look::Leftovers => {
+            let leftover = |id: &str, kind, age_seconds, in_use| Leftover {
+                schema: format!(
+                    "{}{id}",
+                    if kind == LeftoverKind::Undo { "lifeboat_undo_" } else { "restore_staging_" }
+                ),
+                kind,
+                mark: Some(Mark {
+                    lifeboat: id.into(),
+                    created: String::new(),
+                    by: "app".into(),
+                    host: "jump1".into(),
+                }),
+                bytes: 1 << 20,
+                age_seconds: Some(age_seconds),
+                in_use,
+            };
+            let kept = vec![
+                leftover("running", LeftoverKind::Staging, 60, true),
+                leftover("resumable", LeftoverKind::Staging, 60, false),
+                leftover("recent", LeftoverKind::Undo, 60, false),
+                Leftover { mark: None, ..leftover("somebodys", LeftoverKind::Staging, 60, false) },
+            ];
+            let mut some = kept.clone();
+            some.push(leftover("killed", LeftoverKind::Staging, 60, false));
+            some.push(leftover("old", LeftoverKind::Undo, 1_000_000, false));
+            vec![
+                ("nothing", Finding::Leftovers(vec![])),
+                ("only what is needed", Finding::Leftovers(kept)),
+                ("one of a killed recovery, and old pre-images", Finding::Leftovers(some)),
+            ]
+        }
     }
 }
 
@@ -327,6 +360,7 @@ impl Walk {
         let next = match &self.flow {
             Flow::Rows => flows::rows::next(record),
             Flow::Undo { recovery } => flows::undo::next(recovery, record),
+            Flow::Clean(keep) => flows::clean::next(keep, record),
         };
         let indent = "  ".repeat(depth);
         match &next {
@@ -394,6 +428,7 @@ impl Walk {
                 Effect::Read => "read   ",
                 Effect::Scratch => "scratch",
                 Effect::Live => "LIVE   ",
+                Effect::Final => "FINAL  ",
             };
             let _ = writeln!(self.tree, "{indent}! {effect} {}", step.title());
         }
@@ -409,6 +444,12 @@ fn tree(flow: Flow) -> String {
 #[test]
 fn rows() {
     insta::assert_snapshot!(tree(Flow::Rows));
+}
+
+#[test]
+fn clean() {
+    let keep = flows::clean::Keep { undo_seconds: 86_400, left: vec!["resumable".into()] };
+    insta::assert_snapshot!(tree(Flow::Clean(keep)));
 }
 
 #[test]

@@ -53,6 +53,40 @@ impl Incident {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
+    /// A recovery whose merge waits, since the application holds the table; it gives up after some seconds.
+    fn waiting(&self) -> (Child, Child) {
+        let holder = Command::new("psql")
+            .args(["-X", "-q", "-d", &self.conninfo, "-c", "begin; lock table t in share mode; select pg_sleep(60)"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let child = self.start();
+        let waiting = "select count(*) from pg_stat_activity
+            where application_name ~ '^lifeboat ' and wait_event_type = 'Lock' and datname = current_database()";
+        self.until(waiting, "1");
+        (child, holder)
+    }
+
+    /// The application gives the table back.
+    fn let_go(&self, mut holder: Child) {
+        let _ = holder.kill();
+        let _ = holder.wait();
+        psql(
+            &self.conninfo,
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where query ~ 'pg_sleep' and pid <> pg_backend_pid() and datname = current_database()",
+        );
+    }
+
+    fn until(&self, sql: &str, wanted: &str) {
+        let begun = Instant::now();
+        while psql(&self.conninfo, sql) != wanted {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{sql} is not {wanted}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
@@ -211,21 +245,7 @@ fn an_undo_that_is_killed_at_any_instant_is_settled_too() {
 #[test]
 fn a_recovery_under_way_is_shown_kept_from_others_and_aborted() {
     let incident = Incident::new("abort");
-    // The application holds the table, so that the merge has to wait for a while.
-    let mut holder = Command::new("psql")
-        .args(["-X", "-q", "-d", &incident.conninfo, "-c", "begin; lock table t in share mode; select pg_sleep(60)"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut child = incident.start();
-    let begun = Instant::now();
-    let waiting =
-        "select count(*) from pg_stat_activity where application_name ~ '^lifeboat ' and wait_event_type = 'Lock'";
-    while psql(&incident.conninfo, waiting) == "0" {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the merge did not begin");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let (mut child, holder) = incident.waiting();
     let (id, standing, told) = incident.recoveries().pop().unwrap();
     assert_eq!(standing, "under way", "{told}");
     assert!(told.contains(&format!("process {}", child.id())), "{told}");
@@ -235,13 +255,97 @@ fn a_recovery_under_way_is_shown_kept_from_others_and_aborted() {
     let aborted = incident.command(&["abort", &id]).output().unwrap();
     assert!(aborted.status.success(), "{}", String::from_utf8_lossy(&aborted.stderr));
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    let _ = holder.kill();
-    let _ = holder.wait();
-    psql(
-        &incident.conninfo,
-        "select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'pg_sleep' and pid <> pg_backend_pid()",
-    );
+    incident.let_go(holder);
     assert_eq!(incident.recoveries()[0].1, "ended");
     assert_eq!(state(&incident.conninfo), incident.damaged);
     assert!(!psql(&incident.conninfo, "select nspname from pg_namespace").contains("restore_staging"));
+}
+
+#[test]
+fn what_killed_recoveries_have_left_is_listed_and_removed_after_consent() {
+    let incident = Incident::new("clean");
+    let run = |arguments: &[&str]| {
+        let output = incident.command(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, _, words) = run(&["clean"]);
+    assert_eq!(code, 3, "{words}");
+    assert!(words.contains("no recovery has left anything"), "{words}");
+
+    // One merge, whose pre-images stay; one recovery that is killed with its rows staged; a schema of somebody else.
+    assert!(incident.start().wait().unwrap().success());
+    psql(&incident.conninfo, DAMAGE);
+    psql(&incident.conninfo, "create schema restore_staging_mine");
+    let (mut child, holder) = incident.waiting();
+    let (_, _, words) = run(&["clean"]);
+    assert!(words.contains("is connected") && words.contains("does not carry our mark"), "{words}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    incident.let_go(holder);
+    incident.until(
+        "select count(*) from pg_stat_activity where application_name ~ '^lifeboat ' and datname = current_database()",
+        "0",
+    );
+    let (code, _, words) = run(&["clean"]);
+    assert_eq!(code, 3);
+    assert!(words.contains("lifeboat resume") && words.contains("can be undone; it is kept for 30 d"), "{words}");
+    // On another machine nobody knows of the recovery.
+    std::fs::remove_dir_all(incident.path(".local")).unwrap();
+    let before = state(&incident.conninfo);
+    let (code, list, words) = run(&["clean"]);
+    assert_eq!(code, 3, "{words}");
+    assert!(words.contains("--consent \"remove 1 schema\""), "{words}");
+    assert!(list.contains("staged by a recovery that did not clean up") && list.contains("DROP SCHEMA"), "{list}");
+    let schemas = "select nspname from pg_namespace where nspname ~ '^(restore_staging|lifeboat_undo)_' order by 1";
+    assert_eq!(psql(&incident.conninfo, schemas).lines().count(), 3);
+    let (code, report, words) = run(&["clean", "--consent", "remove 1 schema"]);
+    assert_eq!(code, 0, "{words}");
+    assert!(report.contains("## What was removed"), "{report}");
+    let left = psql(&incident.conninfo, schemas);
+    assert!(
+        left.starts_with("lifeboat_undo_") && left.ends_with("restore_staging_mine") && left.lines().count() == 2,
+        "{left}"
+    );
+    // Pre-images go when they are old enough.
+    let config = incident.path("config.toml");
+    std::fs::write(
+        &config,
+        format!("[[system]]\nname = \"shop\"\ndatabase = \"{}\"\nkeep_undo = \"1s\"\n", incident.conninfo),
+    )
+    .unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let (code, _, words) = run(&["clean", "--consent", "remove 1 schema", "--config", config.to_str().unwrap()]);
+    assert_eq!(code, 0, "{words}");
+    assert_eq!(psql(&incident.conninfo, schemas), "restore_staging_mine");
+    assert_eq!(state(&incident.conninfo), before);
+}
+
+#[test]
+fn fm_24_a_recovery_that_is_suspended_is_in_nobody_elses_hands() {
+    let incident = Incident::new("fm_24");
+    let (mut child, holder) = incident.waiting();
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+    };
+    signal("-STOP");
+    let (id, standing, _) = incident.recoveries().pop().unwrap();
+    assert_eq!(standing, "under way");
+    assert_eq!(incident.command(&["resume", &id]).output().unwrap().status.code(), Some(3));
+    incident.let_go(holder);
+    signal("-CONT");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(state(&incident.conninfo), incident.repaired);
+    incident.again();
+
+    // Killed while it was suspended, it is settled by another process, once.
+    let (mut child, holder) = incident.waiting();
+    assert!(Command::new("kill").args(["-STOP", &child.id().to_string()]).status().unwrap().success());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    incident.let_go(holder);
+    let settled = incident.settle();
+    assert!(settled[0].1.contains("changed: nothing"), "{settled:?}");
+    assert_eq!(state(&incident.conninfo), incident.damaged);
+    assert_eq!(incident.leftovers(), "");
 }

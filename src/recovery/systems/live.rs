@@ -412,6 +412,12 @@ impl Systems for Live {
                 let server = session.server(&self.system, recovery).await?;
                 merge::undo_plan(&server.client, earlier).await.map(Finding::Undo)
             }
+            Look::Leftovers => {
+                progress.begin("looking what recoveries have left in production", Unit::Items, None);
+                let mut session = self.session.lock().await;
+                let server = session.server(&self.system, recovery).await?;
+                stage::leftovers(&server.client).await.map(Finding::Leftovers)
+            }
         }
     }
 
@@ -438,6 +444,17 @@ impl Systems for Live {
                 let mut session = self.session.lock().await;
                 session.drop_scratch(&self.system, recovery).await?;
                 Ok(Evidence::ScratchDropped)
+            }
+            Step::RemoveLeftovers { leftovers } => {
+                progress.begin("removing schemas", Unit::Items, Some(leftovers.len() as u64));
+                let mut session = self.session.lock().await;
+                let server = session.server(&self.system, recovery).await?;
+                for leftover in leftovers {
+                    progress.check()?;
+                    stage::remove(&server.client, leftover).await?;
+                    progress.advance(1);
+                }
+                Ok(Evidence::Removed(leftovers.iter().map(|leftover| leftover.schema.clone()).collect()))
             }
         }
     }
@@ -481,12 +498,11 @@ async fn left_behind(client: &tokio_postgres::Client, recovery: &str) -> Result<
         let mark = leftover.mark.filter(|mark| mark.lifeboat != recovery)?;
         (leftover.kind == stage::LeftoverKind::Staging).then(|| {
             format!(
-                "{} ({}) is there since {}, made from {}: when no recovery runs there any more, DROP SCHEMA {} CASCADE",
+                "{} ({}) is there since {}, made from {}: lifeboat clean removes it when no recovery uses it any more",
                 leftover.schema,
                 text::bytes(leftover.bytes),
                 mark.created.get(..16).unwrap_or(&mark.created),
-                mark.host,
-                leftover.schema
+                mark.host
             )
         })
     });

@@ -151,12 +151,13 @@ impl Review {
                 Effect::Read => Span::styled("reads only", theme.quiet()),
                 Effect::Scratch => Span::styled("scratch space only", theme.quiet()),
                 Effect::Live => Span::styled("CHANGES PRODUCTION, can be undone", theme.live()),
+                Effect::Final => Span::styled("CANNOT BE UNDONE", theme.live()),
             };
             page.push(Line::from(vec![Span::raw(format!("{}. {}  ", number + 1, step.title())), effect]));
             match step {
                 Step::MergeRows { changes } => push_changes(&mut page, changes, theme),
                 Step::UndoRows { undo, .. } => push_undo(&mut page, undo, theme),
-                Step::Prove { .. } | Step::DropScratch => {}
+                Step::Prove { .. } | Step::DropScratch | Step::RemoveLeftovers { .. } => {}
             }
         }
         page.push(Line::raw(""));
