@@ -1,6 +1,7 @@
 # make drill     practise a recovery in a private sandbox; without a terminal it recovers by itself and prints the report
 # make test      every test, on real servers
 # make bench     the comparisons that the README's numbers come from
+# make soak      every fault test, with thousands of kills; writes tests/FAULTS.md (KILLS=2000 unless said otherwise)
 # make screenshots   the pictures in screenshots/, from the real program
 #
 # Each installs what it needs and does not find; see .make/install.
@@ -14,7 +15,7 @@ TEST_PACKAGES = $(DRILL_PACKAGES) faketime fonts-dejavu-core iproute2 lz4 openss
 # rustup puts cargo here; a shell that was opened before does not know yet.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: drill test bench screenshots install-tools install-test-tools
+.PHONY: drill test bench soak screenshots install-tools install-test-tools
 
 drill: install-tools
 	@cargo build --locked
@@ -25,6 +26,9 @@ test: install-test-tools
 
 bench: install-test-tools
 	cargo bench --locked
+
+soak: install-test-tools
+	PATH="$(CURDIR)/target/moto/bin:$$PATH" tests/soak $(or $(KILLS),2000)
 
 screenshots: install-test-tools
 	UPDATE_SCREENSHOTS=1 cargo test --locked --test it walk::a_newcomer

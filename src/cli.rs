@@ -131,14 +131,26 @@ enum Command {
         #[arg(long, value_name = "WORDS")]
         consent: Option<String>,
     },
-    /// List the recoveries, or print and verify the journal of one
-    Journal { recovery: Option<String> },
+    /// Print the journal of a recovery, or verify it
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Journal {
+        #[arg(required = true)]
+        recovery: Option<String>,
+        #[command(subcommand)]
+        verify: Option<Verify>,
+    },
     /// Print the report of a recovery
     Report { recovery: String },
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verify {
+    /// Check the chain of hashes, and the heads that production and the report keep
+    Verify { recovery: String },
 }
 
 /// Runs the command line and returns the exit code.
@@ -195,13 +207,19 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
     }
     let state = crate::config::state_folder()?;
     match command {
-        Command::Journal { recovery } => return headless::journal(&state, recovery.as_deref()),
+        Command::Journal { recovery: Some(recovery), .. } => return headless::journal(&state, &recovery),
         Command::Report { recovery } => return headless::report(&state, &recovery),
         Command::Status { json } => return headless::status(&state, json),
         _ => {}
     }
     let mut config = Config::load(arguments.config.as_deref())?;
-    if let (None, Command::Resume { recovery } | Command::Abort { recovery }) = (&arguments.system, &command) {
+    if let (
+        None,
+        Command::Resume { recovery }
+        | Command::Abort { recovery }
+        | Command::Journal { verify: Some(Verify::Verify { recovery }), .. },
+    ) = (&arguments.system, &command)
+    {
         // A recovery knows its system.
         let name = headless::system_of(&state, recovery)?;
         config.systems.retain(|system| system.name == name);
@@ -228,6 +246,9 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         }
         Command::Resume { recovery } => Box::pin(headless::resume(system, &recovery, &state)).await,
         Command::Abort { recovery } => Box::pin(headless::abort(system, &recovery, &state)).await,
+        Command::Journal { verify: Some(Verify::Verify { recovery }), .. } => {
+            Box::pin(headless::verify(system, &recovery, &state)).await
+        }
         Command::Clean { consent } => Box::pin(headless::clean_up(system, consent, &state)).await,
         Command::Undo { recovery, consent } => Box::pin(headless::undo(system, &recovery, consent, &state)).await,
         Command::Drill { .. }

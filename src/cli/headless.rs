@@ -456,22 +456,47 @@ fn clean_lines(text: &str) -> String {
     text.lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
-pub fn journal(state: &Path, recovery: Option<&str>) -> Result<()> {
-    let Some(recovery) = recovery else {
-        for id in journal::list(state) {
-            let outcome = match journal::read(&state.join("recoveries").join(&id)) {
-                Ok(lines) => format!("changed: {}", report::changed(&lines)),
-                Err(error) => error.to_string(),
-            };
-            print(&format!("{}  {}", clean(&id), clean(&outcome)))?;
-        }
-        return Ok(());
-    };
+pub fn journal(state: &Path, recovery: &str) -> Result<()> {
     let lines = journal::read(&recovery_folder(state, recovery)?)?;
     for line in &lines {
         print(&format!("{}  {}", line.at.format("%Y-%m-%d %H:%M:%S%.3f"), clean(&report::told(&line.entry))))?;
     }
     print(&format!("{}, the chain of hashes holds", text::counted(lines.len() as u64, "entry", "entries")))
+}
+
+/// Checks a journal against itself, and against the heads of it that are kept elsewhere.
+pub async fn verify(system: System, recovery: &str, state: &Path) -> Result<()> {
+    let folder = recovery_folder(state, recovery)?;
+    let (lines, heads) = (journal::read(&folder)?, journal::heads(&folder)?);
+    print(&format!("{}, the chain of hashes holds", text::counted(lines.len() as u64, "entry", "entries")))?;
+    let rewritten = |keeper: &str, head: &str| {
+        Error::refused(format!("the journal of recovery {recovery} was cut or rewritten"))
+            .detail(format!("{keeper} keeps the head {head}, which no line of the journal has"))
+            .hint("Believe the keeper: what the journal says since its beginning cannot be relied on.")
+    };
+    match report::head(&folder) {
+        Some(head) if heads.contains(&head) => print("the head in its report is among them")?,
+        Some(head) => return Err(rewritten("the report", &head)),
+        None => print("there is no report beside it")?,
+    }
+    let live = Live::new(system, None);
+    for line in &lines {
+        let Entry::Consented { plan, .. } = &line.entry else { continue };
+        for step in &plan.steps {
+            let (of, hash) = match step {
+                Step::MergeRows { changes } => (recovery, &changes.hash),
+                Step::UndoRows { recovery: earlier, undo } => (earlier.as_str(), &undo.hash),
+                Step::Prove { .. } | Step::DropScratch | Step::RemoveLeftovers { .. } => continue,
+            };
+            match live.anchor(of, hash).await {
+                Ok(Some(head)) if heads.contains(&head) => print("the head that production keeps is among them")?,
+                Ok(Some(head)) => return Err(rewritten("production", &head)),
+                Ok(None) => print("production keeps nothing of it")?,
+                Err(error) => print(&format!("production could not be asked: {}", clean(&error.message)))?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The name of the system that a recovery was started on.

@@ -33,7 +33,7 @@ use super::diff::Class;
 use super::name::Name;
 use super::schema::Trigger;
 
-pub use apply::{Outcome, apply, resolve};
+pub use apply::{Outcome, anchor, apply, resolve};
 pub use prepare::prepare;
 pub use prove::prove;
 pub use undo::{undo, undo_plan};

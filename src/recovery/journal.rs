@@ -273,6 +273,11 @@ pub fn read(folder: &Path) -> Result<Vec<Line>> {
     Ok(whole(&folder.join(FILE))?.0.into_iter().map(|(line, _)| line).collect())
 }
 
+/// The SHA-256 of each line, in order: every head that the journal has had.
+pub fn heads(folder: &Path) -> Result<Vec<String>> {
+    Ok(whole(&folder.join(FILE))?.0.into_iter().map(|(_, digest)| digest).collect())
+}
+
 /// The whole lines with their digests, and where they end.
 fn whole(path: &Path) -> Result<(Vec<(Line, String)>, u64)> {
     let wrong = |n: usize, why: &str| {

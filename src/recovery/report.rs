@@ -13,6 +13,7 @@ use crate::postgres::merge::{Applied, Choice, Proof, Triggers};
 use crate::text::{self, clean, counted};
 
 const FILE: &str = "report.md";
+const HEAD: &str = "Head of the journal: ";
 
 /// What a finding says, for the journal; `None` for looks that the recovery does not go on from.
 pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(String, String)> {
@@ -110,12 +111,25 @@ fn join(parts: impl Iterator<Item = String>) -> String {
 /// Writes the report into the recovery's folder and returns its path.
 pub fn write(folder: &Path) -> Result<PathBuf> {
     let path = folder.join(FILE);
-    std::fs::write(&path, markdown(&journal::read(folder)?)).map_err(|error| {
+    let mut page = markdown(&journal::read(folder)?);
+    if let Some(head) = journal::heads(folder)?.last() {
+        let _ = writeln!(
+            page,
+            "\n{HEAD}{head}\n\nWhoever keeps this page can tell whether the journal was cut or rewritten later."
+        );
+    }
+    std::fs::write(&path, page).map_err(|error| {
         Error::operator(format!("cannot write the report {}", path.display()))
             .detail(error)
             .hint("What was done stands in the journal beside it: lifeboat report prints it again.")
     })?;
     Ok(path)
+}
+
+/// The journal's head as the report on disk gives it; `None`: there is no report.
+pub fn head(folder: &Path) -> Option<String> {
+    let page = std::fs::read_to_string(folder.join(FILE)).ok()?;
+    page.lines().find_map(|line| line.strip_prefix(HEAD)).map(str::to_owned)
 }
 
 /// The report as Markdown.

@@ -194,7 +194,8 @@ async fn steps<S: Systems>(
     for (number, step) in plan.steps.iter().enumerate().skip(from) {
         recovery.journal.write(Entry::Intent { step: number, title: step.title(), hash: hash.clone() })?;
         on_step(StepEvent::Began(number));
-        let outcome = systems.execute(&recovery.id, step, &hash, progress).await;
+        let head = recovery.journal.head().to_owned();
+        let outcome = systems.execute(&recovery.id, step, &head, progress).await;
         match outcome.and_then(|evidence| kept(step, &evidence).map(|()| evidence)) {
             Ok(evidence) => {
                 let applied = Entry::Applied { step: number, evidence: evidence.clone() };

@@ -36,12 +36,13 @@ pub trait Systems: Send + Sync + 'static {
     /// Reads, or writes only in scratch space named after the recovery.
     fn look(&self, recovery: &str, look: &Look, progress: &Progress) -> impl Future<Output = Result<Finding>> + Send;
 
-    /// Does one step of a confirmed plan; `hash` is the plan's.
+    /// Does one step of a confirmed plan. `journal` is the journal's head: production keeps it with what was changed, so that
+    /// a journal that is cut or rewritten later shows.
     fn execute(
         &self,
         recovery: &str,
         step: &Step,
-        hash: &str,
+        journal: &str,
         progress: &Progress,
     ) -> impl Future<Output = Result<Evidence>> + Send;
 

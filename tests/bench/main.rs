@@ -313,7 +313,7 @@ async fn merges(stage: &Stage, server: &Server, scratch: &Scratch, table: &diff:
             .unwrap();
         assert_eq!(changes.tables[0].updates, 30_000);
         let begun = Instant::now();
-        merge::apply(&server.client, scratch, &changes, &Progress::default()).await.unwrap();
+        merge::apply(&server.client, scratch, &changes, "", &Progress::default()).await.unwrap();
         ours = ours.min(begun.elapsed());
         stage.psql(DAMAGE);
         let begun = Instant::now();

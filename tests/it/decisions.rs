@@ -175,6 +175,31 @@ fn changes(rows: &[Choice], triggers: Triggers, violation: bool) -> ChangeSet {
     }
 }
 
+fn leftovers() -> Vec<(&'static str, Finding)> {
+    let leftover = |id: &str, kind, age_seconds, in_use| Leftover {
+        schema: format!("{}{id}", if kind == LeftoverKind::Undo { "lifeboat_undo_" } else { "restore_staging_" }),
+        kind,
+        mark: Some(Mark { lifeboat: id.into(), created: String::new(), by: "app".into(), host: "jump1".into() }),
+        bytes: 1 << 20,
+        age_seconds: Some(age_seconds),
+        in_use,
+    };
+    let kept = vec![
+        leftover("running", LeftoverKind::Staging, 60, true),
+        leftover("resumable", LeftoverKind::Staging, 60, false),
+        leftover("recent", LeftoverKind::Undo, 60, false),
+        Leftover { mark: None, ..leftover("somebodys", LeftoverKind::Staging, 60, false) },
+    ];
+    let mut some = kept.clone();
+    some.push(leftover("killed", LeftoverKind::Staging, 60, false));
+    some.push(leftover("old", LeftoverKind::Undo, 1_000_000, false));
+    vec![
+        ("nothing", Finding::Leftovers(vec![])),
+        ("only what is needed", Finding::Leftovers(kept)),
+        ("one of a killed recovery, and old pre-images", Finding::Leftovers(some)),
+    ]
+}
+
 /// Every finding that makes a difference, with a name for the tree.
 fn findings(look: &Look) -> Vec<(&'static str, Finding)> {
     let server = |refusal: Option<&str>| ServerFacts {
@@ -254,38 +279,7 @@ fn findings(look: &Look) -> Vec<(&'static str, Finding)> {
             };
             vec![("every row changed since", undo(0, 300)), ("two rows changed since", undo(298, 2))]
         }
-        Look::Leftovers => {
-            let leftover = |id: &str, kind, age_seconds, in_use| Leftover {
-                schema: format!(
-                    "{}{id}",
-                    if kind == LeftoverKind::Undo { "lifeboat_undo_" } else { "restore_staging_" }
-                ),
-                kind,
-                mark: Some(Mark {
-                    lifeboat: id.into(),
-                    created: String::new(),
-                    by: "app".into(),
-                    host: "jump1".into(),
-                }),
-                bytes: 1 << 20,
-                age_seconds: Some(age_seconds),
-                in_use,
-            };
-            let kept = vec![
-                leftover("running", LeftoverKind::Staging, 60, true),
-                leftover("resumable", LeftoverKind::Staging, 60, false),
-                leftover("recent", LeftoverKind::Undo, 60, false),
-                Leftover { mark: None, ..leftover("somebodys", LeftoverKind::Staging, 60, false) },
-            ];
-            let mut some = kept.clone();
-            some.push(leftover("killed", LeftoverKind::Staging, 60, false));
-            some.push(leftover("old", LeftoverKind::Undo, 1_000_000, false));
-            vec![
-                ("nothing", Finding::Leftovers(vec![])),
-                ("only what is needed", Finding::Leftovers(kept)),
-                ("one of a killed recovery, and old pre-images", Finding::Leftovers(some)),
-            ]
-        }
+        Look::Leftovers => leftovers(),
     }
 }
 

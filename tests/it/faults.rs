@@ -158,7 +158,7 @@ async fn fm_03_a_commit_whose_reply_was_lost_is_resolved_and_never_repeated() {
         let through = session(&proxy.conninfo(&repair.bench.conninfo)).await;
         proxy.at_commit.store(mode, Ordering::SeqCst);
         let scratch = &repair.bench.scratch;
-        let error = merge::apply(&through, scratch, &changes, &Progress::default()).await.unwrap_err();
+        let error = merge::apply(&through, scratch, &changes, "", &Progress::default()).await.unwrap_err();
         assert_eq!(error.kind, Kind::Unresolved, "{error:?}");
         let outcome = merge::resolve(&repair.bench.client, "r1", &changes.hash).await.unwrap();
         if mode == LOSE_REPLY {
@@ -180,7 +180,7 @@ async fn all_or_nothing(repair: &Repair, client: Session, fault: impl Future<Out
     let changes = repair.prepare(&repair.back()).await.unwrap();
     let scratch = repair.bench.scratch.clone();
     let progress = Progress::default();
-    let (applied, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, &progress), fault);
+    let (applied, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, "", &progress), fault);
     let applied = match applied {
         Ok(_) => true,
         Err(error) if error.kind == Kind::Unresolved => {
@@ -197,7 +197,7 @@ async fn all_or_nothing(repair: &Repair, client: Session, fault: impl Future<Out
     );
     if applied {
         let undo = merge::undo_plan(&repair.bench.client, "r1").await.unwrap();
-        merge::undo(&repair.bench.client, "r1", &undo, &Progress::default()).await.unwrap();
+        merge::undo(&repair.bench.client, "r1", &undo, "", &Progress::default()).await.unwrap();
         repair.bench.sql("drop schema lifeboat_undo_r1 cascade");
         repair.bench.sql("select count(*) from t");
         assert_eq!(state(&repair.bench.conninfo), repair.damaged);

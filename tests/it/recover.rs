@@ -146,7 +146,7 @@ fn a_whole_recovery_without_a_screen() {
     let verdict = sandbox.check().unwrap();
     assert!(verdict.checks.iter().all(|check| check.ok), "{verdict:?}");
 
-    let journal = program.out(&["journal"]);
+    let journal = program.out(&["status"]);
     let line = journal
         .lines()
         .find(|line| line.contains("registrations") || line.contains("5,"))
@@ -154,6 +154,7 @@ fn a_whole_recovery_without_a_screen() {
     let recovery = line.split_whitespace().next().unwrap();
     assert_eq!(program.out(&["report", recovery]).trim_end(), report.trim_end());
     assert!(program.out(&["journal", recovery]).contains("the chain of hashes holds"));
+    journals_that_are_cut_or_rewritten(&program, recovery);
 
     let (code, words) = failed_any(&program.run(&["undo", recovery]));
     assert!(code == 3 && words.contains("--consent"), "{code} {words}");
@@ -167,6 +168,37 @@ fn a_whole_recovery_without_a_screen() {
     assert_eq!(code, 2);
     assert!(program.out(&["completions", "bash"]).contains("recover"));
     fm_86_no_secret_is_kept(&sandbox, home.path());
+}
+
+/// Whatever is taken from a journal or changed in it is found: by its own chain, by the report's head, by production's.
+fn journals_that_are_cut_or_rewritten(program: &Program, recovery: &str) {
+    let folder = program.home.join(".local/state/lifeboat/recoveries").join(recovery);
+    let (journal, report) = (folder.join("journal.jsonl"), folder.join("report.md"));
+    let (sound, page) = (std::fs::read_to_string(&journal).unwrap(), std::fs::read_to_string(&report).unwrap());
+    let told = program.out(&["journal", "verify", recovery]);
+    assert!(told.contains("the head in its report is among them"), "{told}");
+    assert!(told.contains("the head that production keeps is among them"), "{told}");
+    let lines: Vec<_> = sound.split_inclusive('\n').collect();
+    let intent = lines.iter().position(|line| line.contains("\"entry\":\"intent\"")).unwrap();
+    for kept in 1..lines.len() {
+        std::fs::write(&journal, lines[..kept].concat()).unwrap();
+        std::fs::write(&report, &page).unwrap();
+        let (code, words) = failed_any(&program.run(&["journal", "verify", recovery]));
+        assert!(code == 3 && words.contains("the report keeps the head"), "{kept}: {words}");
+        // Whoever cuts the journal removes the report too; what production keeps he cannot.
+        std::fs::remove_file(&report).unwrap();
+        let output = program.run(&["journal", "verify", recovery]);
+        let consented = lines[..kept].concat().contains("\"entry\":\"consented\"");
+        assert_eq!(output.status.success(), kept > intent || !consented, "{kept}: {output:?}");
+    }
+    for (at, byte) in sound.bytes().enumerate().step_by(97) {
+        let mut edited = sound.clone().into_bytes();
+        edited[at] = if byte == b'0' { b'1' } else { b'0' };
+        std::fs::write(&journal, edited).unwrap();
+        assert!(!program.run(&["journal", "verify", recovery]).status.success(), "byte {at}");
+    }
+    std::fs::write(&journal, &sound).unwrap();
+    std::fs::write(&report, &page).unwrap();
 }
 
 /// Neither the repository's password nor the database's is in what was written on the way: journals, reports, server log.

@@ -73,7 +73,15 @@ impl Outcome {
 ///
 /// Errors: [`Kind::Unresolved`] when the reply to COMMIT was lost; with every other error nothing was changed. Rows that
 /// moved since the preview, a count that is not the promised one, a value that a trigger has changed: all end in ROLLBACK.
-pub async fn apply(client: &Session, scratch: &Scratch, changes: &ChangeSet, progress: &Progress) -> Result<Applied> {
+///
+/// `journal` is the head of the recovery's journal: kept with the token, where nobody on the operator's side can change it.
+pub async fn apply(
+    client: &Session,
+    scratch: &Scratch,
+    changes: &ChangeSet,
+    journal: &str,
+    progress: &Progress,
+) -> Result<Applied> {
     let works = frozen::load(client, &scratch.schema).await?;
     let same = works.len() == changes.tables.len()
         && works.iter().zip(&changes.tables).all(|(work, table)| {
@@ -82,7 +90,7 @@ pub async fn apply(client: &Session, scratch: &Scratch, changes: &ChangeSet, pro
     if !same {
         return Err(altered());
     }
-    let merge = Merge { client, scratch, works: &works, hash: &changes.hash };
+    let merge = Merge { client, scratch, works: &works, hash: &changes.hash, journal };
     retry(progress, || merge.attempt(progress)).await
 }
 
@@ -122,6 +130,7 @@ struct Merge<'a> {
     scratch: &'a Scratch,
     works: &'a [Work],
     hash: &'a str,
+    journal: &'a str,
 }
 
 impl Merge<'_> {
@@ -186,7 +195,8 @@ impl Merge<'_> {
                 self.run(statement, &format!("finishing {}", work.table.live.name)).await?;
             }
         }
-        let transaction = token(self.client, &undo_schema(&self.scratch.recovery), "merge", self.hash, &tables).await?;
+        let schema = undo_schema(&self.scratch.recovery);
+        let transaction = token(self.client, &schema, ("merge", self.hash, self.journal), &tables).await?;
         Ok(Applied { tables, transaction })
     }
 
@@ -208,7 +218,7 @@ impl Merge<'_> {
         self.run(
             &format!(
                 "{create}; CREATE TABLE {frozen} (place int PRIMARY KEY, work text); \
-                 CREATE TABLE {applied} (step text, hash text, transaction pg_catalog.xid8, applied_at timestamptz, tables text)"
+                 CREATE TABLE {applied} (step text, hash text, transaction pg_catalog.xid8, applied_at timestamptz, tables text, journal text)"
             ),
             "making room for the pre-images",
         )
@@ -389,18 +399,17 @@ fn differing_columns(work: &Work, change: &str) -> String {
 pub(super) async fn token(
     client: &Client,
     schema: &str,
-    step: &str,
-    hash: &str,
+    (step, hash, journal): (&str, &str, &str),
     tables: &[TableApplied],
 ) -> Result<String, Failure> {
     let table = Name::new(schema, "applied").sql();
     let sql = format!(
-        "INSERT INTO {table} VALUES ($1, $2, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), $3)
+        "INSERT INTO {table} VALUES ($1, $2, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), $3, $4)
          RETURNING transaction::text"
     );
     let tables =
         serde_json::to_string(tables).map_err(|error| Error::bug("a token cannot be written").detail(error))?;
-    let row = client.query_one(&sql, &[&step, &hash, &tables]).await;
+    let row = client.query_one(&sql, &[&step, &hash, &tables, &journal]).await;
     Ok(row.map_err(|error| Failure::server(error, "writing the token"))?.get(0))
 }
 
@@ -418,6 +427,17 @@ pub(super) async fn commit(client: &Client) -> Result<(), Failure> {
         ..Error::unresolved("the connection was lost while committing").detail(known.detail.unwrap_or(known.message))
     }
     .into())
+}
+
+/// The head of the journal as it was when the plan of that hash was carried out; `None`: production keeps nothing of it.
+pub async fn anchor(client: &Client, recovery: &str, hash: &str) -> Result<Option<String>> {
+    let schema = undo_schema(recovery);
+    if stage::schema_mark(client, &schema).await?.is_none() {
+        return Ok(None);
+    }
+    let sql = format!("SELECT journal FROM {} WHERE hash = $1", Name::new(&*schema, "applied").sql());
+    let row = client.query_opt(&sql, &[&hash]).await;
+    Ok(row.map_err(|error| server_error(error, "reading the token of the merge"))?.map(|row| row.get(0)))
 }
 
 /// Finds out what became of a merge or an undo whose end nobody saw; `hash` is that of its plan. While its session is still

@@ -62,7 +62,13 @@ pub async fn undo_plan(client: &Client, recovery: &str) -> Result<Undo> {
 /// Takes back what the plan says, in one transaction; any difference from the plan ends in ROLLBACK.
 ///
 /// Errors: as of [`super::apply`].
-pub async fn undo(client: &Session, recovery: &str, plan: &Undo, progress: &Progress) -> Result<Applied> {
+pub async fn undo(
+    client: &Session,
+    recovery: &str,
+    plan: &Undo,
+    journal: &str,
+    progress: &Progress,
+) -> Result<Applied> {
     if undo_plan(client, recovery).await? != *plan {
         return Err(differs());
     }
@@ -70,7 +76,7 @@ pub async fn undo(client: &Session, recovery: &str, plan: &Undo, progress: &Prog
     retry(progress, || async {
         let rows = plan.tables.iter().map(|table| table.remove + table.set_back + table.bring_back).sum();
         progress.begin("taking rows back", Unit::Rows, Some(rows));
-        let working = async { Ok(taking.write(plan, progress).await) };
+        let working = async { Ok(taking.write(plan, journal, progress).await) };
         match stage::stoppable(client, progress, working).await.map_err(Failure::from).and_then(|written| written) {
             Ok(applied) => commit(client).await.map(|()| applied),
             Err(failure) => {
@@ -234,7 +240,7 @@ impl<'a> Taking<'a> {
     }
 
     /// Everything but COMMIT: the merge, step by step backwards.
-    async fn write(&self, plan: &Undo, progress: &Progress) -> Result<Applied, Failure> {
+    async fn write(&self, plan: &Undo, journal: &str, progress: &Progress) -> Result<Applied, Failure> {
         self.run(BEGIN, "beginning the transaction").await?;
         for work in &self.works {
             let name = &work.table.live.name;
@@ -266,7 +272,8 @@ impl<'a> Taking<'a> {
                 self.run(&statement, &format!("finishing {}", work.table.live.name)).await?;
             }
         }
-        let transaction = token(self.client, &undo_schema(self.recovery), "undo", &plan.hash, &tables).await?;
+        let transaction =
+            token(self.client, &undo_schema(self.recovery), ("undo", &plan.hash, journal), &tables).await?;
         Ok(Applied { tables, transaction })
     }
 

@@ -88,6 +88,12 @@ impl Live {
         self.session.lock().await.server(&self.system, recovery).await.map(|_| ())
     }
 
+    /// What production keeps of a recovery's journal: its head when the plan of that hash was carried out.
+    pub async fn anchor(&self, recovery: &str, hash: &str) -> Result<Option<String>> {
+        let mut session = self.session.lock().await;
+        merge::anchor(&session.server(&self.system, recovery).await?.client, recovery, hash).await
+    }
+
     /// The tables of a dump; beside the live ones when a database is configured.
     pub async fn tables(&self, point: &str, dump: &str, progress: &Progress) -> Result<Listed> {
         if self.system.database.is_some() {
@@ -248,10 +254,10 @@ impl Live {
         merge::prepare(client, scratch, compared, rows, triggers, progress).await
     }
 
-    async fn merge(&self, recovery: &str, changes: &ChangeSet, progress: &Progress) -> Result<Evidence> {
+    async fn merge(&self, recovery: &str, changes: &ChangeSet, journal: &str, progress: &Progress) -> Result<Evidence> {
         let mut session = self.session.lock().await;
         let (client, scratch, _) = session.staged(&self.system).await?;
-        let outcome = merge::apply(client, scratch, changes, progress).await;
+        let outcome = merge::apply(client, scratch, changes, journal, progress).await;
         session.resolved(&self.system, recovery, recovery, &changes.hash, outcome).await.map(Evidence::Merged)
     }
 }
@@ -421,9 +427,9 @@ impl Systems for Live {
         }
     }
 
-    async fn execute(&self, recovery: &str, step: &Step, _hash: &str, progress: &Progress) -> Result<Evidence> {
+    async fn execute(&self, recovery: &str, step: &Step, journal: &str, progress: &Progress) -> Result<Evidence> {
         match step {
-            Step::MergeRows { changes } => self.merge(recovery, changes, progress).await,
+            Step::MergeRows { changes } => self.merge(recovery, changes, journal, progress).await,
             Step::Prove { changes } => {
                 progress.begin("comparing the written rows with the backup again", Unit::Items, None);
                 let mut session = self.session.lock().await;
@@ -434,7 +440,7 @@ impl Systems for Live {
                 progress.begin("taking rows back", Unit::Items, None);
                 let mut session = self.session.lock().await;
                 let server = session.server(&self.system, recovery).await?;
-                let outcome = merge::undo(&server.client, earlier, undo, progress).await;
+                let outcome = merge::undo(&server.client, earlier, undo, journal, progress).await;
                 if !server.client.is_closed() {
                     claim::release(&server.client).await?;
                 }
