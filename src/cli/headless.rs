@@ -366,7 +366,8 @@ async fn finish<S: Systems>(systems: &S, recovery: &mut Recovery, outcome: Resul
             .map_or_else(|_| "its journal cannot be read".into(), |lines| report::changed(&lines));
         return Err(error.hint(format!("Changed in production by recovery {}: {changed}.", recovery.id)));
     }
-    let lines = journal::read(&folder)?;
+    let done = |error: Error| error.hint(format!("It is done, all of it. lifeboat report {} shows it.", recovery.id));
+    let lines = journal::read(&folder).map_err(done)?;
     if as_json {
         return print(&json!({ "recovery": recovery.id, "journal": lines }).to_string());
     }

@@ -1,6 +1,8 @@
 //! Who works on a table. A recovery that compares a table claims it: another one, from this machine or any other, may look,
 //! and is told who has it; it may not write. A claim is an advisory lock of the recovery's session, so it dies with it.
 
+use std::time::{Duration, Instant};
+
 use tokio_postgres::Client;
 
 use super::connect::server_error;
@@ -11,6 +13,9 @@ use crate::error::{Error, Result};
 /// Our part of the number space that all programs share, together with the table's oid.
 const CLASS: i32 = 0x4c_46_42_54;
 
+/// How long the server may take to notice that a connection of ours is gone; its keepalives end sooner.
+const LOST: Duration = Duration::from_secs(12);
+
 /// A recovery that has a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -20,6 +25,8 @@ pub struct Claim {
     pub session: String,
     /// Its role.
     pub role: String,
+    /// It bears our own session's name: a connection that was lost, and that the server has not given up yet.
+    pub lost: bool,
     /// What its staging schema says of it: since when, from which machine.
     pub begun: Option<String>,
 }
@@ -41,12 +48,21 @@ pub async fn claim(client: &Client, oid: u32) -> Result<bool> {
     Ok(row.map_err(|error| server_error(error, "claiming a table"))?.get(0))
 }
 
-/// As [`claim`], but that another one has it is an error, which says who.
+/// As [`claim`], but that another one has it is an error, which says who. A session of the same name is this recovery's own,
+/// lost, and about to end: it is waited for.
 pub async fn claim_or_refuse(client: &Client, table: &Name, oid: u32) -> Result<()> {
-    if claim(client, oid).await? {
-        return Ok(());
-    }
-    let holder = others(client).await?.into_iter().find(|claim| claim.table == *table);
+    let begun = Instant::now();
+    let holder = loop {
+        if claim(client, oid).await? {
+            return Ok(());
+        }
+        let holder = others(client).await?.into_iter().find(|claim| claim.table == *table);
+        let ours = holder.as_ref().is_some_and(|claim| claim.lost);
+        if !ours || begun.elapsed() > LOST {
+            break holder;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
     let told = holder.map_or_else(|| format!("{table} is in the hands of another recovery"), |claim| claim.told());
     Err(Error::refused(told)
         .hint("Nothing was changed. Two repairs of one table at once would undo each other: speak with whoever has it.")
@@ -61,7 +77,9 @@ pub async fn release(client: &Client) -> Result<()> {
 
 /// The claims of other sessions on tables of this database.
 pub async fn others(client: &Client) -> Result<Vec<Claim>> {
-    let sql = "SELECT n.nspname::text, c.relname::text, coalesce(a.application_name, ''), coalesce(a.usename::text, '')
+    let sql =
+        "SELECT n.nspname::text, c.relname::text, coalesce(a.application_name, ''), coalesce(a.usename::text, ''),
+            coalesce(a.application_name = pg_catalog.current_setting('application_name'), false)
         FROM pg_catalog.pg_locks l
         JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = pg_catalog.current_database()
         JOIN pg_catalog.pg_class c ON c.oid = l.objid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -80,6 +98,7 @@ pub async fn others(client: &Client) -> Result<Vec<Claim>> {
             table: Name::new(row.get::<_, String>(0), row.get::<_, String>(1)),
             session,
             role: row.get(3),
+            lost: row.get(4),
             begun: begun.map(|mark| format!("since {} from {}", mark.created, mark.host)),
         });
     }

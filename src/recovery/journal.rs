@@ -284,16 +284,21 @@ fn whole(path: &Path) -> Result<(Vec<(Line, String)>, u64)> {
         Error::operator(format!("line {} of {} {why}", n + 1, path.display()))
             .hint("The journal was edited or damaged from that line on; what stands before it is sound.")
     };
-    let mut file = File::open(path).map(BufReader::new).map_err(|error| {
+    let cannot = |error: std::io::Error| {
         Error::operator(format!("cannot read the journal {}", path.display()))
             .detail(error)
-            .hint("Check the recovery's id: lifeboat journal lists them.")
-    })?;
+            .hint("Check the recovery's id, which lifeboat status lists, and the disk.")
+    };
+    let mut file = File::open(path).map(BufReader::new).map_err(cannot)?;
     let (mut lines, mut end, mut text): (Vec<(Line, String)>, u64, String) = (Vec::new(), 0, String::new());
     loop {
         let n = lines.len();
         text.clear();
-        let length = file.read_line(&mut text).map_err(|error| wrong(n, "cannot be read").detail(error))?;
+        let length = match file.read_line(&mut text) {
+            Ok(length) => length,
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Err(wrong(n, "is not text")),
+            Err(error) => return Err(cannot(error)),
+        };
         let Some(text) = text.strip_suffix('\n') else { return Ok((lines, end)) };
         let line: Line =
             serde_json::from_str(text).map_err(|error| wrong(n, "is not a journal entry").detail(error))?;

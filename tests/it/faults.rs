@@ -12,6 +12,7 @@ use lifeboat::config::System;
 use lifeboat::drill::cluster::{Cluster, programs};
 use lifeboat::error::Kind;
 use lifeboat::postgres::archive::Column;
+use lifeboat::postgres::claim;
 use lifeboat::postgres::connect::Session;
 use lifeboat::postgres::diff::{self, Class, KeyChoice};
 use lifeboat::postgres::merge::{self, Outcome};
@@ -157,6 +158,7 @@ async fn fm_03_a_commit_whose_reply_was_lost_is_resolved_and_never_repeated() {
         let proxy = Proxy::new(socket(&repair.bench.conninfo));
         let through = session(&proxy.conninfo(&repair.bench.conninfo)).await;
         proxy.at_commit.store(mode, Ordering::SeqCst);
+        claim::release(&repair.bench.client).await.unwrap();
         let scratch = &repair.bench.scratch;
         let error = merge::apply(&through, scratch, &changes, "", &Progress::default()).await.unwrap_err();
         assert_eq!(error.kind, Kind::Unresolved, "{error:?}");
@@ -180,6 +182,7 @@ async fn all_or_nothing(repair: &Repair, client: Session, fault: impl Future<Out
     let changes = repair.prepare(&repair.back()).await.unwrap();
     let scratch = repair.bench.scratch.clone();
     let progress = Progress::default();
+    claim::release(&repair.bench.client).await.unwrap();
     let (applied, ()) = tokio::join!(merge::apply(&client, &scratch, &changes, "", &progress), fault);
     let applied = match applied {
         Ok(_) => true,
@@ -195,6 +198,10 @@ async fn all_or_nothing(repair: &Repair, client: Session, fault: impl Future<Out
         if applied { after } else { &repair.damaged },
         "half applied, or not what was said (applied: {applied})"
     );
+    drop(client);
+    while !claim::others(&repair.bench.client).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     if applied {
         let undo = merge::undo_plan(&repair.bench.client, "r1").await.unwrap();
         merge::undo(&repair.bench.client, "r1", &undo, "", &Progress::default()).await.unwrap();
@@ -241,7 +248,7 @@ async fn fm_11_a_session_that_is_terminated_at_any_moment_leaves_all_or_nothing(
         };
         applied += u32::from(all_or_nothing(&repair, client, fault, &after).await);
     }
-    assert!(applied < 24, "no run was interrupted");
+    assert!(applied > 0 && applied < 24, "{applied} of 24 were applied");
 }
 
 #[tokio::test]

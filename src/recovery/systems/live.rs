@@ -211,7 +211,10 @@ impl Live {
         let server = session.server(&self.system, recovery).await?;
         let live = schema::live(&server.client, None).await?;
         let mut left = left_behind(&server.client, recovery).await?;
-        left.splice(0..0, claim::others(&server.client).await?.iter().map(claim::Claim::told));
+        left.splice(
+            0..0,
+            claim::others(&server.client).await?.iter().filter(|claim| !claim.lost).map(claim::Claim::told),
+        );
         for table in &mut tables {
             table.live = live.iter().find(|live| live.name == table.backup.name).cloned();
             if let Some(live) = &table.live {
