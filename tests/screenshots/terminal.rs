@@ -52,8 +52,9 @@ impl Terminal {
     }
 
     pub fn resize(&mut self, rows: u16, cols: u16) {
-        self.master.as_ref().unwrap().resize(PtySize { rows, cols, pixel_width: 0, pixel_height: 0 }).unwrap();
+        // The program draws everything again when it hears of it, and that must find the new size here.
         self.parser.lock().unwrap().screen_mut().set_size(size(rows), size(cols));
+        self.master.as_ref().unwrap().resize(PtySize { rows, cols, pixel_width: 0, pixel_height: 0 }).unwrap();
     }
 
     /// Takes the terminal away, as a lost connection does.
