@@ -39,11 +39,13 @@
 //! 6. *One transaction.* Pre-images, rows, sequences, a token row and the checks of the promised counts go in together or
 //!    not at all. A COMMIT whose reply was lost is settled by the token, never by a guess.
 //! 7. *No step runs unjournaled,* and the journal is on disk before the deed ([`recovery::journal`]).
-//! 8. *Bytes are proven before use.* The SHA-256 of every blob and every repository file is compared with its name by us, on
+//! 8. *A recovery is in one process's hands* (a lock on its journal), and a table in one recovery's ([`postgres::claim`]).
+//!    When the process has ended, [`recovery::run::resume`] asks production what became of the step it was in.
+//! 9. *Bytes are proven before use.* The SHA-256 of every blob and every repository file is compared with its name by us, on
 //!    every read ([`backup`]).
-//! 9. *No SQL text from data.* Identifiers are quoted in [`postgres::name`] and nowhere else; values are bound or copied.
+//! 10. *No SQL text from data.* Identifiers are quoted in [`postgres::name`] and nowhere else; values are bound or copied.
 //!    Nothing of a dump is ever executed.
-//! 10. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it
+//! 11. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it
 //!     another one.
 //!
 //! # Where things are
@@ -55,6 +57,8 @@
 //! | what SQL does a merge run? | `postgres/merge/` |
 //! | how are rows compared? | `postgres/diff.rs` |
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
+//! | what happens after a kill? | `recovery/run.rs`, `resume` |
+//! | whose code would a merge run? | `postgres/merge/foreign_code.rs` |
 //! | why am I asked to type a name? | `recovery/plan.rs`, `Effect` |
 //! | which key does what, where? | `ui/keymap.rs` |
 //! | what is in the journal? | `recovery/journal.rs` |
@@ -72,8 +76,8 @@
 //! - A row that moved since the preview stops the whole merge. Leaving such rows out would need consent to a number that
 //!   nobody has seen; comparing again keeps the operator's choice and shows the new numbers.
 //! - `search_path` is ours while we read and hash, and the role's own while rows are written: triggers expect it.
-//! - A recovery still runs inside the console's process. The journal and the token row already settle what a lost
-//!   connection did; a worker that outlives the terminal is the next step.
+//! - A recovery still runs inside the console's process. Whatever a kill leaves open is settled by the journal and the token
+//!   row; a worker that outlives the terminal, so that work goes on meanwhile, is the next step.
 
 pub mod backup;
 pub mod cli;

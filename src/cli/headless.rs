@@ -528,12 +528,11 @@ pub fn status(state: &Path, as_json: bool) -> Result<()> {
     for (id, standing) in &recoveries {
         print(&format!("{}  {}", clean(id), clean(&standing.told())))?;
     }
-    let left = recoveries.iter().filter(|(_, standing)| matches!(standing, Standing::Left { .. })).count() as u64;
-    if left > 0 {
-        print(&format!(
-            "lifeboat resume RECOVERY settles {}.",
-            text::counted(left, "one that was left", "each of those")
-        ))?;
+    if recoveries.iter().any(|(_, standing)| matches!(standing, Standing::Left { .. })) {
+        print("lifeboat resume RECOVERY settles one that was left in the middle.")?;
+    }
+    if recoveries.is_empty() {
+        print("No recovery has been begun by this user on this machine.")?;
     }
     Ok(())
 }

@@ -61,8 +61,8 @@ pub enum Standing {
     UnderWay {
         /// The process, by the journal.
         process: u32,
-        /// As [`report::changed`].
-        changed: String,
+        /// The step of the plan that it is in.
+        doing: Option<String>,
     },
     /// Nothing is left to do.
     Ended {
@@ -97,7 +97,10 @@ impl Standing {
             // Without its first line nothing was begun.
             None if !held => Self::Ended { changed },
             _ if !held && journal::is_finished(&lines) => Self::Ended { changed },
-            Some(holder) if held => Self::UnderWay { process: holder.pid, changed },
+            Some(holder) if held => {
+                let doing = report::open(&lines).map(|(_, step)| step.title());
+                Self::UnderWay { process: holder.pid, doing }
+            }
             _ => Self::Left { changed },
         }
     }
@@ -115,7 +118,9 @@ impl Standing {
     /// One line, for a list.
     pub fn told(&self) -> String {
         match self {
-            Self::UnderWay { process, changed } => format!("under way in process {process}; changed: {changed}"),
+            Self::UnderWay { process, doing } => {
+                format!("under way in process {process}: {}", doing.as_deref().unwrap_or("deciding what to do"))
+            }
             Self::Ended { changed } => format!("changed: {changed}"),
             Self::Left { changed } => format!("LEFT IN THE MIDDLE, its process is gone; changed: {changed}"),
             Self::Unreadable { why } => why.clone(),

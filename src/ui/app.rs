@@ -679,5 +679,8 @@ fn home<S>(console: &Console<S>) -> Home {
         Standing::UnderWay { .. } => 1,
         Standing::Ended { .. } | Standing::Unreadable { .. } => 2,
     });
-    Home { briefing: console.briefing.clone(), earlier, cursor: super::table::Cursor::default() }
+    // What was left in the middle comes first, also under the cursor.
+    let selected = usize::from(matches!(earlier.first(), Some(Earlier { standing: Standing::Left { .. }, .. })));
+    let cursor = super::table::Cursor { selected, ..Default::default() };
+    Home { briefing: console.briefing.clone(), earlier, cursor }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{database, pg_programs, psql};
 use crate::merge::state;
+use crate::terminal::Terminal;
 
 const SCHEMA: &str = "create table t (id int primary key, status text, note text);
     insert into t select i, 'active', md5(i::text) from generate_series(1, 20000) i; analyze t";
@@ -347,5 +348,37 @@ fn fm_24_a_recovery_that_is_suspended_is_in_nobody_elses_hands() {
     let settled = incident.settle();
     assert!(settled[0].1.contains("changed: nothing"), "{settled:?}");
     assert_eq!(state(&incident.conninfo), incident.damaged);
+    assert_eq!(incident.leftovers(), "");
+}
+
+#[test]
+fn the_console_lists_what_was_left_in_the_middle_first_and_settles_it() {
+    let incident = Incident::new("left");
+    // Ended well, then one that is killed while its merge waits.
+    assert!(incident.start().wait().unwrap().success());
+    psql(&incident.conninfo, DAMAGE);
+    let (mut child, holder) = incident.waiting();
+    let home = incident.folder.path().display().to_string();
+    let environment = [("HOME", home.as_str()), ("XDG_CONFIG_HOME", &home)];
+    let console = || {
+        let arguments = ["--database", &incident.conninfo];
+        Terminal::start(env!("CARGO_BIN_EXE_lifeboat"), &arguments, &environment, 24, 80)
+    };
+    let mut watching = console();
+    watching.wait_for(&format!("under way in process {}", child.id()));
+    watching.send("q");
+    assert!(watching.child.wait().unwrap().success());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    incident.let_go(holder);
+    let mut terminal = console();
+    terminal.wait_for("left in the middle: its process is gone");
+    terminal.settle();
+    assert!(terminal.text().contains("▸ 20"), "{}", terminal.text());
+    terminal.send("\r");
+    terminal.wait_for("Nothing was changed in production, and what was staged is gone.");
+    terminal.send("q");
+    assert!(terminal.child.wait().unwrap().success());
+    assert!(incident.recoveries().iter().all(|(_, standing, _)| standing == "ended"));
     assert_eq!(incident.leftovers(), "");
 }

@@ -76,9 +76,9 @@ impl Home {
         } else if self.earlier.iter().any(|earlier| matches!(earlier.standing, Standing::Left { .. })) {
             top.push(Line::styled("A recovery was left in the middle: its process is gone.", theme.bad()));
             top.push(Line::raw(
-                "Select it and press Enter: production is asked what was committed. If it was, the plan goes",
+                "Enter on it asks production what was committed. If it was, the plan goes on from there and is proved; if it \
+                 was not, what was staged is removed.",
             ));
-            top.push(Line::raw("on from there and is proved; if it was not, what was staged is removed."));
             top.push(Line::raw(""));
         } else {
             top.push(Line::styled("Something is lost? Begin a recovery.", theme.title()));
