@@ -44,7 +44,7 @@
 //! 9. *Bytes are proven before use.* The SHA-256 of every blob and every repository file is compared with its name by us, on
 //!    every read ([`backup`]).
 //! 10. *No SQL text from data.* Identifiers are quoted in [`postgres::name`] and nowhere else; values are bound or copied.
-//!    Nothing of a dump is ever executed.
+//!     Nothing of a dump is ever executed.
 //! 11. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it
 //!     another one.
 //!

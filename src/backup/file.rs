@@ -29,7 +29,7 @@ const AHEAD: usize = 8 << 20;
 /// How many blobs in a row make a reader one that goes straight on.
 const STRAIGHT: usize = 2;
 
-/// A file of a snapshot. Its errors are [`io::Error`]s that carry ours: [`super::cause`] takes it out again.
+/// A file of a snapshot. Its errors are [`io::Error`]s that carry ours: [`Error::from_read`] takes it out again.
 pub struct File {
     blobs: Arc<Blobs>,
     position: u64,

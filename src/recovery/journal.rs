@@ -303,6 +303,13 @@ fn whole(path: &Path) -> Result<(Vec<(Line, String)>, u64)> {
         let line: Line =
             serde_json::from_str(text).map_err(|error| wrong(n, "is not a journal entry").detail(error))?;
         let follows = lines.last().map_or_else(seed, |(_, digest)| digest.clone());
+        if n == 0 && line.prev != follows {
+            return Err(Error::operator(format!(
+                "{} is not a journal that this version of Lifeboat writes",
+                path.display()
+            ))
+            .hint("Settle it with the version that wrote it, or its beginning was changed."));
+        }
         if line.prev != follows || line.n != n as u64 {
             return Err(wrong(n, "does not follow from the line before it"));
         }

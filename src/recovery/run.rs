@@ -142,6 +142,15 @@ pub async fn resume<S: Systems>(
     if journal::is_finished(lines) {
         return Ok(Settled::Before);
     }
+    for line in lines {
+        if let Entry::Consented { hash, plan, .. } = &line.entry
+            && plan.hash()? != *hash
+        {
+            return Err(Error::refused("the plan in the journal is not the one that was consented to").hint(
+                "The journal was edited. lifeboat journal verify tells more; production keeps what was committed.",
+            ));
+        }
+    }
     recovery.journal.write(Entry::Resumed { operator: journal::operator() })?;
     let open = report::open(lines).map(|(number, step)| (number, step.clone()));
     let live = open.clone().filter(|(_, step)| step.effect() == Effect::Live);

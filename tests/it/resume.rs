@@ -382,3 +382,64 @@ fn the_console_lists_what_was_left_in_the_middle_first_and_settles_it() {
     assert!(incident.recoveries().iter().all(|(_, standing, _)| standing == "ended"));
     assert_eq!(incident.leftovers(), "");
 }
+
+#[test]
+fn fm_08_ctrl_c_at_any_instant_ends_as_it_says() {
+    let incident = Incident::new("fm_08");
+    let begun = Instant::now();
+    assert!(incident.start().wait().unwrap().success());
+    let whole = begun.elapsed();
+    incident.again();
+    let (mut seed, mut done, runs) = (8, 0, 40);
+    for run in 0..runs {
+        let mut child = incident.start();
+        let delay = whole.mul_f64(random(&mut seed));
+        std::thread::sleep(delay);
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let status = child.wait().unwrap();
+        let now = state(&incident.conninfo);
+        let why = format!("run {run}, after {delay:?}: {status:?}");
+        match (status.code(), status.signal()) {
+            (Some(0), _) => assert_eq!(now, incident.repaired, "{why}"),
+            // Before the program listens for it, the signal ends it.
+            (Some(130), _) | (None, Some(2)) => assert_eq!(now, incident.damaged, "{why}"),
+            _ => panic!("{why}"),
+        }
+        done += u32::from(status.success());
+        for (_, told) in incident.settle() {
+            assert_eq!(told.contains("inserted"), status.success(), "{why}: {told}");
+        }
+        assert_eq!(incident.leftovers(), "", "{why}");
+        incident.again();
+    }
+    assert!(done > 0 && done < runs, "{done} of {runs} were done");
+}
+
+#[test]
+fn a_journal_that_was_edited_is_not_gone_on_from() {
+    let incident = Incident::new("edited");
+    let (mut child, holder) = incident.waiting();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    incident.let_go(holder);
+    let id = incident.recoveries().pop().unwrap().0;
+    let journal = incident.path(".local/state/lifeboat/recoveries").join(&id).join("journal.jsonl");
+    let sound = std::fs::read_to_string(&journal).unwrap();
+    let schemas = "select count(*) from pg_namespace where nspname ~ '^restore_staging_'";
+    for (edited, words) in [
+        (sound.replace("\"updates\":9000", "\"updates\":1"), "does not follow from the line before it"),
+        (sound.replacen("\"prev\":\"", "\"prev\":\"0", 1), "is not a journal that this version of Lifeboat writes"),
+        (sound.replacen("\"entry\":\"started\"", "\"entry\":\"begun\"", 1), "is not a journal entry"),
+    ] {
+        assert_ne!(edited, sound);
+        std::fs::write(&journal, edited).unwrap();
+        let output = incident.command(&["resume", &id]).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && told.contains(words), "{told}");
+        assert_eq!(psql(&incident.conninfo, schemas), "1", "nothing was done");
+    }
+    std::fs::write(&journal, sound).unwrap();
+    incident.settle();
+    assert_eq!(psql(&incident.conninfo, schemas), "0");
+    assert_eq!(state(&incident.conninfo), incident.damaged);
+}

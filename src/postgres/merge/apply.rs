@@ -28,6 +28,9 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL 
 pub(super) const THEIR_PATH: &str = "SET LOCAL search_path TO DEFAULT";
 const OUR_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 
+/// What is told while a COMMIT is under way.
+pub(super) const COMMITTING: &str = "too late to cancel: committing";
+
 /// What a transaction whose end nobody saw has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -142,7 +145,10 @@ impl Merge<'_> {
             Err(cancelled) => Err(cancelled.into()),
         };
         match written {
-            Ok(applied) => commit(self.client).await.map(|()| applied),
+            Ok(applied) => {
+                progress.begin(COMMITTING, Unit::Rows, None);
+                commit(self.client).await.map(|()| applied)
+            }
             Err(failure) => {
                 stage::rollback(self.client).await;
                 Err(failure)

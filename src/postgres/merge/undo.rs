@@ -11,7 +11,7 @@ use super::super::connect::{Session, server_error};
 use super::super::name::{Name, quote, quote_list};
 use super::super::schema::{self, ForeignKey, Identity};
 use super::super::stage;
-use super::apply::{BEGIN, Failure, THEIR_PATH, commit, retry, token};
+use super::apply::{BEGIN, COMMITTING, Failure, THEIR_PATH, commit, retry, token};
 use super::check::key_pairs;
 use super::constraints::foreign_key_operators;
 use super::frozen::{self, CLASS, ROW, Work, hex, undo_schema};
@@ -78,7 +78,10 @@ pub async fn undo(
         progress.begin("taking rows back", Unit::Rows, Some(rows));
         let working = async { Ok(taking.write(plan, journal, progress).await) };
         match stage::stoppable(client, progress, working).await.map_err(Failure::from).and_then(|written| written) {
-            Ok(applied) => commit(client).await.map(|()| applied),
+            Ok(applied) => {
+                progress.begin(COMMITTING, Unit::Rows, None);
+                commit(client).await.map(|()| applied)
+            }
             Err(failure) => {
                 stage::rollback(client).await;
                 Err(failure)
