@@ -13,7 +13,7 @@ use lifeboat::drill::cluster::{Cluster, programs};
 use lifeboat::error::Kind;
 use lifeboat::postgres::archive::Column;
 use lifeboat::postgres::claim;
-use lifeboat::postgres::connect::Session;
+use lifeboat::postgres::connect::{Conninfo, Session, connect};
 use lifeboat::postgres::diff::{self, Class, KeyChoice};
 use lifeboat::postgres::merge::{self, Outcome};
 use lifeboat::postgres::name::Name;
@@ -252,26 +252,35 @@ async fn fm_11_a_session_that_is_terminated_at_any_moment_leaves_all_or_nothing(
 }
 
 #[tokio::test]
-async fn fm_10_a_server_that_is_killed_at_any_moment_leaves_all_or_nothing() {
+async fn fm_09_10_a_backend_or_a_server_that_is_killed_at_any_moment_leaves_all_or_nothing() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut cluster = Cluster::create(&folder.path().join("pg"), &programs().unwrap(), &["fsync=on"]).unwrap();
     let conninfo = cluster.conninfo("postgres");
-    for run in 0..8_u32 {
+    for run in 0..16_u32 {
         let name = format!("run{run}");
         psql(&conninfo, &format!("create database {name}"));
         let database = cluster.conninfo(&name);
         psql(&database, SCHEMA);
         let repair = Repair::of(Bench::on(database).await, &["t"], DAMAGE, &KeyChoice::Best).await;
         let changes = repair.prepare(&repair.back()).await.unwrap();
-        let delay = Duration::from_millis(u64::from(run) * 20);
+        let delay = Duration::from_millis(u64::from(run / 2) * 20);
+        let backend: i32 = repair.bench.client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
         let killed = async {
             tokio::time::sleep(delay).await;
-            cluster.kill();
+            if run % 2 == 0 {
+                cluster.kill();
+            } else {
+                // The server takes that for a crash: it ends every session and recovers by itself.
+                let killed = std::process::Command::new("kill").args(["-9", &backend.to_string()]).status();
+                assert!(killed.unwrap().success());
+            }
         };
         let (outcome, ()) = tokio::join!(repair.apply(&changes), killed);
-        cluster.start().unwrap();
-        let client = session(&repair.bench.conninfo).await;
+        if run % 2 == 0 {
+            cluster.start().unwrap();
+        }
+        let client = back_again(&repair.bench.conninfo).await;
         let resolved = merge::resolve(&client, "r1", &changes.hash).await.unwrap();
         let applied = matches!(resolved, Outcome::Applied(_));
         match &outcome {
@@ -289,6 +298,18 @@ async fn fm_10_a_server_that_is_killed_at_any_moment_leaves_all_or_nothing() {
         }
         // Unlogged staging does not survive a crash; what is left of it can be removed.
         stage::drop_scratch(&client, &repair.bench.scratch).await.unwrap();
+    }
+}
+
+/// A session with a server that is recovering.
+async fn back_again(conninfo: &str) -> Session {
+    let begun = Instant::now();
+    loop {
+        match connect(&Conninfo::parse(conninfo).unwrap(), "lifeboat test").await {
+            Ok(server) => return server.client,
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(30), "{error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
