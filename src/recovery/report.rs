@@ -177,7 +177,7 @@ pub fn changed(lines: &[Line]) -> String {
             done.push(format!("{} of earlier recoveries removed", counted(schemas.len() as u64, "schema", "schemas")));
         }
     }
-    if let Some((_, step)) = open(lines).filter(|(_, step)| step.effect() == Effect::Live) {
+    if let Some((_, step)) = open(lines).filter(|(_, step)| step.effect() >= Effect::Live) {
         done.push(format!("not known whether it was done: {}", step.title()));
     }
     if done.is_empty() { "nothing".into() } else { done.join("; ") }

@@ -180,8 +180,9 @@ pub async fn resume<S: Systems>(
             None
         }
         (None, _) => {
-            // Between two steps, or in one that can be done again.
-            last_applied.map(|step| open.map_or(step + 1, |(number, _)| number))
+            // Between two steps, or in one that can be done again: reading, and removing what is to be gone.
+            let again = open.filter(|(_, step)| last_applied.is_some() || step.effect() == Effect::Final);
+            again.map(|(number, _)| number).or(last_applied.map(|step| step + 1))
         }
     };
     if let (Some(plan), Some(from)) = (plan, from) {
