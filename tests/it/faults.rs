@@ -266,6 +266,7 @@ async fn fm_09_10_a_backend_or_a_server_that_is_killed_at_any_moment_leaves_all_
         let changes = repair.prepare(&repair.back()).await.unwrap();
         let delay = Duration::from_millis(u64::from(run / 2) * 20);
         let backend: i32 = repair.bench.client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+        let witness = session(&repair.bench.conninfo).await;
         let killed = async {
             tokio::time::sleep(delay).await;
             if run % 2 == 0 {
@@ -277,6 +278,9 @@ async fn fm_09_10_a_backend_or_a_server_that_is_killed_at_any_moment_leaves_all_
             }
         };
         let (outcome, ()) = tokio::join!(repair.apply(&changes), killed);
+        while !witness.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         if run % 2 == 0 {
             cluster.start().unwrap();
         }
