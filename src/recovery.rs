@@ -148,16 +148,21 @@ impl Recovery {
     }
 
     /// Leaves a recovery that goes no further: what it staged is removed and its end is journaled. One in which nobody knows
-    /// what became of a step stays as it is, so that it can be resumed.
+    /// what became of a step, or whose scratch space cannot be removed now, stays as it is, so that it can be resumed.
     pub async fn leave<S: systems::Systems>(&mut self, systems: &S) {
         let lines = journal::read(self.journal.folder()).unwrap_or_default();
         if report::open(&lines).is_some_and(|(_, step)| step.effect() == plan::Effect::Live) {
             return;
         }
         // A disk or a server that fails may be why it is left, and there is nobody left to tell.
-        let _ = systems.execute(&self.id, &plan::Step::DropScratch, "", &crate::progress::Progress::default()).await;
-        if !journal::is_finished(&lines) {
-            let _ = self.journal.write(Entry::Finished { outcome: journal::Outcome::Abandoned });
+        let progress = crate::progress::Progress::default();
+        let dropped = systems.execute(&self.id, &plan::Step::DropScratch, "", &progress).await;
+        if dropped.is_ok() && !journal::is_finished(&lines) {
+            let failed = matches!(lines.last(), Some(journal::Line { entry: Entry::NotApplied { .. }, .. }));
+            let outcome = if failed { journal::Outcome::Failed } else { journal::Outcome::Abandoned };
+            if self.journal.write(Entry::Finished { outcome }).is_ok() && failed {
+                let _ = report::write(self.journal.folder());
+            }
         }
     }
 

@@ -23,7 +23,7 @@ pub use copy::Source;
 
 use super::connect::{Session, server_error};
 use super::name::{Name, quote, quote_list};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
 const SCRATCH: &str = "restore_staging_";
@@ -345,8 +345,20 @@ pub(super) async fn stoppable<T>(
         () = progress.cancelled() => {
             let _ = client.cancel().await;
             // The session is usable again only when the statement has ended.
-            let _ = work.await;
+            let stopped_by_the_server = work.await.is_err_and(|error| {
+                error.kind == Kind::Cancelled && error.detail.is_some()
+            });
+            if !stopped_by_the_server {
+                meet_late_cancel(client).await;
+            }
             Err(Error::cancelled())
         }
     }
+}
+
+/// A wish to stop travels on a connection of its own. When the statement that it was meant for has ended by itself, it
+/// hits a later one, which could be the removal of what was staged: it is given a statement to hit.
+async fn meet_late_cancel(client: &Client) {
+    rollback(client).await;
+    let _ = client.batch_execute("SELECT pg_catalog.pg_sleep(1)").await;
 }

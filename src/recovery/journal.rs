@@ -105,7 +105,7 @@ pub enum Entry {
         /// The error's message.
         error: String,
     },
-    /// A plan's run ended, or the recovery was left without one. After a failure another try may follow.
+    /// Nothing is left to do: a plan came to its end, or the recovery was left and what it had staged is gone.
     Finished {
         /// How it ended.
         outcome: Outcome,

@@ -186,7 +186,10 @@ pub async fn resume<S: Systems>(
         }
     };
     if let (Some(plan), Some(from)) = (plan, from) {
-        steps(&plan, from, systems, recovery, progress, |_| ()).await?;
+        if let Err(error) = steps(&plan, from, systems, recovery, progress, |_| ()).await {
+            recovery.leave(systems).await;
+            return Err(error);
+        }
         return Ok(Settled::Done);
     }
     systems.execute(&recovery.id, &Step::DropScratch, "", progress).await?;
@@ -228,8 +231,8 @@ async fn steps<S: Systems>(
                 );
             }
             Err(error) => {
+                // Its end is journaled when what it staged is gone, by [`Recovery::leave`]: until then another try may follow.
                 recovery.journal.write(Entry::NotApplied { step: number, error: error.to_string() })?;
-                recovery.journal.write(Entry::Finished { outcome: Outcome::Failed })?;
                 recovery.journal.release();
                 report::write(recovery.journal.folder())?;
                 return Err(error);

@@ -250,8 +250,21 @@ fn a_damaged_index_file_is_named_by_whatever_needs_it() {
 #[test]
 fn a_damaged_pack_is_named_with_its_blob_and_gives_no_wrong_byte() {
     let (_keep, repository) = SHARED.copy();
-    let damaged = files(&repository.join("data")).remove(0);
-    flip_a_bit(&damaged, 1_500_000);
+    let words = SHARED.path("words.sql");
+    let readable = |path: &str| {
+        let open = open(&repository);
+        read(&open, &newest(&open), path).is_ok()
+    };
+    // restic packs as it goes: a pack holds parts of both files, and which is where differs from one run to the next.
+    let damaged = files(&repository.join("data")).into_iter().find(|pack| {
+        flip_a_bit(pack, 1_500_000);
+        let meant = readable(&words) && !readable(&SHARED.path("large.dump"));
+        if !meant {
+            flip_a_bit(pack, 1_500_000);
+        }
+        meant
+    });
+    let damaged = damaged.unwrap();
     let open = open(&repository);
     let snapshot = newest(&open);
     let mut file = open.open_file(&snapshot, &SHARED.path("large.dump")).unwrap();
@@ -272,7 +285,7 @@ fn a_damaged_pack_is_named_with_its_blob_and_gives_no_wrong_byte() {
     assert!(failed[0].contains(&format!("in pack {} of repository", name(&damaged))), "{failed:?}");
     assert!(good > 500, "{good} parts were still readable");
     assert_eq!(open.damage().len(), 1);
-    assert!(read(&open, &snapshot, &SHARED.path("words.sql")).is_ok());
+    assert!(read(&open, &snapshot, &words).is_ok());
     assert!(read(&open, &snapshot, &SHARED.path("large.dump")).is_err());
 }
 
@@ -451,7 +464,8 @@ fn a_small_read_of_a_large_file_fetches_little() {
     file.seek(SeekFrom::Start(LARGE as u64 / 2)).unwrap();
     let mut bytes = vec![0; 64 << 10];
     file.read_exact(&mut bytes).unwrap();
-    assert!(repository.bytes_read() < 4 << 20, "{} bytes", repository.bytes_read());
+    // restic cuts files into blobs of up to 8 MiB, and the read may meet the end of one; a pack is larger than that.
+    assert!(repository.bytes_read() < 18 << 20, "{} bytes", repository.bytes_read());
     let before = repository.bytes_read();
     assert!(read(&repository, &snapshot, &SHARED.path("large.dump")).is_ok());
     let whole = repository.bytes_read() - before;

@@ -58,6 +58,8 @@ struct Wire {
     piece: AtomicUsize,
     /// Nothing passes while this is set.
     stalled: AtomicBool,
+    /// A new connection waits so long before it is let through, in milliseconds.
+    wait: AtomicU64,
 }
 
 impl Wire {
@@ -89,12 +91,14 @@ impl Proxy {
             half: AtomicBool::new(false),
             piece: AtomicUsize::new(usize::MAX),
             stalled: AtomicBool::new(false),
+            wait: AtomicU64::new(0),
         });
         let way = Arc::clone(&wire);
         let server = Arc::new(Mutex::new(server));
         let target = Arc::clone(&server);
         std::thread::spawn(move || {
             for client in listener.incoming() {
+                std::thread::sleep(Duration::from_millis(way.wait.load(Ordering::SeqCst)));
                 let server = UnixStream::connect(&*target.lock().unwrap()).unwrap();
                 relay(client.unwrap(), server, Arc::clone(&mode), &way);
             }
@@ -230,6 +234,33 @@ async fn again(repair: &mut Repair) {
     let Bench { client, scratch, .. } = &repair.bench;
     let compared = diff::diff(client, scratch, table, &KeyChoice::Best, rows, &Progress::default()).await.unwrap();
     repair.tables = vec![compared.0];
+}
+
+#[tokio::test]
+async fn fm_08_a_wish_to_stop_that_arrives_late_stops_nothing_else() {
+    let repair = repair("fm_08_late").await;
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    claim::release(&repair.bench.client).await.unwrap();
+    let proxy = Proxy::new(socket(&repair.bench.conninfo));
+    let through = session(&proxy.conninfo(&repair.bench.conninfo)).await;
+    proxy.wire.wait.store(500, Ordering::SeqCst);
+    let (holder, progress) = (session(&repair.bench.conninfo).await, Progress::default());
+    holder.batch_execute("begin; lock table public.t in share mode").await.unwrap();
+    let cancelling = async {
+        let waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+        while holder.query(waiting, &[]).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        progress.cancel();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // What was to be stopped goes on and ends by itself before the wish is there.
+        holder.batch_execute("rollback").await.unwrap();
+    };
+    let (applied, ()) =
+        tokio::join!(merge::apply(&through, &repair.bench.scratch, &changes, "", &progress), cancelling);
+    assert_eq!(applied.unwrap_err().kind, Kind::Cancelled);
+    through.batch_execute("select pg_sleep(1)").await.unwrap();
+    assert_eq!(repair.state(), repair.damaged);
 }
 
 #[tokio::test]
