@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{Config, System};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Report};
-use crate::recovery::systems::Live;
+use crate::recovery::worker::{self, Workers};
 use crate::text;
 
 mod headless;
@@ -121,6 +121,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Open the console on a recovery that is under way (the newest one, unless said otherwise)
+    Attach { recovery: Option<String> },
     /// Take over a recovery whose process was killed: find out what was committed, prove it, clean up
     Resume { recovery: String },
     /// Ask a recovery that is under way to stop, and clean up after it
@@ -141,6 +143,9 @@ enum Command {
     },
     /// Print the report of a recovery
     Report { recovery: String },
+    /// Hold a recovery for consoles to look on; started by them
+    #[command(hide = true)]
+    Worker,
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
@@ -205,6 +210,9 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         let config = Config::load(arguments.config.as_deref())?;
         return Box::pin(headless::drill(answers, &config)).await;
     }
+    if let Command::Worker = command {
+        return worker::attend().await;
+    }
     let state = crate::config::state_folder()?;
     match command {
         Command::Journal { recovery: Some(recovery), .. } => return headless::journal(&state, &recovery),
@@ -215,7 +223,8 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
     let mut config = Config::load(arguments.config.as_deref())?;
     if let (
         None,
-        Command::Resume { recovery }
+        Command::Attach { recovery: Some(recovery) }
+        | Command::Resume { recovery }
         | Command::Abort { recovery }
         | Command::Journal { verify: Some(Verify::Verify { recovery }), .. },
     ) = (&arguments.system, &command)
@@ -235,7 +244,15 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         system.database = Some(database);
     }
     match command {
-        Command::Console { dump } => console(system, dump, state).await,
+        Command::Console { dump } => console(system, dump, None, state).await,
+        Command::Attach { recovery } => {
+            let recovery = match recovery {
+                Some(recovery) => recovery,
+                None => headless::newest_under_way(&state)?,
+            };
+            recovery_folder(&state, &recovery)?;
+            console(system, None, Some(recovery), state).await
+        }
         Command::Points { json } => headless::points(system, json).await,
         Command::Tables { point, json } => headless::tables(system, &point, json).await,
         Command::Diff { point, tables, json, rows, key } => {
@@ -252,6 +269,7 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Clean { consent } => Box::pin(headless::clean_up(system, consent, &state)).await,
         Command::Undo { recovery, consent } => Box::pin(headless::undo(system, &recovery, consent, &state)).await,
         Command::Drill { .. }
+        | Command::Worker
         | Command::Journal { .. }
         | Command::Status { .. }
         | Command::Report { .. }
@@ -260,15 +278,13 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
     }
 }
 
-async fn console(system: System, dump: Option<PathBuf>, state: PathBuf) -> Result<()> {
-    let (name, environment, rpo) = (system.name.clone(), system.environment.to_string(), system.rpo);
-    let systems = Arc::new(Live::new(system, dump));
+async fn console(system: System, dump: Option<PathBuf>, attach: Option<String>, state: PathBuf) -> Result<()> {
     crate::ui::run(crate::ui::Console {
-        systems,
-        system: name,
-        environment,
-        rpo,
+        system: system.name.clone(),
+        environment: system.environment.to_string(),
+        workers: Arc::new(Workers::Detached { system, dump }),
         state,
+        attach,
         briefing: None,
         verdict: None,
         now: chrono::Utc::now,

@@ -7,6 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 mod keys;
@@ -28,7 +30,7 @@ pub struct Config {
 }
 
 /// One system that can be recovered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
     /// What `--system` chooses by; no two systems have the same.
     pub name: String,
@@ -53,7 +55,7 @@ pub struct System {
 }
 
 /// A repository, and where its password is; the password itself is never here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositorySettings {
     /// As restic takes it; one that carries a password was refused.
     pub url: String,
@@ -64,7 +66,7 @@ pub struct RepositorySettings {
 }
 
 /// What is at stake where a system runs. It prints in capitals.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Environment {
     /// What people depend on; taken for granted unless the file says otherwise.
     #[default]

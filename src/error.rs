@@ -10,8 +10,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Whose move it is after an error; it decides the exit code and the colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// Lifeboat declined before anything was changed: going on would have been unsafe.
     Refused,
@@ -30,7 +32,7 @@ pub enum Kind {
 }
 
 /// What went wrong, and what can be done about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     /// Whose move it is.
     pub kind: Kind,

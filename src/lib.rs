@@ -8,6 +8,8 @@
 //!
 //! ```text
 //!  key -> ui::keymap -> Action -> screen -> Command --+                    ui draws, never decides
+//!                                                     |
+//!  - - - - - - - recovery::worker, a process of its own | Request, Event - - - - - - - - - - - - - - - - - -
 //!                                                     v
 //!    recovery::flows::next(&Record) -> Ask | Look | Ready | Refuse          pure: no I/O, no clock
 //!         ^                             |     |      |
@@ -39,13 +41,14 @@
 //! 6. *One transaction.* Pre-images, rows, sequences, a token row and the checks of the promised counts go in together or
 //!    not at all. A COMMIT whose reply was lost is settled by the token, never by a guess.
 //! 7. *No step runs unjournaled,* and the journal is on disk before the deed ([`recovery::journal`]).
-//! 8. *A recovery is in one process's hands* (a lock on its journal), and a table in one recovery's ([`postgres::claim`]).
+//! 8. *The work outlives the terminal.* A worker holds the recovery; consoles look on, and may vanish ([`recovery::worker`]).
+//! 9. *A recovery is in one process's hands* (a lock on its journal), and a table in one recovery's ([`postgres::claim`]).
 //!    When the process has ended, [`recovery::run::resume`] asks production what became of the step it was in.
-//! 9. *Bytes are proven before use.* The SHA-256 of every blob and every repository file is compared with its name by us, on
+//! 10. *Bytes are proven before use.* The SHA-256 of every blob and every repository file is compared with its name by us, on
 //!    every read ([`backup`]).
-//! 10. *No SQL text from data.* Identifiers are quoted in [`postgres::name`] and nowhere else; values are bound or copied.
+//! 11. *No SQL text from data.* Identifiers are quoted in [`postgres::name`] and nowhere else; values are bound or copied.
 //!     Nothing of a dump is ever executed.
-//! 11. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it
+//! 12. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it
 //!     another one.
 //!
 //! # Where things are
@@ -58,6 +61,7 @@
 //! | how are rows compared? | `postgres/diff.rs` |
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
 //! | what happens after a kill? | `recovery/run.rs`, `resume` |
+//! | what does a console ask a worker for? | `recovery/worker/protocol.rs` |
 //! | whose code would a merge run? | `postgres/merge/foreign_code.rs` |
 //! | why am I asked to type a name? | `recovery/plan.rs`, `Effect` |
 //! | which key does what, where? | `ui/keymap.rs` |
@@ -76,8 +80,9 @@
 //! - A row that moved since the preview stops the whole merge. Leaving such rows out would need consent to a number that
 //!   nobody has seen; comparing again keeps the operator's choice and shows the new numbers.
 //! - `search_path` is ours while we read and hash, and the role's own while rows are written: triggers expect it.
-//! - A recovery still runs inside the console's process. Whatever a kill leaves open is settled by the journal and the token
-//!   row; a worker that outlives the terminal, so that work goes on meanwhile, is the next step.
+//! - A drill's worker is a task in the console's process: its sandbox goes away with the console. The commands without a
+//!   screen (`recover`, `undo`, `clean`, `resume`) do their work in their own process; `status`, `abort` and `resume` know them,
+//!   `attach` does not.
 
 pub mod backup;
 pub mod cli;
@@ -85,6 +90,7 @@ pub mod cli;
 pub mod config;
 pub mod drill;
 pub mod error;
+mod panics;
 pub mod postgres;
 pub mod progress;
 pub mod recovery;

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::text;
 
 /// What the amounts of a [`Report`] count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
     /// Those that travel; compressed ones where the total is known in compressed bytes.
     Bytes,
@@ -21,7 +22,7 @@ pub enum Unit {
 }
 
 /// The latest state of a piece of work.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// What is being done now, for a person: `staging public.registrations`.
     pub doing: String,
@@ -32,6 +33,7 @@ pub struct Report {
     /// What `done` and `total` count.
     pub unit: Unit,
     /// When the present piece began, so that a viewer can show rate and time left.
+    #[serde(with = "ago")]
     pub since: Instant,
 }
 
@@ -75,6 +77,22 @@ impl Report {
             parts.push(format!("{} left", text::duration(eta)));
         }
         parts
+    }
+}
+
+/// An instant means nothing in another process; how long ago it was does.
+mod ago {
+    use std::time::{Duration, Instant};
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(since: &Instant, serializer: S) -> Result<S::Ok, S::Error> {
+        since.elapsed().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Instant, D::Error> {
+        let ago = Duration::deserialize(deserializer)?;
+        Ok(Instant::now().checked_sub(ago).unwrap_or_else(Instant::now))
     }
 }
 

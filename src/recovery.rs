@@ -16,6 +16,7 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod systems;
+pub mod worker;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
 use flows::Next;
-use journal::{Entry, Journal};
+use journal::{Entry, Journal, Operator};
 use record::{Fact, Finding, Look, Record};
 
 /// What kind of recovery it is.
@@ -42,6 +43,17 @@ pub enum Flow {
     },
 }
 
+impl Flow {
+    /// What comes next by what is known. Pure; asking twice changes nothing.
+    pub fn next(&self, record: &Record) -> Next {
+        match self {
+            Self::Rows => flows::rows::next(record),
+            Self::Undo { recovery } => flows::undo::next(recovery, record),
+            Self::Clean(keep) => flows::clean::next(keep, record),
+        }
+    }
+}
+
 /// One attempt, with an id, a folder, a journal and a record of what is known.
 #[derive(Debug)]
 pub struct Recovery {
@@ -53,12 +65,14 @@ pub struct Recovery {
     pub started: DateTime<Utc>,
     /// Open to append: everything that is done is written here first.
     pub journal: Journal,
+    /// Who is at the keyboard.
+    pub operator: Operator,
     record: Record,
 }
 
 impl Recovery {
     /// Starts a recovery: makes its folder beneath the state folder and opens its journal.
-    pub fn start(flow: Flow, system: &str, state: &std::path::Path) -> Result<Self> {
+    pub fn start(flow: Flow, system: &str, state: &std::path::Path, operator: Operator) -> Result<Self> {
         let started = Utc::now();
         let id = journal::new_id(started);
         let mut journal = Journal::create(&state.join("recoveries").join(&id))?;
@@ -66,16 +80,16 @@ impl Recovery {
             recovery: id.clone(),
             flow: flow.clone(),
             system: system.into(),
-            operator: journal::operator(),
+            operator: operator.clone().here(),
         })?;
-        Ok(Self { id, flow, started, journal, record: Record::default() })
+        Ok(Self { id, flow, started, journal, operator, record: Record::default() })
     }
 
     /// Takes a recovery in hand whose process has ended, with what its journal says. Its answers are known again, what was
     /// found is not.
     ///
     /// Errors: as of [`Journal::open`]; a journal without a beginning.
-    pub fn reopen(id: &str, state: &std::path::Path) -> Result<(Self, Vec<journal::Line>)> {
+    pub fn reopen(id: &str, state: &std::path::Path, operator: Operator) -> Result<(Self, Vec<journal::Line>)> {
         let (journal, lines) = Journal::open(&state.join("recoveries").join(id))?;
         let Some(journal::Line { at, entry: Entry::Started { recovery, flow, .. }, .. }) = lines.first() else {
             return Err(Error::operator(format!("the journal of recovery {id} has no beginning"))
@@ -89,7 +103,14 @@ impl Recovery {
                 _ => {}
             }
         }
-        Ok((Self { id: recovery.clone(), flow: flow.clone(), started: *at, journal, record }, lines))
+        Ok((Self { id: recovery.clone(), flow: flow.clone(), started: *at, journal, operator, record }, lines))
+    }
+
+    /// Goes on deciding where a process ended that had consented to nothing. An answer that speaks of rows of a comparison
+    /// falls with the comparison.
+    pub fn decide_again(&mut self) -> Result<()> {
+        self.journal.write(Entry::Resumed { operator: self.operator.clone().here() })?;
+        self.refresh()
     }
 
     /// Compares data-loss windows with what the system's owner tolerates.
@@ -101,11 +122,7 @@ impl Recovery {
 
     /// What comes next. Pure; asking twice changes nothing.
     pub fn next(&self) -> Next {
-        match &self.flow {
-            Flow::Rows => flows::rows::next(&self.record),
-            Flow::Undo { recovery } => flows::undo::next(recovery, &self.record),
-            Flow::Clean(keep) => flows::clean::next(keep, &self.record),
-        }
+        self.flow.next(&self.record)
     }
 
     /// What is known so far; it changes by [`Recovery::answer`], [`Recovery::found`] and the ways back only.
@@ -149,7 +166,7 @@ impl Recovery {
 
     /// Leaves a recovery that goes no further: what it staged is removed and its end is journaled. One in which nobody knows
     /// what became of a step, or whose scratch space cannot be removed now, stays as it is, so that it can be resumed.
-    pub async fn leave<S: systems::Systems>(&mut self, systems: &S) {
+    pub async fn leave(&mut self, systems: &systems::Systems) {
         let lines = journal::read(self.journal.folder()).unwrap_or_default();
         if report::open(&lines).is_some_and(|(_, step)| step.effect() == plan::Effect::Live) {
             return;

@@ -1,9 +1,9 @@
 //! The console: draws what a flow returned, hands back what the operator did, and never waits for work.
 //!
 //! ```text
-//!   keys, job messages -> App (state) -> draw, only when something changed
-//!                           |
-//!                           +-> jobs (tokio tasks): looks, pages, counts, the run; they answer by message
+//!   keys, events of the worker -> App (state) -> draw, only when something changed
+//!                                  |
+//!                                  +-> requests to the worker, which does everything that takes time
 //! ```
 //!
 //! The terminal is given back on every way out: leaving, an error, a panic, SIGTERM and SIGHUP.
@@ -18,18 +18,18 @@ mod wrap;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
 use crossterm::{event, execute, terminal};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Error, Result};
-use crate::recovery::systems::Systems;
-use crate::text;
+use crate::panics;
+use crate::recovery::worker::Workers;
 use app::App;
 use screens::done::Check;
 
@@ -37,17 +37,17 @@ use screens::done::Check;
 pub type Verdict = Arc<dyn Fn() -> Result<Vec<Check>> + Send + Sync>;
 
 /// Everything a console needs to know about where it is.
-pub struct Console<S> {
-    /// The only way to anything outside.
-    pub systems: Arc<S>,
+pub struct Console {
+    /// Who does the work.
+    pub workers: Arc<Workers>,
     /// The system's name in the configuration.
     pub system: String,
     /// `PRODUCTION`, `STAGING` or `DRILL`.
     pub environment: String,
-    /// How much work may be lost, when that is configured.
-    pub rpo: Option<Duration>,
     /// The folder beneath which recoveries are kept.
     pub state: PathBuf,
+    /// The recovery to look on at from the beginning.
+    pub attach: Option<String>,
     /// What the operator of a drill is told.
     pub briefing: Option<String>,
     /// Called when a plan has run to its end; `None` outside drills.
@@ -62,7 +62,7 @@ const FRAME: Duration = Duration::from_millis(33);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Opens the console and returns when the operator leaves.
-pub async fn run<S: Systems>(console: Console<S>) -> Result<()> {
+pub async fn run(console: Console) -> Result<()> {
     if std::env::var("TERM").is_ok_and(|term| term == "dumb") || !crossterm::tty::IsTty::is_tty(&io::stdout()) {
         return Err(Error::operator("the console needs a terminal").hint(
             "Without one, lifeboat recover --answers FILE does the same from a file; lifeboat --help lists the rest.",
@@ -113,13 +113,13 @@ pub async fn run<S: Systems>(console: Console<S>) -> Result<()> {
             },
             _ = terminated.recv() => break,
             _ = hung_up.recv() => break,
-            () = tokio::time::sleep(wake), if wait => dirty = dirty || app.ticked(),
+            () = tokio::time::sleep(wake), if wait => dirty = dirty || app.working(),
         }
         if let Some(text) = app.take_copied() {
             copy(&text).map_err(failed)?;
         }
     }
-    app.leave().await;
+    app.leave(&mut messages).await;
     drop(guard);
     Ok(())
 }
@@ -146,31 +146,12 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// What panicked while the console held the terminal; printed when it is given back.
-static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// Runs a job so that a defect in it becomes an error on screen, not a console that waits for ever.
-pub(crate) async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    if let Ok(result) = std::panic::AssertUnwindSafe(work).catch_unwind().await {
-        result
-    } else {
-        let words = PANICS.lock().ok().and_then(|panics| panics.last().cloned()).unwrap_or_default();
-        Err(Error::bug("a part of Lifeboat failed; this is a defect of ours")
-            .detail(words)
-            .hint("What was written or not stands in the journal: lifeboat journal. Please report the details."))
-    }
-}
-
 /// Holds the terminal; dropping it gives the terminal back, also while a panic unwinds.
 struct Guard;
 
 impl Guard {
     fn enter() -> io::Result<Self> {
-        std::panic::set_hook(Box::new(|panic| {
-            if let Ok(mut panics) = PANICS.lock() {
-                panics.push(text::clean(&panic.to_string()).into_owned());
-            }
-        }));
+        panics::keep();
         Self::take()?;
         Ok(Self)
     }
@@ -192,8 +173,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         restore();
-        let _ = std::panic::take_hook();
-        for panic in PANICS.lock().iter().flat_map(|panics| panics.iter()) {
+        for panic in panics::kept() {
             let _ = writeln!(io::stderr(), "lifeboat: {panic}");
         }
     }

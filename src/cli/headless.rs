@@ -22,7 +22,8 @@ use crate::recovery::journal::{self, Entry};
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{Contents, Finding, Look, NamedKey, State};
 use crate::recovery::run::Standing;
-use crate::recovery::systems::{Live, Systems};
+use crate::recovery::systems::Systems;
+use crate::recovery::worker::Workers;
 use crate::recovery::{Flow, Recovery, report, run};
 use crate::text::{self, clean};
 
@@ -43,7 +44,7 @@ pub const ANSWERS_HELP: &str = r#"The answers file:
   condition = "live.status = 'void'"    SQL over "backup" and "live"; left out: none"#;
 
 pub async fn points(system: System, as_json: bool) -> Result<()> {
-    let live = Live::new(system, None);
+    let live = Systems::new(system, None);
     let progress = Progress::default();
     let finding = with_progress(&progress, live.look("", &Look::Points, &progress)).await?;
     let Finding::Points(points) = finding else {
@@ -139,7 +140,7 @@ fn address(point: &str) -> (String, Option<String>, Option<PathBuf>) {
 }
 
 /// The full id of the recovery point and the path of the dump in it.
-async fn resolve(live: &Live, id: &str, dump: Option<String>, progress: &Progress) -> Result<(String, String)> {
+async fn resolve(live: &Systems, id: &str, dump: Option<String>, progress: &Progress) -> Result<(String, String)> {
     let point = live.find(id).await?;
     if let Some(dump) = dump {
         return Ok((point, dump));
@@ -162,7 +163,7 @@ async fn resolve(live: &Live, id: &str, dump: Option<String>, progress: &Progres
 
 pub async fn tables(system: System, point: &str, as_json: bool) -> Result<()> {
     let (id, dump, disk) = address(point);
-    let live = Live::new(system, disk);
+    let live = Systems::new(system, disk);
     let progress = Progress::default();
     let (point, dump) = resolve(&live, &id, dump, &progress).await?;
     let finding = with_progress(&progress, live.tables(&point, &dump, &progress)).await?;
@@ -205,7 +206,7 @@ pub async fn diff(system: System, asked: &Diff, as_json: bool) -> Result<()> {
     let begun = Instant::now();
     let names = asked.tables.iter().map(|text| Name::parse(text)).collect::<Result<Vec<_>>>()?;
     let (id, dump, disk) = address(&asked.point);
-    let live = Live::new(system, disk);
+    let live = Systems::new(system, disk);
     let progress = Progress::default();
     let recovery = journal::new_id(chrono::Utc::now());
     // The repository's key keeps the processors busy, and the server is far away: both at once.
@@ -336,15 +337,15 @@ fn print_diff(diff: &TableDiff) -> Result<()> {
 pub async fn recover(system: System, answers: &Path, dump: Option<PathBuf>, state: &Path, as_json: bool) -> Result<()> {
     let script = Script::read(answers)?;
     let (name, rpo) = (system.name.clone(), system.rpo);
-    let live = Live::new(system, dump);
-    let mut recovery = Recovery::start(Flow::Rows, &name, state)?.with_rpo(rpo);
+    let live = Systems::new(system, dump);
+    let mut recovery = Recovery::start(Flow::Rows, &name, state, journal::operator())?.with_rpo(rpo);
     let progress = Progress::default();
     let outcome = with_progress(&progress, attempt(&script, &live, &mut recovery, &progress)).await;
     finish(&live, &mut recovery, outcome, as_json).await
 }
 
 /// From the first question to the last step.
-async fn attempt<S: Systems>(script: &Script, systems: &S, recovery: &mut Recovery, progress: &Progress) -> Result<()> {
+async fn attempt(script: &Script, systems: &Systems, recovery: &mut Recovery, progress: &Progress) -> Result<()> {
     let plan = answers::drive(script, recovery, systems, progress).await?;
     let hash = plan.hash()?;
     let Some(consent) = &script.consent else {
@@ -357,7 +358,7 @@ async fn attempt<S: Systems>(script: &Script, systems: &S, recovery: &mut Recove
 }
 
 /// Cleans up after a recovery that did not come to its end, and prints the report of one that did.
-async fn finish<S: Systems>(systems: &S, recovery: &mut Recovery, outcome: Result<()>, as_json: bool) -> Result<()> {
+async fn finish(systems: &Systems, recovery: &mut Recovery, outcome: Result<()>, as_json: bool) -> Result<()> {
     let folder = recovery.folder();
     if let Err(error) = outcome {
         recovery.leave(systems).await;
@@ -391,8 +392,8 @@ pub async fn clean_up(system: System, consent: Option<String>, state: &Path) -> 
 /// A flow that asks nothing but consent.
 async fn consented(system: System, flow: Flow, consent: Option<String>, state: &Path) -> Result<()> {
     let name = system.name.clone();
-    let live = Live::new(system, None);
-    let mut recovery = Recovery::start(flow, &name, state)?;
+    let live = Systems::new(system, None);
+    let mut recovery = Recovery::start(flow, &name, state, journal::operator())?;
     let progress = Progress::default();
     let outcome = with_progress(&progress, async {
         let plan = ready(&mut recovery, &live, &progress).await?;
@@ -423,7 +424,7 @@ async fn consented(system: System, flow: Flow, consent: Option<String>, state: &
     finish(&live, &mut recovery, outcome, false).await
 }
 
-async fn ready<S: Systems>(recovery: &mut Recovery, systems: &S, progress: &Progress) -> Result<Plan> {
+async fn ready(recovery: &mut Recovery, systems: &Systems, progress: &Progress) -> Result<Plan> {
     loop {
         match recovery.next() {
             Next::Ready(plan) => return Ok(plan),
@@ -480,7 +481,7 @@ pub async fn verify(system: System, recovery: &str, state: &Path) -> Result<()> 
         Some(head) => return Err(rewritten("the report", &head)),
         None => print("there is no report beside it")?,
     }
-    let live = Live::new(system, None);
+    let live = Systems::new(system, None);
     for line in &lines {
         let Entry::Consented { plan, .. } = &line.entry else { continue };
         for step in &plan.steps {
@@ -537,10 +538,19 @@ pub fn status(state: &Path, as_json: bool) -> Result<()> {
     Ok(())
 }
 
+/// The recovery to attach to when none is named.
+pub fn newest_under_way(state: &Path) -> Result<String> {
+    let under_way = |id: &String| matches!(Standing::of(&state.join("recoveries").join(id)), Standing::UnderWay { .. });
+    journal::list(state).into_iter().find(under_way).ok_or_else(|| {
+        Error::operator("no recovery is under way")
+            .hint("lifeboat status lists all of them, also those that were left in the middle.")
+    })
+}
+
 pub async fn resume(system: System, id: &str, state: &Path) -> Result<()> {
     let folder = recovery_folder(state, id)?;
-    let (mut recovery, lines) = Recovery::reopen(id, state)?;
-    let live = Live::new(system, None);
+    let (mut recovery, lines) = Recovery::reopen(id, state, journal::operator())?;
+    let live = Systems::new(system, None);
     let progress = Progress::default();
     let settled =
         with_progress(&progress, run::resume(&mut recovery, &lines, &live, &progress)).await.map_err(|error| {
@@ -609,12 +619,13 @@ pub async fn drill(answers: Option<PathBuf>, config: &Config) -> Result<()> {
             let sandbox = sandbox.clone();
             Arc::new(move || verdict(&sandbox)) as crate::ui::Verdict
         };
+        let systems = Arc::new(Systems::new(system.clone(), None));
         let console = crate::ui::Console {
-            systems: Arc::new(Live::new(system.clone(), None)),
             system: system.name.clone(),
             environment: system.environment.to_string(),
-            rpo: system.rpo,
+            workers: Arc::new(Workers::Here { systems, system }),
             state,
+            attach: None,
             briefing: Some(sandbox.briefing()),
             verdict: Some(verdict),
             now: chrono::Utc::now,
@@ -626,8 +637,8 @@ pub async fn drill(answers: Option<PathBuf>, config: &Config) -> Result<()> {
         None => Script::parse(&sandbox.scenario().answers(sandbox.incident()))?,
     };
     print(&sandbox.briefing())?;
-    let live = Live::new(system, None);
-    let mut recovery = Recovery::start(Flow::Rows, "drill", &state)?;
+    let live = Systems::new(system, None);
+    let mut recovery = Recovery::start(Flow::Rows, "drill", &state, journal::operator())?;
     let progress = Progress::default();
     let outcome = with_progress(&progress, attempt(&script, &live, &mut recovery, &progress)).await;
     finish(&live, &mut recovery, outcome, false).await?;

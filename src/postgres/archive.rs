@@ -34,7 +34,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use chrono::NaiveDateTime;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::name::Name;
 use super::schema::OnDelete;
@@ -48,7 +48,7 @@ use source::open_file;
 pub use source::{ReadSeek, Source};
 
 /// What `pg_dump --format` made, told by content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// `-Fc`: one file, which records where each table's rows lie when `pg_dump` could seek in it.
@@ -62,7 +62,7 @@ pub enum Format {
 }
 
 /// How rows are packed, or for a plain dump the whole file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// As they are. A damaged dump whose header could not be read says so too.
@@ -76,7 +76,7 @@ pub enum Compression {
 }
 
 /// What a dump says about itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// By its first bytes, whatever the file is called.
     pub format: Format,
@@ -138,9 +138,10 @@ pub struct Entry {
     place: Place,
 }
 
-/// Where data lies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where data lies; only the process that opened the dump knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 enum Place {
+    #[default]
     Nowhere,
     /// A block of a custom archive, at this offset; `None` when the archive was written to a pipe and so holds no offsets.
     Block(Option<u64>),
@@ -158,7 +159,7 @@ struct Section {
 }
 
 /// A table of a dump: what it was like, and whether its rows are here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// A name without a schema is one of `public`.
     pub name: Name,
@@ -209,7 +210,7 @@ impl Table {
 }
 
 /// A column as its CREATE TABLE, its parents or its type define it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Unquoted.
     pub name: String,
@@ -222,7 +223,7 @@ pub struct Column {
 }
 
 /// A foreign key as its ALTER TABLE defines it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForeignKey {
     /// Empty when the dump does not name it.
     pub constraint: String,
@@ -237,7 +238,7 @@ pub struct ForeignKey {
 }
 
 /// How many rows a table of a dump has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Estimate {
     /// Rows that the dump holds; a table without data in it has no estimate, which is an error.
     pub rows: u64,

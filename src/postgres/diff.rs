@@ -145,7 +145,7 @@ pub struct Filter {
 }
 
 /// Some rows of a diff, in key order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// What the cells of every row are of: each column of either side, in the order of [`TableDiff::pairs`].
     pub columns: Vec<String>,
@@ -154,7 +154,7 @@ pub struct Page {
 }
 
 /// One differing row. Cells are text as the server prints them; `None` is NULL.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// Its place in the diff, from 1; stable for the life of the staging schema.
     pub number: i64,

@@ -238,12 +238,7 @@ impl Script {
 }
 
 /// Walks the flow with the script's answers until a plan is ready.
-pub async fn drive<S: Systems>(
-    script: &Script,
-    recovery: &mut Recovery,
-    systems: &S,
-    progress: &Progress,
-) -> Result<Plan> {
+pub async fn drive(script: &Script, recovery: &mut Recovery, systems: &Systems, progress: &Progress) -> Result<Plan> {
     loop {
         match recovery.next() {
             Next::Ready(plan) => return Ok(plan),

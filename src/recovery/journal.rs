@@ -25,7 +25,7 @@ use super::systems::Evidence;
 use crate::error::{Error, Result};
 
 /// The form of a journal; another one is refused with words.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const FILE: &str = "journal.jsonl";
 
@@ -52,6 +52,11 @@ pub enum Entry {
         /// Who did.
         operator: Operator,
     },
+    /// Another console looks on, and may answer.
+    Attached {
+        /// Who is at it.
+        operator: Operator,
+    },
     /// The operator decided something.
     Answered {
         /// The answer, whole.
@@ -74,6 +79,8 @@ pub enum Entry {
         typed: String,
         /// With everything in it, so that the journal alone tells what was approved.
         plan: super::plan::Plan,
+        /// Who typed it.
+        by: Operator,
     },
     /// About to do a step.
     Intent {
@@ -137,6 +144,26 @@ pub struct Operator {
     pub terminal: Option<String>,
     /// The process.
     pub pid: u32,
+}
+
+impl Operator {
+    /// Who, on which machine, from where and at which terminal, in words.
+    pub fn told(&self) -> String {
+        let mut told = format!("{} on {}", self.user, self.host);
+        for (label, place) in [("connected from", &self.from), ("terminal", &self.terminal)] {
+            if let Some(place) = place {
+                told.extend([", ", label, " ", place]);
+            }
+        }
+        told
+    }
+
+    /// The same person, by way of this process.
+    #[must_use]
+    pub fn here(mut self) -> Self {
+        self.pid = std::process::id();
+        self
+    }
 }
 
 /// A line of the journal.

@@ -118,7 +118,7 @@ pub enum Look {
 }
 
 /// What a look found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Finding {
     /// Those of the configured host and tags, newest first; a dump on disk is the only one.
     Points(Vec<Point>),
@@ -137,7 +137,7 @@ pub enum Finding {
 }
 
 /// A moment that can be brought back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
     /// The snapshot's full id.
     pub id: String,
@@ -161,7 +161,7 @@ impl Point {
 }
 
 /// What lies inside a recovery point, found by content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// In the walk's order; damaged ones too.
     pub dumps: Vec<Dump>,
@@ -174,7 +174,7 @@ pub struct Contents {
 }
 
 /// A database dump, known by its first bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dump {
     /// From the root of the snapshot; of a folder, the folder itself. Empty for a dump on disk.
     pub path: String,
@@ -189,7 +189,7 @@ pub struct Dump {
 }
 
 /// The tables of a dump, beside production.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tables {
     /// The one that the tables were compared with.
     pub server: ServerFacts,
@@ -215,7 +215,7 @@ pub struct ServerFacts {
 }
 
 /// A table of the dump, and what production has in its place.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TableState {
     /// As the dump defines it.
     pub backup: archive::Table,
@@ -242,7 +242,7 @@ impl TableState {
 }
 
 /// How the live table's definition stands to the backup's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// The same columns with the same types.
@@ -254,7 +254,7 @@ pub enum State {
 }
 
 /// Answers in order, and findings.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Record {
     /// The longest data-loss window that the system's owner tolerates.
     pub rpo: Option<Duration>,
@@ -291,6 +291,11 @@ impl Record {
     /// What exactly this look found; `None`: not looked yet, or forgotten.
     pub fn finding(&self, look: &Look) -> Option<&Finding> {
         self.findings.iter().find(|(made, _)| made == look).map(|(_, finding)| finding)
+    }
+
+    /// Everything found, in order.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().map(|(_, finding)| finding)
     }
 
     /// Drops a finding, so that it is looked up again.

@@ -136,12 +136,9 @@ pub fn head(folder: &Path) -> Option<String> {
 pub fn markdown(lines: &[Line]) -> String {
     let mut page = String::new();
     if let Some(Line { at, entry: Entry::Started { recovery, system, operator, .. }, .. }) = lines.first() {
-        let from = operator.from.as_deref().map(|from| format!(", connected from {}", clean(from))).unwrap_or_default();
         let _ = writeln!(page, "# Recovery {}\n", clean(recovery));
         let _ = writeln!(page, "- System: {}", clean(system));
-        let terminal =
-            operator.terminal.as_deref().map(|name| format!(", terminal {}", clean(name))).unwrap_or_default();
-        let _ = writeln!(page, "- Operator: {} on {}{from}{terminal}", clean(&operator.user), clean(&operator.host));
+        let _ = writeln!(page, "- Operator: {}", clean(&operator.told()));
         let _ = writeln!(page, "- Begun: {} UTC", at.format("%Y-%m-%d %H:%M:%S"));
     }
     if let Some(last) = lines.last() {
@@ -150,7 +147,7 @@ pub fn markdown(lines: &[Line]) -> String {
     let _ = writeln!(page, "- Outcome: **{}**", outcome(lines));
     let _ = writeln!(page, "- Changed in production: {}\n", changed(lines));
     for line in lines {
-        if let Entry::Consented { hash, typed, plan } = &line.entry {
+        if let Entry::Consented { hash, typed, plan, .. } = &line.entry {
             push_plan(&mut page, hash, typed, plan);
         }
     }
@@ -300,13 +297,14 @@ pub fn told(entry: &Entry) -> String {
     match entry {
         Entry::Started { recovery, .. } => format!("recovery {recovery} begun"),
         Entry::Resumed { operator } => {
-            format!("taken over by {} on {}, process {}", operator.user, operator.host, operator.pid)
+            format!("taken over by {}, process {}", operator.told(), operator.pid)
         }
+        Entry::Attached { operator } => format!("another console looks on: {}", operator.told()),
         Entry::Answered { fact } => told_fact(fact),
         Entry::WentBack => "last answer taken back".into(),
         Entry::Looked { what, outcome } => format!("{what}: {outcome}"),
-        Entry::Consented { hash, typed, .. } => {
-            format!("consent given by typing {typed}; plan {}", &hash[..hash.len().min(12)])
+        Entry::Consented { hash, typed, by, .. } => {
+            format!("consent given by {}, typing {typed}; plan {}", by.told(), &hash[..hash.len().min(12)])
         }
         Entry::Intent { title, .. } => format!("begin: {title}"),
         Entry::Applied { evidence, .. } => match evidence {

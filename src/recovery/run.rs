@@ -1,6 +1,8 @@
 //! Doing what was consented to: each step is journaled as an intent before it begins and with its outcome after it ends.
 //! The first failure stops the run; nothing after it is attempted, and what was done before it stands in the journal.
 
+use serde::{Deserialize, Serialize};
+
 use super::Recovery;
 use super::journal::{self, Entry, Line, Outcome};
 use super::plan::{Confirmed, Effect, Plan, Step};
@@ -19,21 +21,26 @@ pub enum StepEvent {
 }
 
 /// Runs a confirmed plan to its end or its first failure, and writes the report either way.
-pub async fn run<S: Systems>(
+pub async fn run(
     confirmed: &Confirmed,
-    systems: &S,
+    systems: &Systems,
     recovery: &mut Recovery,
     progress: &Progress,
     on_step: impl FnMut(StepEvent) + Send,
 ) -> Result<Vec<Evidence>> {
     let (plan, hash) = (confirmed.plan(), confirmed.hash());
     recovery.journal.reserve()?;
-    recovery.journal.write(Entry::Consented { hash: hash.into(), typed: plan.phrase(), plan: plan.clone() })?;
+    recovery.journal.write(Entry::Consented {
+        hash: hash.into(),
+        typed: plan.phrase(),
+        plan: plan.clone(),
+        by: recovery.operator.clone(),
+    })?;
     steps(plan, 0, systems, recovery, progress, on_step).await
 }
 
 /// What became of a recovery whose process had ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Settled {
     /// It had come to its end by itself.
     Before,
@@ -133,10 +140,10 @@ impl Standing {
 /// begun again, since rows may have moved since consent: what was staged goes.
 ///
 /// Errors: the server cannot be asked, or a later step fails.
-pub async fn resume<S: Systems>(
+pub async fn resume(
     recovery: &mut Recovery,
     lines: &[Line],
-    systems: &S,
+    systems: &Systems,
     progress: &Progress,
 ) -> Result<Settled> {
     if journal::is_finished(lines) {
@@ -151,7 +158,7 @@ pub async fn resume<S: Systems>(
             ));
         }
     }
-    recovery.journal.write(Entry::Resumed { operator: journal::operator() })?;
+    recovery.journal.write(Entry::Resumed { operator: recovery.operator.clone().here() })?;
     let open = report::open(lines).map(|(number, step)| (number, step.clone()));
     let live = open.clone().filter(|(_, step)| step.effect() == Effect::Live);
     let found = systems.take_over(&recovery.id, live.as_ref().map(|(_, step)| step)).await?;
@@ -199,10 +206,10 @@ pub async fn resume<S: Systems>(
 }
 
 /// The steps from the given one on.
-async fn steps<S: Systems>(
+async fn steps(
     plan: &Plan,
     from: usize,
-    systems: &S,
+    systems: &Systems,
     recovery: &mut Recovery,
     progress: &Progress,
     mut on_step: impl FnMut(StepEvent) + Send,

@@ -1,19 +1,36 @@
-//! The only door to anything outside: everything a recovery looks at or changes goes through here.
+//! The only door to anything outside: everything a recovery looks at or changes goes through here. On one side is a restic
+//! repository or a dump on disk, on the other a PostgreSQL server.
+//!
+//! Repository reads block, so they run on blocking threads. One connection serves a recovery; when it was lost it is made
+//! again, and the staging schema is found as it was.
 
-mod live;
+mod points;
 
-use std::future::Future;
+use std::collections::HashMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::plan::Step;
-use super::record::{Finding, Look};
-use crate::error::Result;
-use crate::postgres::diff::{Filter, Page};
-use crate::postgres::merge::{Applied, Proof};
-use crate::progress::Progress;
+use super::record::{Contents, Finding, Look, NamedKey, Point, ServerFacts, TableState, Tables};
+use crate::backup::{Place, Repository, Snapshot};
+use crate::config::System;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::archive::{Archive, Table};
+use crate::postgres::claim;
+use crate::postgres::connect::{self, Conninfo, Server};
+use crate::postgres::diff::{self, Filter, KeyChoice, Page, Start};
+use crate::postgres::merge::{self, Applied, ChangeSet, Choice, Proof, Triggers};
+use crate::postgres::name::Name;
+use crate::postgres::schema;
+use crate::postgres::stage::{self, Scratch};
+use crate::progress::{Progress, Unit};
+use crate::text;
+use points::{DISK, disk_point, location, look_into, search, source};
 
-pub use live::Live;
+/// Dumps whose tables of contents are kept; a database of many thousand tables has a large one.
+const KEPT_OPEN: usize = 4;
 
 /// What a step did, as its own checks saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,28 +48,522 @@ pub enum Evidence {
     Removed(Vec<String>),
 }
 
-/// The project's one trait, since tests need a scripted second implementation. Drills use the real one.
-pub trait Systems: Send + Sync + 'static {
+/// Everything outside that one configured system needs.
+pub struct Systems {
+    system: System,
+    /// Read this dump instead of the repository.
+    disk: Option<PathBuf>,
+    repository: Mutex<Option<Repository>>,
+    archives: Mutex<HashMap<(String, String), Archive>>,
+    session: Mutex<Session>,
+}
+
+/// The connection, and what is staged through it.
+#[derive(Default)]
+struct Session {
+    server: Option<Server>,
+    /// System identifier and database of the first connection: a later one must reach the same.
+    identity: Option<(String, u32)>,
+    scratch: Option<Scratch>,
+    compared: Vec<diff::Table>,
+}
+
+/// The tables of a dump, and the server beside them when there is one.
+#[derive(Debug, serde::Serialize)]
+pub struct Listed {
+    /// `None`: no database is configured.
+    pub server: Option<ServerFacts>,
+    /// All of the dump's, in its order.
+    pub tables: Vec<TableState>,
+}
+
+impl Systems {
+    /// Opens nothing yet. A dump on `disk` takes the place of the system's repository.
+    pub fn new(system: System, disk: Option<PathBuf>) -> Self {
+        Self { system, disk, repository: Mutex::default(), archives: Mutex::default(), session: Mutex::default() }
+    }
+
+    /// The full id of a recovery point from the beginning of one.
+    pub async fn find(&self, id: &str) -> Result<String> {
+        if self.disk.is_some() {
+            return Ok(DISK.into());
+        }
+        let (repository, id) = (self.repository().await?, id.to_owned());
+        blocking(move || repository.find(&id)).await.map(|snapshot| snapshot.id)
+    }
+
+    /// Bytes fetched from the repository so far.
+    pub async fn bytes_read(&self) -> u64 {
+        self.repository.lock().await.as_ref().map_or(0, Repository::bytes_read)
+    }
+
+    /// Connects to the server beforehand; whatever needs it would connect by itself.
+    pub async fn connect(&self, recovery: &str) -> Result<()> {
+        self.session.lock().await.server(&self.system, recovery).await.map(|_| ())
+    }
+
+    /// What production keeps of a recovery's journal: its head when the plan of that hash was carried out.
+    pub async fn anchor(&self, recovery: &str, hash: &str) -> Result<Option<String>> {
+        let mut session = self.session.lock().await;
+        merge::anchor(&session.server(&self.system, recovery).await?.client, recovery, hash).await
+    }
+
+    /// The tables of a dump; beside the live ones when a database is configured.
+    pub async fn tables(&self, point: &str, dump: &str, progress: &Progress) -> Result<Listed> {
+        if self.system.database.is_some() {
+            let Tables { server, tables } = self.compare_schemas("", point, dump, progress).await?;
+            return Ok(Listed { server: Some(server), tables });
+        }
+        let archive = self.archive(point, dump, progress).await?;
+        let tables = self.estimated(&archive, progress).await?;
+        Ok(Listed { server: None, tables })
+    }
+
+    async fn repository(&self) -> Result<Repository> {
+        let mut held = self.repository.lock().await;
+        if let Some(repository) = &*held {
+            return Ok(repository.clone());
+        }
+        let location = location(&self.system)?;
+        let repository = blocking(move || Repository::open(&location)).await?;
+        *held = Some(repository.clone());
+        Ok(repository)
+    }
+
+    async fn points(&self) -> Result<Vec<Point>> {
+        if let Some(path) = &self.disk {
+            return Ok(vec![disk_point(path)?]);
+        }
+        let repository = self.repository().await?;
+        let shown = repository.shown().to_owned();
+        let snapshots = blocking(move || repository.snapshots()).await?;
+        let wanted = |snapshot: &Snapshot| {
+            self.system.host.as_ref().is_none_or(|host| *host == snapshot.host)
+                && self.system.tags.iter().all(|tag| snapshot.tags.contains(tag))
+        };
+        Ok(snapshots
+            .into_iter()
+            .filter(wanted)
+            .map(|snapshot| Point {
+                id: snapshot.id,
+                repository: shown.clone(),
+                instant: snapshot.instant,
+                host: snapshot.host,
+                paths: snapshot.paths,
+                tags: snapshot.tags,
+            })
+            .collect())
+    }
+
+    async fn contents(&self, point: &str, progress: &Progress) -> Result<Contents> {
+        if let Some(path) = self.disk.clone() {
+            return blocking(move || {
+                let size_bytes = std::fs::metadata(&path).map_or(0, |facts| facts.len());
+                let found = look_into(String::new(), size_bytes, Place::Disk(path), &Progress::default())?;
+                let dumps = found.into_iter().map(|(dump, _)| dump).collect();
+                Ok(Contents { dumps, files: 0, bytes: 0, complete: true })
+            })
+            .await;
+        }
+        let (repository, id, progress) = (self.repository().await?, point.to_owned(), progress.clone());
+        let (contents, opened) = blocking(move || search(&repository, &id, &progress)).await?;
+        // What was opened to look into it is not read from the repository again.
+        let mut archives = self.archives.lock().await;
+        if archives.len() >= KEPT_OPEN {
+            archives.clear();
+        }
+        archives.extend(opened.into_iter().map(|(path, archive)| ((point.to_owned(), path), archive)));
+        Ok(contents)
+    }
+
+    async fn place(&self, point: &str, dump: &str) -> Result<Place> {
+        if let Some(path) = &self.disk {
+            return Ok(Place::Disk(path.clone()));
+        }
+        let (repository, point, path) = (self.repository().await?, point.to_owned(), dump.to_owned());
+        blocking(move || {
+            let snapshot = repository.find(&point)?;
+            Ok(Place::Snapshot { repository, snapshot, path })
+        })
+        .await
+    }
+
+    async fn archive(&self, point: &str, dump: &str, progress: &Progress) -> Result<Archive> {
+        let address = (point.to_owned(), dump.to_owned());
+        if let Some(archive) = self.archives.lock().await.get(&address) {
+            return Ok(archive.clone());
+        }
+        let (place, progress) = (self.place(point, dump).await?, progress.clone());
+        let archive = blocking(move || Archive::open(&source(place)?, &progress)).await?;
+        self.archives.lock().await.insert(address, archive.clone());
+        Ok(archive)
+    }
+
+    /// The tables of a dump with their estimated rows, and nothing of production.
+    async fn estimated(&self, archive: &Archive, progress: &Progress) -> Result<Vec<TableState>> {
+        let (archive, progress) = (archive.clone(), progress.clone());
+        blocking(move || {
+            let tables = archive.tables();
+            progress.begin("estimating rows", Unit::Items, Some(tables.len() as u64));
+            let estimated = tables.iter().map(|table| {
+                progress.check()?;
+                progress.advance(1);
+                // A table that cannot be read is listed all the same; reading its rows will say why.
+                let backup_rows = if table.has_data { archive.estimate(table).ok() } else { None };
+                Ok(TableState { backup: table.clone(), backup_rows, live: None, pairs: Vec::new() })
+            });
+            estimated.collect()
+        })
+        .await
+    }
+
+    async fn compare_schemas(&self, recovery: &str, point: &str, dump: &str, progress: &Progress) -> Result<Tables> {
+        let archive = self.archive(point, dump, progress).await?;
+        let mut tables = self.estimated(&archive, progress).await?;
+        progress.begin("reading the catalog of production", Unit::Items, None);
+        let mut session = self.session.lock().await;
+        let server = session.server(&self.system, recovery).await?;
+        let live = schema::live(&server.client, None).await?;
+        let mut left = left_behind(&server.client, recovery).await?;
+        left.splice(
+            0..0,
+            claim::others(&server.client).await?.iter().filter(|claim| !claim.lost).map(claim::Claim::told),
+        );
+        for table in &mut tables {
+            table.live = live.iter().find(|live| live.name == table.backup.name).cloned();
+            if let Some(live) = &table.live {
+                table.pairs = diff::pairs(live, &table.backup.columns, &table.backup.copied);
+            }
+        }
+        let mut server = server_facts(server);
+        server.warnings.extend(left);
+        Ok(Tables { server, tables })
+    }
+
+    async fn stage_and_diff(
+        &self,
+        recovery: &str,
+        (point, dump): (&str, &str),
+        names: &[Name],
+        keys: &[NamedKey],
+        progress: &Progress,
+    ) -> Result<Finding> {
+        progress.begin("opening the dump", Unit::Items, None);
+        let archive = self.archive(point, dump, progress).await?;
+        let mut session = self.session.lock().await;
+        let session = &mut *session;
+        let refusal = server_facts(session.server(&self.system, recovery).await?).refusal;
+        if let Some(why) = refusal {
+            return Err(Error::refused(why).hint("Connect to the primary as a role that may create a schema."));
+        }
+        session.drop_scratch(&self.system, recovery).await?;
+        let outcome = session.stage_all(&self.system, recovery, &archive, names, keys, progress).await;
+        if outcome.is_err() {
+            // Nothing is left behind; what went wrong matters more than a failure to clean up, which `clean` finds.
+            let _ = session.drop_scratch(&self.system, recovery).await;
+        }
+        outcome.map(Finding::Diff)
+    }
+
+    async fn freeze(&self, rows: &[Choice], triggers: Triggers, progress: &Progress) -> Result<ChangeSet> {
+        let mut session = self.session.lock().await;
+        let (client, scratch, compared) = session.staged(&self.system).await?;
+        merge::prepare(client, scratch, compared, rows, triggers, progress).await
+    }
+
+    async fn merge(&self, recovery: &str, changes: &ChangeSet, journal: &str, progress: &Progress) -> Result<Evidence> {
+        let mut session = self.session.lock().await;
+        let (client, scratch, _) = session.staged(&self.system).await?;
+        let outcome = merge::apply(client, scratch, changes, journal, progress).await;
+        session.resolved(&self.system, recovery, recovery, &changes.hash, outcome).await.map(Evidence::Merged)
+    }
+}
+
+impl Session {
+    /// The open connection; made, or made again when it was lost.
+    async fn server(&mut self, system: &System, recovery: &str) -> Result<&Server> {
+        if self.server.as_ref().is_some_and(|server| server.client.is_closed()) {
+            self.server = None;
+        }
+        if self.server.is_none() {
+            let conninfo = match &system.database {
+                Some(text) => Conninfo::parse(text)?,
+                None => Conninfo::from_environment()?,
+            };
+            let name = if recovery.is_empty() { "lifeboat".to_owned() } else { format!("lifeboat {recovery}") };
+            let server = connect::connect(&conninfo, &name).await?;
+            let reached = (server.facts.system_identifier.clone(), server.facts.database_oid);
+            if *self.identity.get_or_insert_with(|| reached.clone()) != reached {
+                return Err(Error::refused("the connection was lost, and now leads to another server or database")
+                    .hint("What was compared is on the first one. Find out which is production, and begin again."));
+            }
+            self.server = Some(server);
+        }
+        self.server.as_ref().ok_or_else(|| Error::bug("a connection was made and is not there"))
+    }
+
+    /// What an attempt came to. When the reply to its COMMIT was lost, the token row in production knows.
+    async fn resolved(
+        &mut self,
+        system: &System,
+        recovery: &str,
+        merged: &str,
+        hash: &str,
+        outcome: Result<Applied>,
+    ) -> Result<Applied> {
+        let error = match outcome {
+            Err(error) if error.kind == Kind::Unresolved => error,
+            known => return known,
+        };
+        self.server = None;
+        let server = self.server(system, recovery).await.map_err(|_| error.clone())?;
+        match merge::resolve(&server.client, merged, hash).await.map_err(|_| error)? {
+            merge::Outcome::Applied(applied) => Ok(applied),
+            merge::Outcome::NotApplied => {
+                Err(Error::target("the connection was lost, and the transaction was rolled back")
+                    .hint("Nothing was changed. Try again."))
+            }
+        }
+    }
+
+    async fn staged(&mut self, system: &System) -> Result<(&connect::Session, &Scratch, &[diff::Table])> {
+        self.server(system, "").await?;
+        match (&self.server, &self.scratch) {
+            (Some(server), Some(scratch)) => Ok((&server.client, scratch, &self.compared)),
+            _ => Err(Error::refused("nothing is staged").hint("Go back and compare the tables first.")),
+        }
+    }
+
+    async fn drop_scratch(&mut self, system: &System, recovery: &str) -> Result<()> {
+        self.compared.clear();
+        if let Some(scratch) = self.scratch.clone() {
+            let server = self.server(system, recovery).await?;
+            stage::drop_scratch(&server.client, &scratch).await?;
+            self.scratch = None;
+        }
+        match self.server.as_ref().filter(|server| !server.client.is_closed()) {
+            Some(server) => claim::release(&server.client).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn stage_all(
+        &mut self,
+        system: &System,
+        recovery: &str,
+        archive: &Archive,
+        names: &[Name],
+        keys: &[NamedKey],
+        progress: &Progress,
+    ) -> Result<Vec<diff::TableDiff>> {
+        let server = self.server(system, recovery).await?;
+        let live = schema::live(&server.client, Some(names)).await?;
+        let scratch = stage::create_scratch(&server.client, recovery).await?;
+        self.scratch = Some(scratch.clone());
+        let server = self.server(system, recovery).await?;
+        let (mut compared, mut diffs) = (Vec::new(), Vec::new());
+        for (number, name) in names.iter().enumerate() {
+            let table = archive.table(name).ok_or_else(|| {
+                Error::operator(format!("the dump holds no table {name}")).hint("lifeboat tables lists what it holds.")
+            })?;
+            let live = live.iter().find(|live| live.name == *name).ok_or_else(|| {
+                Error::operator(format!("{name} does not exist in production"))
+                    .hint("Create it first, then its rows can be brought back.")
+            })?;
+            let key = match keys.iter().find(|key| key.table == *name) {
+                None => KeyChoice::Best,
+                Some(key) if key.columns.is_empty() => KeyChoice::Multiset,
+                Some(key) => KeyChoice::Named(key.columns.clone()),
+            };
+            // Another recovery's claim forbids writing, not looking; it is told again before anything is frozen.
+            claim::claim(&server.client, live.oid).await?;
+            let (context, rows) = stage_one(server, &scratch, number, archive, table, live, progress).await?;
+            let (context, diff) = diff::diff(&server.client, &scratch, context, &key, rows, progress).await?;
+            compared.push(context);
+            diffs.push(diff);
+        }
+        self.compared = compared;
+        Ok(diffs)
+    }
+}
+
+/// Loads one table's rows beside production; what the diff needs to know of it, and how many rows there are.
+async fn stage_one(
+    server: &Server,
+    scratch: &Scratch,
+    number: usize,
+    archive: &Archive,
+    table: &Table,
+    live: &schema::Live,
+    progress: &Progress,
+) -> Result<(diff::Table, u64)> {
+    let pairs = diff::pairs(live, &table.columns, &table.copied);
+    let staged = stage::columns(&server.client, live, &pairs, &table.copied).await?;
+    let (reader, from) = (archive.clone(), table.clone());
+    let rows = blocking(move || reader.rows(&from)).await?;
+    progress.begin(format!("staging {}", table.name), Unit::Bytes, table.compressed_size);
+    let encoding = archive.header.encoding.clone();
+    let spec = stage::Spec { table: table.name.clone(), number, columns: staged.clone(), encoding };
+    let source = stage::Source { read: rows.compressed_bytes_read(), total: table.compressed_size };
+    let loaded = stage::stage(&server.client, scratch, &spec, rows, Some(source), progress).await?;
+    let context = diff::Table { number, live: live.clone(), pairs, staged, key: None, key_columns: Vec::new() };
+    Ok((context, loaded.rows))
+}
+
+impl Systems {
     /// Reads, or writes only in scratch space named after the recovery.
-    fn look(&self, recovery: &str, look: &Look, progress: &Progress) -> impl Future<Output = Result<Finding>> + Send;
+    pub async fn look(&self, recovery: &str, look: &Look, progress: &Progress) -> Result<Finding> {
+        match look {
+            Look::Points => {
+                progress.begin("reading the repository", Unit::Items, None);
+                self.points().await.map(Finding::Points)
+            }
+            Look::Contents { point } => self.contents(point, progress).await.map(Finding::Contents),
+            Look::Tables { point, dump } => {
+                progress.begin("reading the dump's table of contents", Unit::Items, None);
+                self.compare_schemas(recovery, point, dump, progress).await.map(Finding::Tables)
+            }
+            Look::Diff { point, dump, tables, keys } => {
+                Box::pin(self.stage_and_diff(recovery, (point, dump), tables, keys, progress)).await
+            }
+            Look::Freeze { rows, triggers } => {
+                progress.begin("freezing the chosen rows and checking what writing them would meet", Unit::Items, None);
+                self.freeze(rows, *triggers, progress).await.map(Finding::Frozen)
+            }
+            Look::Undo { recovery: earlier } => {
+                progress.begin("looking what can be taken back", Unit::Items, None);
+                let mut session = self.session.lock().await;
+                let server = session.server(&self.system, recovery).await?;
+                merge::undo_plan(&server.client, earlier).await.map(Finding::Undo)
+            }
+            Look::Leftovers => {
+                progress.begin("looking what recoveries have left in production", Unit::Items, None);
+                let mut session = self.session.lock().await;
+                let server = session.server(&self.system, recovery).await?;
+                stage::leftovers(&server.client).await.map(Finding::Leftovers)
+            }
+        }
+    }
 
     /// Does one step of a confirmed plan. `journal` is the journal's head: production keeps it with what was changed, so that
     /// a journal that is cut or rewritten later shows.
-    fn execute(
-        &self,
-        recovery: &str,
-        step: &Step,
-        journal: &str,
-        progress: &Progress,
-    ) -> impl Future<Output = Result<Evidence>> + Send;
+    pub async fn execute(&self, recovery: &str, step: &Step, journal: &str, progress: &Progress) -> Result<Evidence> {
+        match step {
+            Step::MergeRows { changes } => self.merge(recovery, changes, journal, progress).await,
+            Step::Prove { changes } => {
+                progress.begin("comparing the written rows with the backup again", Unit::Items, None);
+                let mut session = self.session.lock().await;
+                let (client, scratch, _) = session.staged(&self.system).await?;
+                merge::prove(client, scratch, changes).await.map(Evidence::Proved)
+            }
+            Step::UndoRows { recovery: earlier, undo } => {
+                progress.begin("taking rows back", Unit::Items, None);
+                let mut session = self.session.lock().await;
+                let server = session.server(&self.system, recovery).await?;
+                let outcome = merge::undo(&server.client, earlier, undo, journal, progress).await;
+                if !server.client.is_closed() {
+                    claim::release(&server.client).await?;
+                }
+                session.resolved(&self.system, recovery, earlier, &undo.hash, outcome).await.map(Evidence::Undone)
+            }
+            Step::DropScratch => {
+                let mut session = self.session.lock().await;
+                session.drop_scratch(&self.system, recovery).await?;
+                Ok(Evidence::ScratchDropped)
+            }
+            Step::RemoveLeftovers { leftovers } => {
+                progress.begin("removing schemas", Unit::Items, Some(leftovers.len() as u64));
+                let mut session = self.session.lock().await;
+                let server = session.server(&self.system, recovery).await?;
+                for leftover in leftovers {
+                    progress.check()?;
+                    stage::remove(&server.client, leftover).await?;
+                    progress.advance(1);
+                }
+                Ok(Evidence::Removed(leftovers.iter().map(|leftover| leftover.schema.clone()).collect()))
+            }
+        }
+    }
 
     /// Takes over from a process of the same recovery that has ended: finds the scratch space it left, and what became of
     /// the step that it may have been in the middle of. `None`: the step was not committed, and will not be any more.
-    fn take_over(&self, recovery: &str, open: Option<&Step>) -> impl Future<Output = Result<Option<Evidence>>> + Send;
+    pub async fn take_over(&self, recovery: &str, open: Option<&Step>) -> Result<Option<Evidence>> {
+        let mut session = self.session.lock().await;
+        let server = session.server(&self.system, recovery).await?;
+        let outcome = match open {
+            Some(Step::MergeRows { changes }) => {
+                merge::resolve(&server.client, recovery, &changes.hash).await?.applied().map(Evidence::Merged)
+            }
+            Some(Step::UndoRows { recovery: earlier, undo }) => {
+                merge::resolve(&server.client, earlier, &undo.hash).await?.applied().map(Evidence::Undone)
+            }
+            _ => None,
+        };
+        session.scratch = stage::find_scratch(&session.server(&self.system, recovery).await?.client, recovery).await?;
+        Ok(outcome)
+    }
 
     /// Some rows of the present diff's `table`-th table, after row number `after`.
-    fn page(&self, table: usize, filter: &Filter, after: i64, limit: u32) -> impl Future<Output = Result<Page>> + Send;
+    pub async fn page(&self, table: usize, filter: &Filter, after: i64, limit: u32) -> Result<Page> {
+        let mut session = self.session.lock().await;
+        let (client, scratch, compared) = session.staged(&self.system).await?;
+        diff::page(client, scratch, nth(compared, table)?, filter, Start::After(after), limit).await
+    }
 
     /// How many rows of that diff match.
-    fn matches(&self, table: usize, filter: &Filter) -> impl Future<Output = Result<u64>> + Send;
+    pub async fn matches(&self, table: usize, filter: &Filter) -> Result<u64> {
+        let mut session = self.session.lock().await;
+        let (client, scratch, compared) = session.staged(&self.system).await?;
+        diff::matches(client, scratch, nth(compared, table)?, filter).await
+    }
+}
+
+fn nth(compared: &[diff::Table], table: usize) -> Result<&diff::Table> {
+    compared.get(table).ok_or_else(|| Error::bug(format!("table {table} is not staged")))
+}
+
+/// Staging schemas of other recoveries: of one that runs now, or that was killed.
+async fn left_behind(client: &tokio_postgres::Client, recovery: &str) -> Result<Vec<String>> {
+    let left = stage::leftovers(client).await?.into_iter().filter_map(|leftover| {
+        let mark = leftover.mark.filter(|mark| mark.lifeboat != recovery)?;
+        (leftover.kind == stage::LeftoverKind::Staging).then(|| {
+            format!(
+                "{} ({}) is there since {}, made from {}: lifeboat clean removes it when no recovery uses it any more",
+                leftover.schema,
+                text::bytes(leftover.bytes),
+                mark.created.get(..16).unwrap_or(&mark.created),
+                mark.host
+            )
+        })
+    });
+    Ok(left.collect())
+}
+
+fn server_facts(server: &Server) -> ServerFacts {
+    let facts = &server.facts;
+    let refusal = if facts.in_recovery {
+        Some("the server is a standby: nothing can be written there".into())
+    } else if facts.read_only {
+        Some("the database is read-only".into())
+    } else if facts.can_create_schema {
+        None
+    } else {
+        Some(format!("role {} may not create a schema in {}", facts.user, facts.database))
+    };
+    ServerFacts {
+        shown: format!("{}:{}", facts.host, facts.port),
+        database: facts.database.clone(),
+        version: facts.version.clone(),
+        system_identifier: facts.system_identifier.clone(),
+        refusal,
+        warnings: server.warnings.clone(),
+    }
+}
+
+/// Runs a blocking read on a thread that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::bug("a reading thread ended").detail(error)),
+    }
 }

@@ -1,13 +1,16 @@
 //! The state of the console and how it changes: keys and messages in, a screen out.
 
 mod draw;
+mod news;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crossterm::event::{KeyCode, KeyEvent};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
+use super::Console;
 use super::filter::FilterLine;
 use super::keymap::{self, Action, Place};
 use super::screens::done::Done;
@@ -20,52 +23,24 @@ use super::screens::run::{Failed, Running, Waiting};
 use super::screens::tables::Tables;
 use super::screens::{self, Command, Screen};
 use super::theme::Theme;
-use super::{Console, caught};
 use crate::error::{Error, Result};
-use crate::postgres::diff::{Filter, Page};
-use crate::progress::Progress;
+use crate::panics::caught;
+use crate::progress::{Progress, Report};
 use crate::recovery::flows::{Answers, Next, Question};
 use crate::recovery::journal;
-use crate::recovery::plan::Confirmed;
-use crate::recovery::record::{Contents, Finding, Look};
-use crate::recovery::run::{self, Settled, Standing, StepEvent};
-use crate::recovery::systems::{Evidence, Systems};
-use crate::recovery::{Flow, Recovery, report};
+use crate::recovery::record::Contents;
+use crate::recovery::run::Standing;
+use crate::recovery::worker::{Event, Request, Stage, Viewer, Workers};
+use crate::recovery::{Flow, report};
 
-/// What a job answers.
+/// What comes in besides keys.
 pub enum Message {
-    /// What the flow asked to look at, and what was found.
-    Looked(Look, Result<Finding>),
-    /// What lies inside a recovery point, for the points screen.
-    Inside(String, Result<Contents, String>),
-    /// Rows of the diff, as they were asked for.
-    Paged {
-        /// Its place among the compared tables.
-        table: usize,
-        /// The one that was asked with: the answer is nobody's when the screen has another by now.
-        filter: Filter,
-        /// The row number after which the page begins; 0 is the beginning.
-        after: i64,
-        /// Errors: a condition that the server does not take, or whatever else it says.
-        page: Result<Page>,
-    },
-    /// How many rows of the diff match.
-    Counted {
-        /// Its place among the compared tables.
-        table: usize,
-        /// The one that was asked with.
-        filter: Filter,
-        /// Errors: as of a page.
-        rows: Result<u64>,
-    },
-    /// A step of the plan began or ended.
-    Stepped(StepEvent),
-    /// The plan ended; the recovery comes back from the job that held it meanwhile.
-    Ran(Box<Recovery>, Result<Vec<Evidence>>),
-    /// A recovery that was left in the middle has been settled, or could not be.
-    Settled(String, Result<Settled>),
-    /// What a recovery had staged is gone, and its journal is closed.
-    Left,
+    /// A worker has begun, or was found again, and its events follow.
+    Attached(Result<Box<Viewer>>),
+    /// What a worker tells; the recovery's id comes first, since one that was left may still speak.
+    Told(String, Event),
+    /// A worker tells nothing any more.
+    Silent(String),
     /// A drill's end compared with the truth; the error is its message.
     Judged(Result<Vec<screens::done::Check>, String>),
 }
@@ -79,26 +54,55 @@ enum Overlay {
         filter: FilterLine,
         selected: usize,
     },
-    /// Leaving would lose something: what, in a sentence.
-    Leaving(&'static str),
+    /// What leaving means now.
+    Leaving(Leaving),
 }
 
-/// The console between two keys. It holds the screen, and the recovery unless a plan is running.
-pub struct App<S> {
-    console: Console<S>,
+/// What becomes of a recovery when its console is left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// It goes on, or waits, and can be attached to.
+    Stays,
+    /// It ends: a drill's sandbox goes away with the console.
+    Ends,
+}
+
+/// Whether a request that changes the screen is on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    /// It is the answer to what is on screen.
+    Answer,
+    Other,
+}
+
+/// A way to a worker.
+#[derive(Clone)]
+enum Coming {
+    Begin(Flow),
+    TakeOver(String),
+    Attach(String),
+}
+
+/// The console between two keys: the screen, and a view of the recovery that its worker holds.
+pub struct App {
+    console: Console,
     theme: Theme,
     messages: UnboundedSender<Message>,
-    recovery: Option<Recovery>,
+    recovery: Option<Viewer>,
     screen: Screen,
     overlay: Option<Overlay>,
-    /// The look or the run that is under way.
-    work: Option<Progress>,
-    /// The confirmed plan that runs or failed, for another try.
-    confirmed: Option<Confirmed>,
+    asked: Asked,
+    /// Keys that came after a request which changes the screen: they are for the screen that follows.
+    held: VecDeque<KeyEvent>,
     /// The screens that were answered, newest last, to be found as they were left when the operator comes back.
     answered: Vec<Screen>,
     inside: HashMap<String, Result<Contents, String>>,
     looking_inside: bool,
+    /// How the present worker was, or is being, come by: what is tried again when it is not there.
+    coming: Option<Coming>,
+    /// Recoveries that were asked to end and have not yet: they are waited for before the console closes.
+    parting: HashSet<String>,
     facts: Header,
     notice: Option<String>,
     copied: Option<String>,
@@ -112,28 +116,33 @@ struct Header {
     database: Option<String>,
 }
 
-impl<S: Systems> App<S> {
+impl App {
     /// Starts on the first screen. The receiver gives what jobs answer, for [`App::receive`].
-    pub fn new(console: Console<S>, theme: Theme) -> (Self, UnboundedReceiver<Message>) {
+    pub fn new(console: Console, theme: Theme) -> (Self, UnboundedReceiver<Message>) {
         let (messages, receiver) = unbounded_channel();
         let screen = Screen::Home(home(&console));
-        let app = Self {
+        let mut app = Self {
             console,
             theme,
             messages,
             recovery: None,
             screen,
             overlay: None,
-            work: None,
-            confirmed: None,
+            asked: Asked::Nothing,
+            held: VecDeque::new(),
             answered: Vec::new(),
             inside: HashMap::new(),
             looking_inside: false,
+            coming: None,
+            parting: HashSet::new(),
             facts: Header::default(),
             notice: None,
             copied: None,
             left: false,
         };
+        if let Some(recovery) = app.console.attach.take() {
+            app.come_in(Coming::Attach(recovery));
+        }
         (app, receiver)
     }
 
@@ -142,14 +151,9 @@ impl<S: Systems> App<S> {
         self.left
     }
 
-    /// Whether a job runs whose progress is on screen.
+    /// Whether the passing of time changes what is on screen.
     pub fn working(&self) -> bool {
-        self.work.is_some()
-    }
-
-    /// Whether the passing of time changed what is on screen.
-    pub fn ticked(&self) -> bool {
-        self.work.is_some()
+        matches!(self.screen, Screen::Waiting(_) | Screen::Running(_))
     }
 
     /// Text for the terminal's clipboard, once.
@@ -174,14 +178,18 @@ impl<S: Systems> App<S> {
 
     /// Takes one key press in, whatever it means where the operator is.
     pub fn key(&mut self, key: KeyEvent) {
+        // While text is typed, only Ctrl-C is a command; Ctrl-W, Ctrl-U and the like edit the line.
+        let control = key.modifiers.contains(crossterm::event::KeyModifiers::CONTROL);
+        let leaves = control && key.code == KeyCode::Char('c');
+        if self.asked != Asked::Nothing && !leaves {
+            self.held.push_back(key);
+            return;
+        }
         self.notice = None;
         if self.overlay.is_some() {
             self.key_on_overlay(key);
             return;
         }
-        // While text is typed, only Ctrl-C is a command; Ctrl-W, Ctrl-U and the like edit the line.
-        let control = key.modifiers.contains(crossterm::event::KeyModifiers::CONTROL);
-        let leaves = control && key.code == KeyCode::Char('c');
         let command = if self.screen.wants_text() && !leaves {
             self.screen.typed(key)
         } else {
@@ -223,8 +231,8 @@ impl<S: Systems> App<S> {
     }
 
     fn cancel(&mut self) {
-        if let Some(work) = &self.work {
-            work.cancel();
+        if let Some(recovery) = &self.recovery {
+            recovery.ask(Request::Cancel);
         }
         match &mut self.screen {
             Screen::Waiting(screen) => screen.cancelling = true,
@@ -234,19 +242,19 @@ impl<S: Systems> App<S> {
     }
 
     fn quit(&mut self) {
-        let loss =
-            match &self.screen {
-                Screen::Running(_) => {
-                    Some("A plan is running. Leaving asks it to stop: what is not committed is rolled back.")
-                }
-                Screen::Waiting(_) => Some("Work is under way. Leaving cancels it and removes what was staged."),
-                _ => self.recovery.as_ref().filter(|recovery| recovery.record().stage()).map(
-                    |_| "What was staged and compared is removed when you leave. Production is not changed by that.",
-                ),
-            };
-        match loss {
-            Some(loss) => self.overlay = Some(Overlay::Leaving(loss)),
-            None => self.left = true,
+        let at_stake = match &self.recovery {
+            // Between questions nothing is lost that could not be asked again at once.
+            Some(recovery) => self.working() || recovery.record().stage(),
+            None => false,
+        };
+        match &self.recovery {
+            Some(recovery) if at_stake => {
+                self.overlay = Some(Overlay::Leaving(if recovery.detached { Leaving::Stays } else { Leaving::Ends }));
+            }
+            _ => {
+                self.end();
+                self.left = true;
+            }
         }
     }
 
@@ -257,10 +265,17 @@ impl<S: Systems> App<S> {
                 KeyCode::Up | KeyCode::Char('k') => *scroll = scroll.saturating_sub(1),
                 _ => self.overlay = None,
             },
-            Some(Overlay::Leaving(_)) => {
+            Some(Overlay::Leaving(leaving)) => {
+                let ends = match (key.code, *leaving) {
+                    (KeyCode::Char('y'), Leaving::Stays) => Some(false),
+                    (KeyCode::Char('e'), Leaving::Stays) | (KeyCode::Char('y'), Leaving::Ends) => Some(true),
+                    _ => None,
+                };
                 self.overlay = None;
-                if key.code == KeyCode::Char('y') {
-                    self.cancel();
+                if let Some(ends) = ends {
+                    if ends {
+                        self.end();
+                    }
                     self.left = true;
                 }
             }
@@ -290,31 +305,25 @@ impl<S: Systems> App<S> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Start => self.start(Flow::Rows),
-            Command::Undo(recovery) => self.start(Flow::Undo { recovery }),
-            Command::Resume(recovery) => self.resume(recovery),
+            Command::Start => self.come_in(Coming::Begin(Flow::Rows)),
+            Command::Undo(recovery) => self.come_in(Coming::Begin(Flow::Undo { recovery })),
+            Command::Attach(recovery) => self.come_in(Coming::Attach(recovery)),
+            Command::Resume(recovery) => self.come_in(Coming::TakeOver(recovery)),
             Command::Report(recovery) => self.show_report(&recovery, "An earlier recovery".into(), None),
             Command::Answer(fact) => {
-                let answered = self.recovery.as_mut().map(|recovery| recovery.answer(fact));
-                let blank = Screen::Choice(One::new(String::new(), String::new(), Vec::new()));
-                self.answered.push(std::mem::replace(&mut self.screen, blank));
-                self.go_on(answered.unwrap_or(Ok(())));
+                self.ask_to_move(|seen| Request::Answer { fact, seen });
+                self.asked = Asked::Answer;
             }
             Command::Back => self.back(),
-            Command::Page { table, filter, after, limit } => self.page(table, filter, after, limit),
-            Command::Count { table, filter } => self.count(table, filter),
-            Command::Run(confirmed) => self.run(*confirmed),
-            Command::Refresh => {
-                let refreshed = self.recovery.as_mut().map(Recovery::refresh);
-                self.go_on(refreshed.unwrap_or(Ok(())));
+            Command::Page { table, filter, after, limit } => {
+                self.request(Request::Page { table, filter, after, limit });
             }
-            Command::Retry => match self.confirmed.take() {
-                // Production may have moved since: what was consented to is looked at again, not forced.
-                Some(_) => {
-                    let refreshed = self.recovery.as_mut().map(Recovery::refresh);
-                    self.go_on(refreshed.unwrap_or(Ok(())));
-                }
-                None => self.next(),
+            Command::Count { table, filter } => self.request(Request::Count { table, filter }),
+            Command::Consent { typed, shown } => self.ask_to_move(|_| Request::Consent { typed, shown }),
+            Command::Refresh => self.ask_to_move(|seen| Request::Refresh { seen }),
+            Command::Retry => match (&self.recovery, self.coming.clone()) {
+                (None, Some(coming)) => self.come_in(coming),
+                _ => self.ask_to_move(|seen| Request::Retry { seen }),
             },
             Command::Home => self.go_home(),
             Command::Copy(text) => {
@@ -325,46 +334,106 @@ impl<S: Systems> App<S> {
         }
     }
 
-    fn start(&mut self, flow: Flow) {
+    /// Gets hold of a worker; its events come as messages.
+    fn come_in(&mut self, coming: Coming) {
         self.answered.clear();
-        match Recovery::start(flow, &self.console.system, &self.console.state) {
-            Ok(recovery) => {
-                self.recovery = Some(recovery.with_rpo(self.console.rpo));
-                self.next();
+        self.coming = Some(coming.clone());
+        self.wait(Progress::default().watch());
+        let (workers, state) = (self.console.workers.clone(), self.console.state.clone());
+        let coming = async move {
+            match coming {
+                Coming::Begin(flow) => workers.begin(flow, &state).await,
+                Coming::TakeOver(id) => workers.take_over(&id, &state).await,
+                Coming::Attach(id) => Workers::attach(&id, &state).await,
             }
-            Err(error) => self.fail(error),
+        };
+        let messages = self.messages.clone();
+        tokio::spawn(async move {
+            let (viewer, mut events) = match caught(coming).await {
+                Ok(attached) => attached,
+                Err(error) => {
+                    let _ = messages.send(Message::Attached(Err(error)));
+                    return;
+                }
+            };
+            let id = viewer.id.clone();
+            let _ = messages.send(Message::Attached(Ok(Box::new(viewer))));
+            while let Some(event) = events.recv().await {
+                let _ = messages.send(Message::Told(id.clone(), event));
+            }
+            let _ = messages.send(Message::Silent(id));
+        });
+    }
+
+    fn wait(&mut self, reports: watch::Receiver<Report>) {
+        let detached = self.recovery.as_ref().is_some_and(|recovery| recovery.detached);
+        self.screen = Screen::Waiting(Waiting { reports, since: Instant::now(), cancelling: false, detached });
+    }
+
+    fn request(&self, request: Request) {
+        if let Some(recovery) = &self.recovery {
+            recovery.ask(request);
         }
     }
 
-    fn go_on(&mut self, done: Result<()>) {
-        match done {
-            Ok(()) => self.next(),
-            Err(error) => self.fail(error),
+    /// Asks for something that brings another screen; it is bound to what is on this one.
+    fn ask_to_move(&mut self, request: impl FnOnce(u64) -> Request) {
+        if let Some(recovery) = &self.recovery {
+            recovery.ask(request(recovery.seen()));
+            self.asked = Asked::Other;
         }
     }
 
     fn back(&mut self) {
-        self.confirmed = None;
-        match self.recovery.as_mut().map(Recovery::back) {
-            Some(Ok(true)) => self.next(),
-            Some(Err(error)) => self.fail(error),
-            Some(Ok(false)) | None => self.go_home(),
+        match &self.recovery {
+            Some(recovery) if !recovery.record().answers().is_empty() => {
+                self.ask_to_move(|seen| Request::Back { seen });
+            }
+            _ => self.go_home(),
         }
     }
 
     fn go_home(&mut self) {
-        if let Some(mut recovery) = self.recovery.take() {
-            let systems = self.console.systems.clone();
-            let messages = self.messages.clone();
-            tokio::spawn(async move {
-                recovery.leave(systems.as_ref()).await;
-                drop(recovery);
-                let _ = messages.send(Message::Left);
-            });
-        }
-        self.confirmed = None;
+        self.end();
+        self.recovery = None;
+        self.coming = None;
         self.answered.clear();
         self.screen = Screen::Home(home(&self.console));
+    }
+
+    /// Ends the recovery on screen: what it staged is removed.
+    fn end(&mut self) {
+        if let Some(recovery) = &self.recovery {
+            recovery.ask(Request::End);
+            self.parting.insert(recovery.id.clone());
+        }
+    }
+
+    /// Shows where the recovery stands.
+    fn show(&mut self) {
+        let Some(recovery) = &self.recovery else { return self.go_home() };
+        let reports = recovery.reports.clone();
+        match recovery.stage.clone() {
+            Stage::Deciding => self.next(),
+            Stage::Looking => self.wait(reports),
+            Stage::Running { plan, ended } => {
+                let detached = recovery.detached;
+                self.screen = Screen::Running(Running { plan: *plan, reports, ended, cancelling: false, detached });
+            }
+            Stage::Failed { error, changed } => {
+                self.screen = Screen::Failed(Failed { error, changed, details: false });
+            }
+            Stage::Done => {
+                let id = recovery.id.clone();
+                self.recovery = None;
+                self.show_report(&id, "Done, and proved".into(), self.console.verdict.clone());
+            }
+            Stage::Settled(settled) => {
+                let id = recovery.id.clone();
+                self.recovery = None;
+                self.show_report(&id, settled.told().into(), None);
+            }
+        }
     }
 
     /// Shows what the flow wants next.
@@ -375,15 +444,14 @@ impl<S: Systems> App<S> {
                 let asked = self.ask(question);
                 self.screen = self.as_left(asked);
             }
-            Next::Look(look) => self.look(look),
+            // The worker is about to look.
+            Next::Look(_) => self.wait(recovery.reports.clone()),
             Next::Refuse(refusal) => self.screen = Screen::Refused(Refused { refusal }),
             Next::Ready(plan) => match plan.hash() {
                 Ok(hash) => self.screen = Screen::Plan(Review::new(plan, hash)),
                 Err(error) => self.fail(error),
             },
         }
-        self.look_inside();
-        self.fetch_rows();
     }
 
     /// A question's screen as the operator left it, when it was answered before.
@@ -422,18 +490,6 @@ impl<S: Systems> App<S> {
         }
     }
 
-    fn look(&mut self, look: Look) {
-        let progress = Progress::default();
-        self.screen = Screen::Waiting(Waiting { reports: progress.watch(), since: Instant::now(), cancelling: false });
-        self.work = Some(progress.clone());
-        let recovery = self.recovery.as_ref().map(|recovery| recovery.id.clone()).unwrap_or_default();
-        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
-        tokio::spawn(async move {
-            let found = caught(systems.look(&recovery, &look, &progress)).await;
-            let _ = messages.send(Message::Looked(look, found));
-        });
-    }
-
     /// While the points are on screen, what lies inside them is found out one by one.
     fn look_inside(&mut self) {
         let Screen::Points(points) = &self.screen else { return };
@@ -442,16 +498,7 @@ impl<S: Systems> App<S> {
         }
         let Some(point) = points.unknown() else { return };
         self.looking_inside = true;
-        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
-        tokio::spawn(async move {
-            let look = Look::Contents { point: point.clone() };
-            let found = match caught(systems.look("", &look, &Progress::default())).await {
-                Ok(Finding::Contents(contents)) => Ok(contents),
-                Ok(_) => Err("something else was found".into()),
-                Err(error) => Err(error.message),
-            };
-            let _ = messages.send(Message::Inside(point, found));
-        });
+        self.request(Request::Inside { point });
     }
 
     /// Lets the rows screen fetch what it needs first.
@@ -467,156 +514,15 @@ impl<S: Systems> App<S> {
         }
     }
 
-    fn page(&self, table: usize, filter: Filter, after: i64, limit: u32) {
-        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
-        tokio::spawn(async move {
-            let page = caught(systems.page(table, &filter, after, limit)).await;
-            let _ = messages.send(Message::Paged { table, filter, after, page });
-        });
-    }
-
-    fn count(&self, table: usize, filter: Filter) {
-        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
-        tokio::spawn(async move {
-            let rows = caught(systems.matches(table, &filter)).await;
-            let _ = messages.send(Message::Counted { table, filter, rows });
-        });
-    }
-
-    fn run(&mut self, confirmed: Confirmed) {
-        let Some(mut recovery) = self.recovery.take() else { return };
-        let progress = Progress::default();
-        self.screen = Screen::Running(Running {
-            plan: confirmed.plan().clone(),
-            reports: progress.watch(),
-            ended: 0,
-            cancelling: false,
-        });
-        self.work = Some(progress.clone());
-        self.confirmed = Some(confirmed.clone());
-        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
-        tokio::spawn(async move {
-            let steps = messages.clone();
-            let on_step = move |event| {
-                let _ = steps.send(Message::Stepped(event));
-            };
-            let outcome = caught(run::run(&confirmed, systems.as_ref(), &mut recovery, &progress, on_step)).await;
-            let _ = messages.send(Message::Ran(Box::new(recovery), outcome));
-        });
-    }
-
-    /// Settles a recovery whose process has ended.
-    fn resume(&mut self, id: String) {
-        let (mut recovery, lines) = match Recovery::reopen(&id, &self.console.state) {
-            Ok(reopened) => reopened,
-            Err(error) => return self.fail(error),
-        };
-        let progress = Progress::default();
-        self.screen = Screen::Waiting(Waiting { reports: progress.watch(), since: Instant::now(), cancelling: false });
-        self.work = Some(progress.clone());
-        let (systems, messages) = (self.console.systems.clone(), self.messages.clone());
-        tokio::spawn(async move {
-            progress.begin("asking production what was committed", crate::progress::Unit::Items, None);
-            let settled = caught(run::resume(&mut recovery, &lines, systems.as_ref(), &progress)).await;
-            drop(recovery);
-            let _ = messages.send(Message::Settled(id, settled));
-        });
-    }
-
     fn fail(&mut self, error: Error) {
-        let lines = self.recovery.as_ref().and_then(|recovery| journal::read(recovery.journal.folder()).ok());
+        let id = match (&self.recovery, &self.coming) {
+            (Some(recovery), _) => Some(&recovery.id),
+            (None, Some(Coming::Attach(id) | Coming::TakeOver(id))) => Some(id),
+            (None, _) => None,
+        };
+        let lines = id.and_then(|id| journal::read(&self.console.state.join("recoveries").join(id)).ok());
         let changed = report::changed(&lines.unwrap_or_default());
         self.screen = Screen::Failed(Failed { error, changed, details: false });
-    }
-
-    /// Takes in what a job answered.
-    pub fn receive(&mut self, message: Message) {
-        match message {
-            Message::Looked(look, found) => {
-                self.work = None;
-                match found {
-                    Ok(finding) => {
-                        if let (Look::Contents { point }, Finding::Contents(contents)) = (&look, &finding) {
-                            self.inside.insert(point.clone(), Ok(contents.clone()));
-                        }
-                        self.note(&finding);
-                        let noted = self.recovery.as_mut().map(|recovery| recovery.found(look, finding));
-                        self.go_on(noted.unwrap_or(Ok(())));
-                    }
-                    Err(error) => self.fail(error),
-                }
-            }
-            Message::Inside(point, found) => {
-                self.looking_inside = false;
-                self.inside.insert(point.clone(), found.clone());
-                if let Screen::Points(points) = &mut self.screen {
-                    points.contents.insert(point, found);
-                }
-                self.look_inside();
-            }
-            Message::Paged { table, filter, after, page } => {
-                if let Screen::Rows(rows) = &mut self.screen {
-                    match page {
-                        Ok(page) => rows.page(table, &filter, after, page),
-                        Err(error) => rows.failed(error),
-                    }
-                }
-                self.fetch_rows();
-            }
-            Message::Counted { table, filter, rows: count } => {
-                if let Screen::Rows(rows) = &mut self.screen {
-                    match count {
-                        Ok(count) => rows.count(table, &filter, count),
-                        Err(error) => rows.failed(error),
-                    }
-                }
-                self.fetch_rows();
-            }
-            Message::Stepped(StepEvent::Began(_)) => {}
-            Message::Stepped(StepEvent::Ended(number)) => {
-                if let Screen::Running(running) = &mut self.screen {
-                    running.ended = number + 1;
-                }
-            }
-            Message::Ran(recovery, outcome) => self.ran(*recovery, outcome),
-            Message::Settled(id, settled) => {
-                self.work = None;
-                match settled {
-                    Ok(settled) => self.show_report(&id, settled.told().into(), None),
-                    Err(error) => self.fail(error),
-                }
-            }
-            Message::Left => {
-                if let Screen::Home(shown) = &mut self.screen {
-                    shown.earlier = home(&self.console).earlier;
-                }
-            }
-            Message::Judged(verdict) => {
-                if let Screen::Done(done) = &mut self.screen {
-                    done.verdict = Some(verdict);
-                }
-            }
-        }
-    }
-
-    fn note(&mut self, finding: &Finding) {
-        if let Finding::Tables(tables) = finding {
-            self.facts.server = Some(format!("{} PostgreSQL {}", tables.server.shown, tables.server.version));
-            self.facts.database = Some(tables.server.database.clone());
-            self.notice = tables.server.warnings.first().cloned();
-        }
-    }
-
-    fn ran(&mut self, recovery: Recovery, outcome: Result<Vec<Evidence>>) {
-        self.work = None;
-        let id = recovery.id.clone();
-        if let Err(error) = outcome {
-            self.recovery = Some(recovery);
-            self.fail(error);
-        } else {
-            self.confirmed = None;
-            self.show_report(&id, "Done, and proved".into(), self.console.verdict.clone());
-        }
     }
 
     fn show_report(&mut self, recovery: &str, title: String, verdict: Option<super::Verdict>) {
@@ -643,15 +549,22 @@ impl<S: Systems> App<S> {
         }
     }
 
-    /// Cleans up before the console closes.
-    pub async fn leave(&mut self) {
-        if let Some(work) = &self.work {
-            work.cancel();
+    /// Lets recoveries that end now clean up before the console closes.
+    pub async fn leave(&mut self, messages: &mut UnboundedReceiver<Message>) {
+        if self.recovery.as_ref().is_some_and(|recovery| !recovery.detached) {
+            self.end();
         }
-        if let Some(mut recovery) = self.recovery.take() {
-            // A server that does not answer must not keep the terminal.
-            let _ = tokio::time::timeout(Duration::from_secs(5), recovery.leave(self.console.systems.as_ref())).await;
-        }
+        let parted = async {
+            while !self.parting.is_empty()
+                && let Some(message) = messages.recv().await
+            {
+                if let Message::Silent(id) = message {
+                    self.parting.remove(&id);
+                }
+            }
+        };
+        // A server that does not answer must not keep the terminal.
+        let _ = tokio::time::timeout(Duration::from_secs(5), parted).await;
     }
 }
 
@@ -665,12 +578,12 @@ fn palette(place: Place, filter: &FilterLine) -> Vec<(Action, &'static str)> {
         .collect()
 }
 
-fn home<S>(console: &Console<S>) -> Home {
+fn home(console: &Console) -> Home {
     let earlier = journal::list(&console.state).into_iter().take(50).map(|id| {
         let standing = Standing::of(&console.state.join("recoveries").join(&id));
         Earlier { id, standing }
     });
-    // One that this console is just leaving comes into the list when it has been left.
+    // One that this console is just leaving, in this process, comes into the list when it has been left.
     let ours =
         |standing: &Standing| matches!(standing, Standing::UnderWay { process, .. } if *process == std::process::id());
     let mut earlier: Vec<_> = earlier.filter(|earlier| !ours(&earlier.standing)).collect();

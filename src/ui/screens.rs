@@ -17,7 +17,6 @@ use super::keymap::{Action, Place};
 use super::theme::Theme;
 use crate::error::Error;
 use crate::postgres::diff::Filter;
-use crate::recovery::plan::Confirmed;
 use crate::recovery::record::Fact;
 
 /// What a screen asks the console to do.
@@ -29,6 +28,8 @@ pub enum Command {
     Undo(String),
     /// Show the report of an earlier recovery.
     Report(String),
+    /// Look on at a recovery that is under way.
+    Attach(String),
     /// Find out what became of a recovery that was left in the middle, by its id.
     Resume(String),
     /// Take an answer into the record.
@@ -54,7 +55,12 @@ pub enum Command {
         filter: Filter,
     },
     /// Do what was consented to.
-    Run(Box<Confirmed>),
+    Consent {
+        /// As it was typed.
+        typed: String,
+        /// The hash of the plan that was shown.
+        shown: String,
+    },
     /// Compare again with production as it is now.
     Refresh,
     /// Try again what failed: the look, or the plan from a new comparison on.

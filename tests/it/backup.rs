@@ -17,7 +17,7 @@ use lifeboat::config::{RepositorySettings, System};
 use lifeboat::error::{Error, Kind};
 use lifeboat::progress::Progress;
 use lifeboat::recovery::record::{Finding, Look};
-use lifeboat::recovery::systems::{Live, Systems as _};
+use lifeboat::recovery::systems::Systems;
 use lifeboat::secret::Secret;
 use tempfile::TempDir;
 
@@ -336,7 +336,7 @@ async fn a_dump_that_cannot_be_read_is_listed_with_the_reason() {
         password_file: Some(password),
         password_command: None,
     };
-    let live = Live::new(System { repository: Some(settings), ..System::named("shop") }, None);
+    let live = Systems::new(System { repository: Some(settings), ..System::named("shop") }, None);
     let Finding::Contents(contents) = live.look("", &Look::Contents { point: id }, &Progress::default()).await.unwrap()
     else {
         panic!("contents were asked for")

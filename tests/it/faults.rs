@@ -21,7 +21,7 @@ use lifeboat::postgres::schema;
 use lifeboat::postgres::stage;
 use lifeboat::progress::Progress;
 use lifeboat::recovery::record::Look;
-use lifeboat::recovery::systems::{Live, Systems as _};
+use lifeboat::recovery::systems::Systems;
 
 use crate::cluster::{database, psql};
 use crate::merge::{Repair, state};
@@ -466,7 +466,7 @@ async fn fm_12_a_failover_to_another_server_in_the_middle_is_refused() {
 
     let proxy = Proxy::new(socket(&here));
     let system = System { database: Some(proxy.conninfo(&here)), ..System::named("shop") };
-    let live = Live::new(system, Some(dump.path().to_owned()));
+    let live = Systems::new(system, Some(dump.path().to_owned()));
     let progress = Progress::default();
     let look = Look::Tables { point: "on disk".into(), dump: String::new() };
     live.look("r12", &look, &progress).await.unwrap();

@@ -217,8 +217,8 @@ fn fm_82_text_from_outside_cannot_steer_the_terminal() {
     }
     assert!(terminal.text().contains("owned"), "shown, as text:\n{}", terminal.text());
     terminal.send("q");
-    terminal.wait_for("Leave?");
-    terminal.send("y");
+    terminal.wait_for("e ends it: what was staged is removed");
+    terminal.send("e");
     assert!(terminal.child.wait().unwrap().success());
     let written = String::from_utf8_lossy(&terminal.written()).into_owned();
     assert!(!written.contains("\u{1b}]0;"), "the title was set");

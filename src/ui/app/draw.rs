@@ -6,17 +6,17 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Paragraph, Wrap};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::{App, Overlay, palette};
+use super::{App, Leaving, Overlay, palette};
 use crate::recovery::record::{Fact, Incident};
-use crate::recovery::systems::Systems;
 use crate::text::{clean, fit};
 use crate::ui::keymap::{self, Action, Place};
+use crate::ui::screens::Screen;
 use crate::ui::table;
 
 /// Smaller terminals get a message instead of a screen.
 const LEAST: (u16, u16) = (60, 16);
 
-impl<S: Systems> App<S> {
+impl App {
     /// Draws everything anew: header, screen, keys, and what lies over them.
     pub fn draw(&mut self, frame: &mut Frame) {
         let area = frame.area();
@@ -68,8 +68,22 @@ impl<S: Systems> App<S> {
         vec![
             Line::from(table::fit(&first, usize::from(width))),
             Line::styled(format!(" {second}"), quiet),
-            Line::styled(self.theme.rule().repeat(usize::from(width)), quiet),
+            self.rule(width),
         ]
+    }
+
+    /// Beneath the header: what an operator on a bad line wants to know at any time.
+    fn rule(&self, width: u16) -> Line<'static> {
+        let rule = |length: usize| Span::styled(self.theme.rule().repeat(length), self.theme.quiet());
+        let told = match &self.recovery {
+            Some(recovery) if recovery.detached && recovery.viewers > 1 => {
+                format!(" {} consoles look on, safe to disconnect ", recovery.viewers)
+            }
+            Some(recovery) if recovery.detached => " safe to disconnect ".to_owned(),
+            _ => return Line::from(rule(usize::from(width))),
+        };
+        let left = usize::from(width).saturating_sub(told.width() + 2);
+        Line::from(vec![rule(left), Span::styled(told, self.theme.good()), rule(2)])
     }
 
     fn footer(&self, width: u16) -> Vec<Line<'static>> {
@@ -127,9 +141,7 @@ impl<S: Systems> App<S> {
                 }
                 ("What do you want to do? (Enter does it, Esc closes)", lines, 0)
             }
-            Some(Overlay::Leaving(loss)) => {
-                ("Leave?", vec![Line::raw(*loss), Line::raw(""), Line::raw("y leaves, any other key stays.")], 0)
-            }
+            Some(Overlay::Leaving(leaving)) => ("Leave?", told_of_leaving(*leaving, &self.screen), 0),
         };
         let mut page = vec![Line::styled(title.to_owned(), self.theme.title()), Line::raw("")];
         page.extend(lines);
@@ -144,6 +156,32 @@ impl<S: Systems> App<S> {
         let block = ratatui::widgets::Block::bordered().border_style(self.theme.key());
         frame.render_widget(page.block(if self.theme.ascii { ratatui::widgets::Block::new() } else { block }), area);
     }
+}
+
+fn told_of_leaving(leaving: Leaving, screen: &Screen) -> Vec<Line<'static>> {
+    let lines: &[&str] = match (leaving, screen) {
+        (Leaving::Stays, Screen::Running(_)) => &[
+            "The plan goes on without this console, to its end. lifeboat attach brings you back to it.",
+            "",
+            "y leaves. e stops it: what is not committed is rolled back, what was staged is removed. Any other key stays.",
+        ],
+        (Leaving::Stays, _) => &[
+            "The recovery stays as it is, with what was staged. lifeboat attach, or the first screen, brings you back to it.",
+            "",
+            "y leaves. e ends it: what was staged is removed, production is not changed. Any other key stays.",
+        ],
+        (Leaving::Ends, Screen::Running(_)) => &[
+            "A plan is running. Leaving asks it to stop: what is not committed is rolled back.",
+            "",
+            "y leaves, any other key stays.",
+        ],
+        (Leaving::Ends, _) => &[
+            "What is under way is cancelled, and what was staged and compared is removed. Production is not changed by that.",
+            "",
+            "y leaves, any other key stays.",
+        ],
+    };
+    lines.iter().map(|line| Line::raw(*line)).collect()
 }
 
 /// An answer as a step of the breadcrumb.

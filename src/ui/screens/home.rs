@@ -38,11 +38,20 @@ impl Home {
         let length = self.earlier.len() + 1;
         let selected = self.cursor.selected.checked_sub(1).and_then(|at| self.earlier.get(at));
         match action {
-            Action::Enter | Action::Report => {
+            Action::Report => {
+                return Some(match selected {
+                    None => Command::Notice("select an earlier recovery first".into()),
+                    Some(earlier) => Command::Report(earlier.id.clone()),
+                });
+            }
+            Action::Enter => {
                 return Some(match selected {
                     None => Command::Start,
                     Some(earlier) if matches!(earlier.standing, Standing::Left { .. }) => {
                         Command::Resume(earlier.id.clone())
+                    }
+                    Some(earlier) if matches!(earlier.standing, Standing::UnderWay { .. }) => {
+                        Command::Attach(earlier.id.clone())
                     }
                     Some(earlier) => Command::Report(earlier.id.clone()),
                 });

@@ -56,7 +56,7 @@ impl Review {
         self.error = Some("pasting is not consent: type the name".into());
     }
 
-    /// Takes a key into the line of consent; Enter gives the confirmed plan when the phrase is right.
+    /// Takes a key into the line of consent; Enter hands the words on when they are right. The worker checks them again.
     pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
         let (input, opened) = self.consent.as_mut()?;
         if key.code == KeyCode::Esc {
@@ -73,7 +73,7 @@ impl Review {
             return None;
         }
         match self.plan.clone().confirm(input.value(), &self.hash) {
-            Ok(confirmed) => Some(Command::Run(Box::new(confirmed))),
+            Ok(_) => Some(Command::Consent { typed: input.value().into(), shown: self.hash.clone() }),
             Err(error) => {
                 self.error = Some(in_a_line(&error));
                 None

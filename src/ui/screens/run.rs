@@ -28,6 +28,8 @@ pub struct Waiting {
     pub since: Instant,
     /// The operator asked to stop; the look has not ended yet.
     pub cancelling: bool,
+    /// Whether it goes on without this console.
+    pub detached: bool,
 }
 
 impl Waiting {
@@ -47,8 +49,17 @@ impl Waiting {
             },
             theme.quiet(),
         ));
+        lines.extend(self.detached.then(|| safe(theme)));
         frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), area);
     }
+}
+
+/// What an operator on a bad line wants to know.
+fn safe(theme: Theme) -> Line<'static> {
+    Line::styled(
+        "Safe to disconnect: this goes on without the terminal. lifeboat attach brings you back.",
+        theme.good(),
+    )
 }
 
 /// What is being done, how far, how fast, how long still.
@@ -82,6 +93,8 @@ pub struct Running {
     pub ended: usize,
     /// The operator asked to stop; the run has not ended yet.
     pub cancelling: bool,
+    /// Whether it goes on without this console.
+    pub detached: bool,
 }
 
 impl Running {
@@ -109,6 +122,7 @@ impl Running {
             },
             theme.quiet(),
         ));
+        lines.extend(self.detached.then(|| safe(theme)));
         let statements =
             self.plan.steps.get(self.ended).map(crate::recovery::plan::Step::statements).unwrap_or_default();
         for statement in statements {
@@ -131,15 +145,10 @@ pub struct Failed {
 }
 
 impl Failed {
-    /// Tries again unless the outcome is unknown, shows details, copies, or goes back.
+    /// Tries again, or finds out first what the outcome was; shows details, copies, or goes back.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match action {
-            Action::Retry if self.error.kind != Kind::Unresolved => return Some(Command::Retry),
-            Action::Retry => {
-                return Some(Command::Notice(
-                    "find out first whether it was committed: trying again could write twice".into(),
-                ));
-            }
+            Action::Retry => return Some(Command::Retry),
             Action::Details => self.details = !self.details,
             Action::Copy => {
                 let detail = self.error.detail.clone().unwrap_or_default();
@@ -163,7 +172,11 @@ impl Failed {
             Line::raw(""),
         ];
         lines.extend(self.error.hints.iter().map(|hint| Line::raw(format!("- {}", clean(hint)))));
-        lines.push(Line::raw("- r tries the same again, Esc goes back."));
+        lines.push(Line::raw(if self.error.kind == Kind::Unresolved {
+            "- r asks production whether it was committed, and goes on from there. Nothing is done twice."
+        } else {
+            "- r tries the same again, Esc goes back."
+        }));
         if let Some(detail) = &self.error.detail {
             lines.push(Line::raw(""));
             if self.details {

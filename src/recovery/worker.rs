@@ -1,0 +1,481 @@
+//! The worker: a process of its own that holds one recovery. It looks, stages, compares, and runs the plan; consoles are
+//! viewers. A console may be killed, suspended, frozen or cut off at any time, and two may look on at once: the work goes on.
+//!
+//! ```text
+//!   console --order--> worker (own session; lock on the journal)
+//!      |                  |
+//!      +--- Request ----> |   answers, consent, cancel, pages of rows
+//!      | <---- Event -----+   the record as it grows, the stage, reports of progress
+//!           worker.sock in the recovery's folder, JSON Lines
+//! ```
+//!
+//! Invariants:
+//! - The worker decides nothing by itself: it asks the flow, looks when the flow wants to look, and runs a plan only after
+//!   [`Request::Consent`] with the words typed and the hash of what was shown.
+//! - A viewer that does not read is never waited for. Reports are a latest value; should anything else pile up, the viewer is
+//!   cut off and attaches again.
+//! - An answer to a question that another viewer has answered meanwhile is refused.
+//! - Only processes of the same user are let in.
+//!
+//! A plan that was consented to is run to its end with nobody looking on. A recovery that waits for an answer is left after
+//! half a day alone: what it staged is removed.
+
+mod link;
+mod place;
+mod protocol;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
+
+pub use link::Viewer;
+pub use place::{Workers, attend};
+pub use protocol::{Change, Event, Request, Stage, View};
+
+use super::flows::Next;
+use super::journal::{self, Entry, Line};
+use super::plan::Effect;
+use super::record::{Finding, Look, Record};
+use super::run::{self, Settled, StepEvent};
+use super::systems::{Evidence, Systems};
+use super::{Flow, Recovery, report};
+use crate::error::{Error, Kind, Result};
+use crate::panics::caught;
+use crate::progress::{Progress, Report, Unit};
+use link::Seat;
+
+/// So long a recovery waits for an answer with no console open.
+const ALONE: Duration = Duration::from_hours(12);
+
+/// What comes in to a worker.
+enum Input {
+    Arrived(UnixStream),
+    Asked(usize, Request),
+    Parted(usize),
+    /// What a process that has ended had staged is found again.
+    TakenOver(Result<()>),
+    Looked(Look, Result<Finding>),
+    Stepped(StepEvent),
+    Ran(Box<Recovery>, Result<Vec<Evidence>>),
+    Settled(Box<Recovery>, Result<Settled>),
+    /// The machine goes down, or somebody aborts the recovery.
+    Terminated,
+}
+
+struct Worker {
+    systems: Arc<Systems>,
+    id: String,
+    flow: Flow,
+    /// With the job while a plan runs.
+    recovery: Option<Recovery>,
+    /// The record while a plan runs.
+    aside: Record,
+    version: u64,
+    stage: Stage,
+    work: Option<Progress>,
+    /// A plan was consented to since the last failure: what it was made from has to be looked at again.
+    ran: bool,
+    board: watch::Sender<Report>,
+    inputs: UnboundedSender<Input>,
+    seats: Vec<Seat>,
+    came: usize,
+    detached: bool,
+    ending: bool,
+}
+
+/// Holds a recovery until it has come to its end or is left. `lines` is its journal when it was taken over from a process that
+/// had ended, and empty when it has just begun.
+async fn serve(
+    recovery: Recovery,
+    lines: Vec<Line>,
+    systems: Arc<Systems>,
+    (inputs, mut incoming): (UnboundedSender<Input>, UnboundedReceiver<Input>),
+    detached: bool,
+) {
+    let mut worker = Worker {
+        systems,
+        id: recovery.id.clone(),
+        flow: recovery.flow.clone(),
+        recovery: Some(recovery),
+        aside: Record::default(),
+        version: 0,
+        stage: Stage::Deciding,
+        work: None,
+        ran: false,
+        board: watch::Sender::new(Progress::default().watch().borrow().clone()),
+        inputs,
+        seats: Vec::new(),
+        came: 0,
+        detached,
+        ending: false,
+    };
+    worker.begin(lines);
+    loop {
+        let alone = worker.seats.is_empty() && worker.work.is_none() && worker.came > 0;
+        let input = if alone {
+            tokio::time::timeout(ALONE, incoming.recv()).await.unwrap_or(Some(Input::Terminated))
+        } else {
+            incoming.recv().await
+        };
+        let Some(input) = input else { break };
+        worker.take(input);
+        let over = matches!(worker.stage, Stage::Done | Stage::Settled(_)) || worker.ending;
+        if over && worker.work.is_none() {
+            break;
+        }
+    }
+    worker.end().await;
+}
+
+impl Worker {
+    /// The first thing to do: ask the first question, or see to what a process that has ended left behind.
+    fn begin(&mut self, lines: Vec<Line>) {
+        if lines.is_empty() {
+            return self.advance(Vec::new());
+        }
+        if lines.iter().any(|line| matches!(line.entry, Entry::Consented { .. })) || journal::is_finished(&lines) {
+            return self.settle(lines);
+        }
+        self.take_over();
+    }
+
+    /// What was being decided goes on from there.
+    fn take_over(&mut self) {
+        let Some(recovery) = &mut self.recovery else { return };
+        let staged = recovery.record().stage();
+        if let Err(error) = recovery.decide_again() {
+            return self.fail(error);
+        }
+        if !staged {
+            return self.advance(Vec::new());
+        }
+        let (systems, id, progress) = (self.systems.clone(), self.id.clone(), self.work());
+        progress.begin("looking what is staged", Unit::Items, None);
+        self.job(async move { Input::TakenOver(caught(systems.take_over(&id, None)).await.map(|_| ())) });
+        self.moved(Vec::new(), Stage::Looking);
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Arrived(stream) => self.arrived(stream),
+            Input::Parted(number) => {
+                self.seats.retain(|seat| seat.number != number);
+                self.tell(&Event::Viewers(self.seats.len()));
+                // Nobody else can come, and nobody would see the work end.
+                self.ending |= !self.detached && self.seats.is_empty();
+                if self.ending {
+                    self.cancel();
+                }
+            }
+            Input::Asked(number, request) => self.asked(number, request),
+            Input::TakenOver(taken) => {
+                self.work = None;
+                match taken {
+                    Ok(()) => self.advance(Vec::new()),
+                    Err(error) => self.fail(error),
+                }
+            }
+            Input::Looked(look, found) => {
+                self.work = None;
+                let Some(recovery) = &mut self.recovery else { return };
+                let noted = found.and_then(|finding| {
+                    recovery.found(look.clone(), finding.clone())?;
+                    Ok(Change::Found(look, Box::new(finding)))
+                });
+                match noted {
+                    Ok(change) => self.advance(vec![change]),
+                    Err(error) => self.fail(error),
+                }
+            }
+            Input::Stepped(StepEvent::Began(_)) => {}
+            Input::Stepped(StepEvent::Ended(number)) => {
+                if let Stage::Running { ended, .. } = &mut self.stage {
+                    *ended = number + 1;
+                }
+                self.tell(&Event::Ended(number + 1));
+            }
+            Input::Ran(recovery, outcome) => {
+                self.work = None;
+                self.recovery = Some(*recovery);
+                match outcome {
+                    Ok(_) => self.moved(Vec::new(), Stage::Done),
+                    Err(error) => self.fail(error),
+                }
+            }
+            Input::Settled(recovery, outcome) => {
+                self.work = None;
+                self.recovery = Some(*recovery);
+                match outcome {
+                    Ok(settled) => self.moved(Vec::new(), Stage::Settled(settled)),
+                    Err(error) => self.fail(error),
+                }
+            }
+            Input::Terminated => {
+                self.ending = true;
+                self.cancel();
+            }
+        }
+    }
+
+    fn arrived(&mut self, stream: UnixStream) {
+        let number = self.came;
+        self.came += 1;
+        let seat = Seat::take(number, stream, self.board.subscribe(), self.inputs.clone());
+        self.seats.push(seat);
+        let record = self.recovery.as_ref().map_or(&self.aside, Recovery::record);
+        let view = View {
+            recovery: self.id.clone(),
+            flow: self.flow.clone(),
+            record: record.clone(),
+            version: self.version,
+            stage: self.stage.clone(),
+            report: self.board.borrow().clone(),
+            viewers: self.seats.len(),
+            detached: self.detached,
+        };
+        self.tell_one(number, &Event::Attached(Box::new(view)));
+        self.tell(&Event::Viewers(self.seats.len()));
+    }
+
+    fn asked(&mut self, number: usize, request: Request) {
+        match request {
+            Request::Attach { operator } => {
+                if let Some(seat) = self.seats.iter_mut().find(|seat| seat.number == number) {
+                    seat.operator = Some(operator.clone());
+                }
+                // Whoever began it stands in the first line already.
+                if let (Some(recovery), true) = (&mut self.recovery, number > 0) {
+                    let written = recovery.journal.write(Entry::Attached { operator });
+                    written.unwrap_or_else(|error| self.fail(error));
+                }
+            }
+            Request::Answer { fact, seen } => {
+                self.change(number, seen, |recovery| {
+                    recovery.answer(fact.clone())?;
+                    Ok(vec![Change::Answered(fact)])
+                });
+            }
+            Request::Back { seen } => {
+                self.change(number, seen, |recovery| {
+                    Ok(recovery.back()?.then_some(Change::WentBack).into_iter().collect())
+                });
+            }
+            Request::Refresh { seen } => self.change(number, seen, refresh),
+            Request::Retry { seen } => self.retry(number, seen),
+            Request::Consent { typed, shown } => self.consent(number, &typed, &shown),
+            Request::Cancel => self.cancel(),
+            Request::Inside { point } => self.reply(number, |systems| async move {
+                let look = Look::Contents { point: point.clone() };
+                let inside = match caught(systems.look("", &look, &Progress::default())).await {
+                    Ok(Finding::Contents(contents)) => Ok(contents),
+                    Ok(_) => Err("something else was found".into()),
+                    Err(error) => Err(error.message),
+                };
+                Event::Inside(point, inside)
+            }),
+            Request::Page { table, filter, after, limit } => self.reply(number, |systems| async move {
+                let page = caught(systems.page(table, &filter, after, limit)).await;
+                Event::Paged { table, filter, after, page }
+            }),
+            Request::Count { table, filter } => self.reply(number, |systems| async move {
+                let rows = caught(systems.matches(table, &filter)).await;
+                Event::Counted { table, filter, rows }
+            }),
+            Request::End => {
+                self.ending = true;
+                self.cancel();
+            }
+        }
+    }
+
+    /// Whether the asker saw what is so now, and nothing is under way.
+    fn is_current(&self, number: usize, seen: u64) -> bool {
+        let current = seen == self.version && self.work.is_none() && self.recovery.is_some();
+        if !current {
+            let why = "not done: another console has gone on meanwhile, this is where it stands now";
+            self.tell_one(number, &Event::Refused(why.into()));
+        }
+        current
+    }
+
+    fn change(&mut self, number: usize, seen: u64, change: impl FnOnce(&mut Recovery) -> Result<Vec<Change>>) {
+        if !self.is_current(number, seen) {
+            return;
+        }
+        let Some(recovery) = &mut self.recovery else { return };
+        match change(recovery) {
+            Ok(changes) => {
+                self.ran = false;
+                self.advance(changes);
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Shows what the flow wants next; what it wants to look at is looked at.
+    fn advance(&mut self, changes: Vec<Change>) {
+        let Some(recovery) = &self.recovery else { return };
+        let Next::Look(look) = recovery.next() else { return self.moved(changes, Stage::Deciding) };
+        let (systems, id, progress) = (self.systems.clone(), self.id.clone(), self.work());
+        self.moved(changes, Stage::Looking);
+        self.job(async move {
+            let found = caught(systems.look(&id, &look, &progress)).await;
+            Input::Looked(look, found)
+        });
+    }
+
+    fn retry(&mut self, number: usize, seen: u64) {
+        let Stage::Failed { error, .. } = &self.stage else { return };
+        let unresolved = error.kind == Kind::Unresolved;
+        if !self.is_current(number, seen) {
+            return;
+        }
+        let Some(recovery) = &self.recovery else { return };
+        let lines = journal::read(recovery.journal.folder()).unwrap_or_default();
+        if unresolved || report::open(&lines).is_some_and(|(_, step)| step.effect() == Effect::Live) {
+            // Trying again could write twice: production is asked instead.
+            self.settle(lines);
+        } else if self.ran {
+            // Production may have moved since: what was consented to is looked at again, not forced.
+            self.change(number, seen, refresh);
+        } else {
+            self.advance(Vec::new());
+        }
+    }
+
+    fn consent(&mut self, number: usize, typed: &str, shown: &str) {
+        if !self.is_current(number, self.version) {
+            return;
+        }
+        let Some(mut recovery) = self.recovery.take() else { return };
+        let confirmed = match recovery.next() {
+            Next::Ready(plan) => plan.confirm(typed, shown),
+            _ => Err(Error::refused("there is no plan to consent to")),
+        };
+        let confirmed = match confirmed {
+            Ok(confirmed) => confirmed,
+            Err(error) => {
+                self.recovery = Some(recovery);
+                return self.tell_one(number, &Event::Refused(error.message));
+            }
+        };
+        if let Some(operator) =
+            self.seats.iter().find(|seat| seat.number == number).and_then(|seat| seat.operator.clone())
+        {
+            recovery.operator = operator;
+        }
+        self.ran = true;
+        self.aside = recovery.record().clone();
+        let (systems, progress, inputs) = (self.systems.clone(), self.work(), self.inputs.clone());
+        self.moved(Vec::new(), Stage::Running { plan: Box::new(confirmed.plan().clone()), ended: 0 });
+        self.job(async move {
+            let on_step = move |event| _ = inputs.send(Input::Stepped(event));
+            let outcome = caught(run::run(&confirmed, &systems, &mut recovery, &progress, on_step)).await;
+            Input::Ran(Box::new(recovery), outcome)
+        });
+    }
+
+    /// Finds out what became of what was consented to, and brings it to its end.
+    fn settle(&mut self, lines: Vec<Line>) {
+        let Some(mut recovery) = self.recovery.take() else { return };
+        self.aside = recovery.record().clone();
+        let (systems, progress) = (self.systems.clone(), self.work());
+        progress.begin("asking production what was committed", Unit::Items, None);
+        self.moved(Vec::new(), Stage::Looking);
+        self.job(async move {
+            let settled = caught(run::resume(&mut recovery, &lines, &systems, &progress)).await;
+            Input::Settled(Box::new(recovery), settled)
+        });
+    }
+
+    fn fail(&mut self, error: Error) {
+        let lines = self.recovery.as_ref().and_then(|recovery| journal::read(recovery.journal.folder()).ok());
+        let changed = report::changed(&lines.unwrap_or_default());
+        self.moved(Vec::new(), Stage::Failed { error, changed });
+    }
+
+    fn moved(&mut self, changes: Vec<Change>, stage: Stage) {
+        self.version += 1;
+        self.stage = stage.clone();
+        self.tell(&Event::Moved { changes, stage, version: self.version });
+    }
+
+    /// Progress for a new piece of work, whose reports go to every viewer.
+    fn work(&mut self) -> Progress {
+        let progress = Progress::default();
+        self.work = Some(progress.clone());
+        let (mut reports, board) = (progress.watch(), self.board.clone());
+        tokio::spawn(async move {
+            loop {
+                let report = reports.borrow_and_update().clone();
+                board.send_replace(report);
+                tokio::time::sleep(link::REPORTS).await;
+                if reports.changed().await.is_err() {
+                    break;
+                }
+            }
+        });
+        progress
+    }
+
+    fn job(&self, work: impl Future<Output = Input> + Send + 'static) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let done = work.await;
+            let _ = inputs.send(done);
+        });
+    }
+
+    fn cancel(&self) {
+        if let Some(work) = &self.work {
+            work.cancel();
+        }
+    }
+
+    /// Answers one viewer when the work for it is done.
+    fn reply<F: Future<Output = Event> + Send + 'static>(&self, number: usize, work: impl FnOnce(Arc<Systems>) -> F) {
+        let Some(lines) = self.seats.iter().find(|seat| seat.number == number).map(Seat::lines) else { return };
+        let work = work(self.systems.clone());
+        tokio::spawn(async move {
+            let event = work.await;
+            link::send(&lines, &event);
+        });
+    }
+
+    fn tell_one(&self, number: usize, event: &Event) {
+        if let Some(seat) = self.seats.iter().find(|seat| seat.number == number) {
+            link::send(&seat.lines(), event);
+        }
+    }
+
+    fn tell(&self, event: &Event) {
+        for seat in &self.seats {
+            link::send(&seat.lines(), event);
+        }
+    }
+
+    /// Leaves what has not come to its end, and lets viewers hear the last of it.
+    async fn end(mut self) {
+        if !matches!(self.stage, Stage::Done | Stage::Settled(_)) {
+            if let Some(recovery) = &mut self.recovery {
+                recovery.leave(&self.systems).await;
+            }
+            self.tell(&Event::Gone);
+        }
+        // The journal is free before anybody is told that the worker has ended.
+        self.recovery = None;
+        for seat in self.seats {
+            seat.close().await;
+        }
+    }
+}
+
+fn refresh(recovery: &mut Recovery) -> Result<Vec<Change>> {
+    let before = recovery.record().answers().len();
+    recovery.refresh()?;
+    let dropped = before - recovery.record().answers().len();
+    Ok(std::iter::repeat_n(Change::WentBack, dropped).chain([Change::ForgotDiffs]).collect())
+}
