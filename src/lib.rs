@@ -45,7 +45,7 @@
 //! 9. *A recovery is in one process's hands* (a lock on its journal), and a table in one recovery's ([`postgres::claim`]).
 //!    When the process has ended, [`recovery::run::resume`] asks production what became of the step it was in.
 //! 10. *Bytes are proven before use.* The SHA-256 of every blob and every repository file is compared with its name by us, on
-//!    every read ([`backup`]).
+//!     every read ([`backup`]).
 //! 11. *No SQL text from data.* Identifiers are quoted in [`postgres::name`] and nowhere else; values are bound or copied.
 //!     Nothing of a dump is ever executed.
 //! 12. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it

@@ -10,7 +10,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -249,6 +249,11 @@ impl Journal {
         let cannot = || Error::operator(format!("cannot write the journal in {}", self.folder.display()));
         if self.broken {
             return Err(cannot().hint("An earlier write failed. Free some space or repair the disk, then start again."));
+        }
+        if self.file.metadata().is_ok_and(|facts| facts.nlink() == 0) {
+            return Err(Error::operator(format!("the journal in {} was deleted", self.folder.display())).hint(
+                "Nothing more is done that no journal knows of. lifeboat clean finds what is left in production.",
+            ));
         }
         let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all());
         written.map_err(|error| {

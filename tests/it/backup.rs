@@ -780,7 +780,7 @@ fn a_folder_behind_ssh_is_read() {
 }
 
 /// Makes the keys of a private SSH server.
-fn make_ssh_keys(folder: &Path) {
+pub fn make_ssh_keys(folder: &Path) {
     fs::create_dir_all("/run/sshd").unwrap();
     for key in ["host", "user"] {
         run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key)));

@@ -17,6 +17,7 @@ mod sandbox;
 mod stage;
 mod tidy;
 mod walk;
+mod worker;
 
 #[path = "../screenshots/picture.rs"]
 mod picture;

@@ -16,16 +16,16 @@ const DAMAGE: &str = "update t set status = 'void' where id <= 9000; delete from
 const KILLS: u32 = 100;
 
 /// A damaged database and a dump from before.
-struct Incident {
+pub struct Incident {
     name: String,
-    conninfo: String,
-    folder: tempfile::TempDir,
-    damaged: String,
-    repaired: String,
+    pub conninfo: String,
+    pub folder: tempfile::TempDir,
+    pub damaged: String,
+    pub repaired: String,
 }
 
 impl Incident {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let conninfo = database(name, SCHEMA);
         let folder = tempfile::tempdir().unwrap();
         let pg_dump = pg_programs().join("pg_dump");
@@ -41,14 +41,14 @@ impl Incident {
         Self { name: name.into(), conninfo, folder, damaged, repaired }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
         command.env("HOME", self.folder.path()).args(["--database", &self.conninfo]).stdin(Stdio::null());
         command
     }
 
-    fn start(&self) -> Child {
+    pub fn start(&self) -> Child {
         let mut command = self.command(&["recover"]);
         command.arg("--answers").arg(self.path("answers.toml")).arg("--dump").arg(self.path("t.dump"));
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
@@ -56,21 +56,33 @@ impl Incident {
 
     /// A recovery whose merge waits, since the application holds the table; it gives up after some seconds.
     fn waiting(&self) -> (Child, Child) {
+        let holder = self.hold();
+        let child = self.start();
+        self.until_merge_waits();
+        (child, holder)
+    }
+
+    /// The application holds the table: rows can be compared, and not merged.
+    pub fn hold(&self) -> Child {
         let holder = Command::new("psql")
             .args(["-X", "-q", "-d", &self.conninfo, "-c", "begin; lock table t in share mode; select pg_sleep(60)"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let child = self.start();
+        let held = "select count(*) from pg_locks where relation = 't'::regclass and mode = 'ShareLock' and granted";
+        self.until(held, "1");
+        holder
+    }
+
+    pub fn until_merge_waits(&self) {
         let waiting = "select count(*) from pg_stat_activity
             where application_name ~ '^lifeboat ' and wait_event_type = 'Lock' and datname = current_database()";
         self.until(waiting, "1");
-        (child, holder)
     }
 
     /// The application gives the table back.
-    fn let_go(&self, mut holder: Child) {
+    pub fn let_go(&self, mut holder: Child) {
         let _ = holder.kill();
         let _ = holder.wait();
         psql(
@@ -80,7 +92,7 @@ impl Incident {
         );
     }
 
-    fn until(&self, sql: &str, wanted: &str) {
+    pub fn until(&self, sql: &str, wanted: &str) {
         let begun = Instant::now();
         while psql(&self.conninfo, sql) != wanted {
             assert!(begun.elapsed() < Duration::from_secs(20), "{sql} is not {wanted}");
@@ -88,11 +100,11 @@ impl Incident {
         }
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
 
-    fn recoveries(&self) -> Vec<(String, String, String)> {
+    pub fn recoveries(&self) -> Vec<(String, String, String)> {
         let output = self.command(&["status", "--json"]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -102,7 +114,7 @@ impl Incident {
     }
 
     /// Settles whatever was left, and gives its id and what is said of it then.
-    fn settle(&self) -> Vec<(String, String)> {
+    pub fn settle(&self) -> Vec<(String, String)> {
         for (id, state, _) in self.recoveries() {
             assert_ne!(state, "under way", "{id}");
             if state == "left" {
@@ -121,7 +133,7 @@ impl Incident {
     }
 
     /// Puts the damage back, and forgets the recoveries.
-    fn again(&self) {
+    pub fn again(&self) {
         psql(&self.conninfo, "truncate t; insert into t table aside.pristine; analyze t");
         assert_eq!(state(&self.conninfo), self.damaged);
         for schema in psql(&self.conninfo, "select nspname from pg_namespace where nspname ~ '^lifeboat_undo_'").lines()
@@ -131,7 +143,7 @@ impl Incident {
         let _ = std::fs::remove_dir_all(self.path(".local"));
     }
 
-    fn leftovers(&self) -> String {
+    pub fn leftovers(&self) -> String {
         psql(
             &self.conninfo,
             &format!(
@@ -144,12 +156,12 @@ impl Incident {
     }
 }
 
-fn kills() -> u32 {
+pub fn kills() -> u32 {
     std::env::var("LIFEBOAT_KILLS").map_or(KILLS, |number| number.parse().unwrap())
 }
 
 /// Uniform in 0..1, and the same for the same seed.
-fn random(seed: &mut u64) -> f64 {
+pub fn random(seed: &mut u64) -> f64 {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     #[expect(clippy::cast_precision_loss, reason = "53 bits are random enough")]
     let fraction = (*seed >> 11) as f64 / (1_u64 << 53) as f64;

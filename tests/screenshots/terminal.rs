@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ pub struct Terminal {
     bytes: Arc<Mutex<Vec<u8>>>,
     keys: Option<Box<dyn std::io::Write + Send>>,
     master: Option<Box<dyn MasterPty + Send>>,
+    /// Nothing is read from the program: it waits in its next write, as behind Ctrl-S or a dead link.
+    pub frozen: Arc<AtomicBool>,
     pub child: Box<dyn portable_pty::Child + Send + Sync>,
 }
 
@@ -34,15 +37,20 @@ impl Terminal {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let mut output = pair.master.try_clone_reader().unwrap();
         let (into_parser, into_bytes) = (parser.clone(), bytes.clone());
+        let frozen = Arc::new(AtomicBool::new(false));
+        let stopped = frozen.clone();
         std::thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(read @ 1..) = output.read(&mut chunk) {
+                while stopped.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 into_parser.lock().unwrap().process(&chunk[..read]);
                 into_bytes.lock().unwrap().extend_from_slice(&chunk[..read]);
             }
         });
         let keys = pair.master.take_writer().unwrap();
-        Self { parser, bytes, keys: Some(keys), master: Some(pair.master), child }
+        Self { parser, bytes, keys: Some(keys), master: Some(pair.master), frozen, child }
     }
 
     pub fn send(&mut self, keys: &str) {

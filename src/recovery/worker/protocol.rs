@@ -169,7 +169,7 @@ pub enum Stage {
     Failed {
         /// Why.
         error: Error,
-        /// As [`report::changed`].
+        /// As [`changed`](crate::recovery::report::changed).
         changed: String,
     },
     /// It came to its end; the report is in its folder.

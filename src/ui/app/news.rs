@@ -119,11 +119,9 @@ impl App {
         if self.recovery.as_ref().is_some_and(|recovery| recovery.id == id) {
             self.recovery = None;
             self.coming = Some(Coming::TakeOver(id));
-            let error =
-                Error::target("the worker of this recovery has ended, or does not let this console in any more");
-            self.fail(
-                error.hint("r goes on with it: production is asked what was committed, and nothing is done twice."),
-            );
+            self.fail(Error::unresolved(
+                "the worker of this recovery has ended, or does not let this console in any more",
+            ));
             self.caught_up();
         } else {
             self.refresh_home();

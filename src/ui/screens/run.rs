@@ -173,7 +173,7 @@ impl Failed {
         ];
         lines.extend(self.error.hints.iter().map(|hint| Line::raw(format!("- {}", clean(hint)))));
         lines.push(Line::raw(if self.error.kind == Kind::Unresolved {
-            "- r asks production whether it was committed, and goes on from there. Nothing is done twice."
+            "- r finds out what was committed, and goes on from there. Nothing is done twice."
         } else {
             "- r tries the same again, Esc goes back."
         }));
