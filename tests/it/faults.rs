@@ -150,14 +150,29 @@ fn socket(conninfo: &str) -> PathBuf {
     Path::new(word("host=").unwrap()).join(format!(".s.PGSQL.{}", word("port=").unwrap_or("5432")))
 }
 
+/// How often a fault is tried: so many times, and in a soak once for every so many kills of a recovery.
+fn times(usual: u32, kills_a_time: u32) -> u32 {
+    std::env::var("LIFEBOAT_KILLS").map_or(usual, |kills| usual.max(kills.parse::<u32>().unwrap() / kills_a_time))
+}
+
+/// Drops the database of a repair.
+fn remove(repair: Repair) {
+    let (other, name) = repair.bench.conninfo.rsplit_once("dbname=").unwrap();
+    let (other, name) = (format!("{other}dbname=postgres"), name.to_owned());
+    drop(repair);
+    psql(&other, &format!("drop database {name} with (force)"));
+}
+
 async fn repair(name: &str) -> Repair {
     Repair::new(name, SCHEMA, &["t"], DAMAGE).await
 }
 
 #[tokio::test]
 async fn fm_03_a_commit_whose_reply_was_lost_is_resolved_and_never_repeated() {
-    for (name, mode) in [("fm_03_reply", LOSE_REPLY), ("fm_03_commit", LOSE_COMMIT)] {
-        let repair = repair(name).await;
+    let runs = times(4, 4);
+    for run in 0..runs {
+        let mode = if run % 2 == 0 { LOSE_REPLY } else { LOSE_COMMIT };
+        let repair = repair(&format!("fm_03_{run}")).await;
         let changes = repair.prepare(&repair.back()).await.unwrap();
         let proxy = Proxy::new(socket(&repair.bench.conninfo));
         let through = session(&proxy.conninfo(&repair.bench.conninfo)).await;
@@ -178,7 +193,10 @@ async fn fm_03_a_commit_whose_reply_was_lost_is_resolved_and_never_repeated() {
             repair.apply(&changes).await.unwrap();
         }
         assert_eq!(repair.bench.sql("select count(*) from t where status = 'active'"), "3000");
+        drop(through);
+        remove(repair);
     }
+    println!("{runs} lost replies to COMMIT, each applied once");
 }
 
 /// Applies while `fault` is at work; the result must be known, and all or nothing.
@@ -288,14 +306,15 @@ async fn fm_09_10_a_backend_or_a_server_that_is_killed_at_any_moment_leaves_all_
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut cluster = Cluster::create(&folder.path().join("pg"), &programs().unwrap(), &["fsync=on"]).unwrap();
     let conninfo = cluster.conninfo("postgres");
-    for run in 0..16_u32 {
+    let (runs, mut kept) = (times(16, 4), 0);
+    for run in 0..runs {
         let name = format!("run{run}");
         psql(&conninfo, &format!("create database {name}"));
         let database = cluster.conninfo(&name);
         psql(&database, SCHEMA);
         let repair = Repair::of(Bench::on(database).await, &["t"], DAMAGE, &KeyChoice::Best).await;
         let changes = repair.prepare(&repair.back()).await.unwrap();
-        let delay = Duration::from_millis(u64::from(run / 2) * 20);
+        let delay = Duration::from_millis(u64::from(run / 2 % 8) * 20 + u64::from(run / 16 % 20));
         let backend: i32 = repair.bench.client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
         let witness = session(&repair.bench.conninfo).await;
         let killed = async {
@@ -318,6 +337,7 @@ async fn fm_09_10_a_backend_or_a_server_that_is_killed_at_any_moment_leaves_all_
         let client = back_again(&repair.bench.conninfo).await;
         let resolved = merge::resolve(&client, "r1", &changes.hash).await.unwrap();
         let applied = matches!(resolved, Outcome::Applied(_));
+        kept += u32::from(applied);
         match &outcome {
             Ok(_) => assert!(applied, "confirmed, and lost"),
             Err(error) if error.kind == Kind::Unresolved => {}
@@ -333,7 +353,10 @@ async fn fm_09_10_a_backend_or_a_server_that_is_killed_at_any_moment_leaves_all_
         }
         // Unlogged staging does not survive a crash; what is left of it can be removed.
         stage::drop_scratch(&client, &repair.bench.scratch).await.unwrap();
+        drop(client);
+        remove(repair);
     }
+    println!("{runs} kills of a server or a backend, {kept} merges were committed before");
 }
 
 /// A session with a server that is recovering.
@@ -354,24 +377,29 @@ async fn fm_27_an_application_that_writes_all_the_while_loses_nothing() {
     // Few damaged rows, so that some merges meet none of the application's writes, and some do.
     repair.bench.sql("update t set status = 'active' where id > 60");
     let stop = Arc::new(AtomicBool::new(false));
-    let acknowledged = Arc::new(AtomicU64::new(0));
+    let (acknowledged, slowest) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut writers = Vec::new();
-    for seed in 1..=2_u64 {
-        let (client, stop, acknowledged) =
-            (session(&repair.bench.conninfo).await, Arc::clone(&stop), Arc::clone(&acknowledged));
+    let begun = Instant::now();
+    for seed in 1..=8_u64 {
+        let client = session(&repair.bench.conninfo).await;
+        let (stop, acknowledged, slowest) = (Arc::clone(&stop), Arc::clone(&acknowledged), Arc::clone(&slowest));
         writers.push(tokio::spawn(async move {
             let mut random = seed;
             while !stop.load(Ordering::Relaxed) {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let id = i32::try_from(random >> 33).unwrap_or(0) % 2900 + 1;
+                let asked = Instant::now();
                 client.execute("update public.t set hits = hits + 1 where id = $1", &[&id]).await.unwrap();
+                slowest.fetch_max(u64::try_from(asked.elapsed().as_millis()).unwrap(), Ordering::Relaxed);
                 acknowledged.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(40)).await;
+                // Of eight, two hundred a second.
+                tokio::time::sleep(Duration::from_millis(40).saturating_sub(asked.elapsed())).await;
             }
         }));
     }
     let (mut merged, mut moved) = (0, 0);
-    for _ in 0..30 {
+    while merged < times(10, 10) {
+        assert!(moved < 100 * (merged + 1), "hardly anything can be merged beside the application");
         again(&mut repair).await;
         let mut choice = repair.choice(0, &[Class::Changed]);
         choice.columns = Some(vec!["status".into()]);
@@ -392,8 +420,11 @@ async fn fm_27_an_application_that_writes_all_the_while_loses_nothing() {
         writer.await.unwrap();
     }
     assert_eq!(repair.bench.sql("select sum(hits) from t"), acknowledged.load(Ordering::Relaxed).to_string());
-    println!("{merged} merged, {moved} refused since rows had moved");
-    assert!(merged > 0, "nothing could be merged beside the application");
+    let (written, slowest) = (acknowledged.load(Ordering::Relaxed), slowest.load(Ordering::Relaxed));
+    let rate = written / begun.elapsed().as_secs().max(1);
+    println!(
+        "{merged} merged beside {written} writes ({rate}/s, the slowest took {slowest} ms), {moved} refused since rows had moved"
+    );
 }
 
 /// A file system of its own, unmounted at the end.
