@@ -434,7 +434,7 @@ impl Systems {
                 progress.begin("looking what can be taken back", Unit::Items, None);
                 let mut session = self.session.lock().await;
                 let server = session.server(&self.system, recovery).await?;
-                merge::undo_plan(&server.client, earlier).await.map(Finding::Undo)
+                merge::undo_plan(&server.client, recovery, earlier).await.map(Finding::Undo)
             }
             Look::Leftovers => {
                 progress.begin("looking what recoveries have left in production", Unit::Items, None);
@@ -460,7 +460,7 @@ impl Systems {
                 progress.begin("taking rows back", Unit::Items, None);
                 let mut session = self.session.lock().await;
                 let server = session.server(&self.system, recovery).await?;
-                let outcome = merge::undo(&server.client, earlier, undo, journal, progress).await;
+                let outcome = merge::undo(&server.client, recovery, earlier, undo, journal, progress).await;
                 if !server.client.is_closed() {
                     claim::release(&server.client).await?;
                 }

@@ -225,9 +225,9 @@ async fn all_or_nothing(repair: &Repair, client: Session, fault: impl Future<Out
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     if applied {
-        let undo = merge::undo_plan(&repair.bench.client, "r1").await.unwrap();
-        merge::undo(&repair.bench.client, "r1", &undo, "", &Progress::default()).await.unwrap();
-        repair.bench.sql("drop schema lifeboat_undo_r1 cascade");
+        let undo = merge::undo_plan(&repair.bench.client, "u1", "r1").await.unwrap();
+        merge::undo(&repair.bench.client, "u1", "r1", &undo, "", &Progress::default()).await.unwrap();
+        repair.bench.sql("drop schema lifeboat_undo_r1 cascade; drop schema if exists lifeboat_undo_u1 cascade");
         repair.bench.sql("select count(*) from t");
         assert_eq!(state(&repair.bench.conninfo), repair.damaged);
     }
@@ -241,7 +241,7 @@ async fn rehearse(repair: &Repair) -> (String, Duration) {
     repair.apply(&changes).await.unwrap();
     let (after, took) = (repair.state(), started.elapsed());
     repair.undo(&repair.undo_plan().await).await.unwrap();
-    repair.bench.sql("drop schema lifeboat_undo_r1 cascade");
+    repair.bench.sql("drop schema lifeboat_undo_r1 cascade; drop schema if exists lifeboat_undo_u1 cascade");
     (after, took)
 }
 

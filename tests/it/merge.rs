@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use lifeboat::drill::cluster::{Cluster, programs};
 use lifeboat::error::{Error, Kind};
 use lifeboat::postgres::claim;
 use lifeboat::postgres::connect::{Conninfo, connect};
@@ -93,11 +94,11 @@ impl Repair {
     }
 
     pub async fn undo_plan(&self) -> Undo {
-        merge::undo_plan(&self.bench.client, "r1").await.unwrap()
+        merge::undo_plan(&self.bench.client, "u1", "r1").await.unwrap()
     }
 
     pub async fn undo(&self, plan: &Undo) -> Result<Applied, Error> {
-        merge::undo(&self.bench.client, "r1", plan, "", &Progress::default()).await
+        merge::undo(&self.bench.client, "u1", "r1", plan, "", &Progress::default()).await
     }
 
     pub fn state(&self) -> String {
@@ -162,8 +163,52 @@ async fn rows_come_back_and_undo_takes_them_away_again() {
     assert!(plan.tables.iter().all(|table| table.kept == 0));
     repair.undo(&plan).await.unwrap();
     assert_eq!(repair.state(), repair.damaged, "exactly as it was before");
-    let error = merge::undo_plan(&repair.bench.client, "r1").await.unwrap_err();
-    assert!(error.message.contains("was taken back"), "{error}");
+    let error = merge::undo_plan(&repair.bench.client, "u1", "r1").await.unwrap_err();
+    assert!(error.message.contains("was taken back") && error.message.ends_with("by recovery u1"), "{error}");
+}
+
+#[tokio::test]
+async fn fm_50_an_undo_is_itself_undone_and_so_on_also_after_the_server_restarted() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut cluster = Cluster::create(&folder.path().join("pg"), &programs().unwrap(), &[]).unwrap();
+    psql(&cluster.conninfo("postgres"), "create database fm_50");
+    let conninfo = cluster.conninfo("fm_50");
+    psql(&conninfo, PEOPLE);
+    let bench = Bench::on(conninfo.clone()).await;
+    let repair = Repair::of(bench, &["people", "gifts"], DAMAGE, &KeyChoice::Best).await;
+    let mut choices = repair.back();
+    choices[0].classes = BTreeSet::from([Class::Missing, Class::Changed, Class::Extra]);
+    let changes = repair.prepare(&choices).await.unwrap();
+    assert_eq!(promised(&changes), (20, 501, 1));
+    repair.apply(&changes).await.unwrap();
+    // A crash lets sequences skip some numbers.
+    let rows =
+        |state: &str| state.lines().filter(|line| !line.contains("_seq|")).map(str::to_owned).collect::<Vec<_>>();
+    let merged = repair.state();
+    claim::release(&repair.bench.client).await.unwrap();
+    // Back and forth: each undo takes back the one before it.
+    for (own, earlier) in [("u1", "r1"), ("u2", "u1"), ("u3", "u2")] {
+        if own == "u2" {
+            cluster.kill();
+            cluster.start().unwrap();
+        }
+        let client = session(&conninfo).await;
+        let plan = merge::undo_plan(&client, own, earlier).await.unwrap();
+        let back: u64 = plan.tables.iter().map(|table| table.remove + table.set_back + table.bring_back).sum();
+        assert_eq!((back, plan.tables.iter().map(|table| table.kept).sum::<u64>()), (522, 0), "{own}: {plan:?}");
+        merge::undo(&client, own, earlier, &plan, "", &Progress::default()).await.unwrap();
+        claim::release(&client).await.unwrap();
+        let expected = if own == "u2" { &merged } else { &repair.damaged };
+        assert_eq!(rows(&state(&conninfo)), rows(expected), "{own}");
+    }
+    // What somebody has changed since stays.
+    psql(&conninfo, "update people set name = 'moved' where id = 3");
+    let client = session(&conninfo).await;
+    let plan = merge::undo_plan(&client, "u4", "u3").await.unwrap();
+    assert_eq!((plan.tables[0].kept, plan.tables[0].kept_sample.clone()), (1, vec!["3".to_owned()]));
+    merge::undo(&client, "u4", "u3", &plan, "", &Progress::default()).await.unwrap();
+    assert_eq!(psql(&conninfo, "select status from people where id in (3, 4) order by id"), "void\nactive");
 }
 
 #[tokio::test]

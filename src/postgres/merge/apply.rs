@@ -172,7 +172,7 @@ impl Merge<'_> {
         if frozen::hash(self.client, self.scratch, self.works).await? != self.hash {
             return Err(altered().into());
         }
-        self.keep().await?;
+        keep(self.client, &self.scratch.recovery, self.works).await?;
         let scripts: Vec<_> = self.works.iter().map(|work| (work, work.script(self.scratch))).collect();
         for (work, script) in &scripts {
             self.guard(work, &script.before).await?;
@@ -201,35 +201,14 @@ impl Merge<'_> {
                 self.run(statement, &format!("finishing {}", work.table.live.name)).await?;
             }
         }
-        let schema = undo_schema(&self.scratch.recovery);
-        let transaction = token(self.client, &schema, ("merge", self.hash, self.journal), &tables).await?;
+        let recovery = &self.scratch.recovery;
+        let schema = undo_schema(recovery);
+        let transaction = token(self.client, &schema, ("merge", recovery), self.hash, self.journal, &tables).await?;
         Ok(Applied { tables, transaction })
     }
 
     async fn run(&self, sql: &str, doing: &str) -> Result<(), Failure> {
         self.client.batch_execute(sql).await.map_err(|error| Failure::server(error, doing))
-    }
-
-    /// Makes the schema that undo and the resolver read. A schema that is there says that this recovery has been merged.
-    async fn keep(&self) -> Result<(), Failure> {
-        let schema = undo_schema(&self.scratch.recovery);
-        if stage::schema_mark(self.client, &schema).await?.is_some() {
-            return Err(Error::refused(format!("recovery {} has been merged before", self.scratch.recovery))
-                .hint("Begin a new recovery to bring back more rows.")
-                .detail(format!("its pre-images are in the schema {schema}"))
-                .into());
-        }
-        let create = stage::create_schema_sql(self.client, &schema, &self.scratch.recovery).await?;
-        let (frozen, applied) = (Name::new(&*schema, "frozen").sql(), Name::new(&*schema, "applied").sql());
-        self.run(
-            &format!(
-                "{create}; CREATE TABLE {frozen} (place int PRIMARY KEY, work text); \
-                 CREATE TABLE {applied} (step text, hash text, transaction pg_catalog.xid8, applied_at timestamptz, tables text, journal text)"
-            ),
-            "making room for the pre-images",
-        )
-        .await?;
-        Ok(frozen::insert(self.client, &frozen, self.works).await?)
     }
 
     /// Takes pre-images, and with them a lock on each row that is still the one that was compared; all of them must be.
@@ -358,6 +337,26 @@ impl Merge<'_> {
     }
 }
 
+/// Makes the schema that undo and the resolver read. A schema that is there says that this recovery has been merged.
+pub(super) async fn keep(client: &Client, recovery: &str, works: &[Work]) -> Result<(), Failure> {
+    let schema = undo_schema(recovery);
+    if stage::schema_mark(client, &schema).await?.is_some() {
+        return Err(Error::refused(format!("recovery {recovery} has been merged before"))
+            .hint("Begin a new recovery to bring back more rows.")
+            .detail(format!("its pre-images are in the schema {schema}"))
+            .into());
+    }
+    let create = stage::create_schema_sql(client, &schema, recovery).await?;
+    let (frozen, applied) = (Name::new(&*schema, "frozen").sql(), Name::new(&*schema, "applied").sql());
+    let sql = format!(
+        "{create}; CREATE TABLE {frozen} (place int PRIMARY KEY, work text); \
+         CREATE TABLE {applied} (step text, by text, hash text, transaction pg_catalog.xid8, applied_at timestamptz, tables text, journal text)"
+    );
+    let made = client.batch_execute(&sql).await;
+    made.map_err(|error| Failure::server(error, "making room for the pre-images"))?;
+    Ok(frozen::insert(client, &frozen, works).await?)
+}
+
 fn blank(work: &Work) -> TableApplied {
     TableApplied { table: work.table.live.name.clone(), inserted: 0, updated: 0, deleted: 0 }
 }
@@ -405,17 +404,19 @@ fn differing_columns(work: &Work, change: &str) -> String {
 pub(super) async fn token(
     client: &Client,
     schema: &str,
-    (step, hash, journal): (&str, &str, &str),
+    (step, by): (&str, &str),
+    hash: &str,
+    journal: &str,
     tables: &[TableApplied],
 ) -> Result<String, Failure> {
     let table = Name::new(schema, "applied").sql();
     let sql = format!(
-        "INSERT INTO {table} VALUES ($1, $2, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), $3, $4)
+        "INSERT INTO {table} VALUES ($1, $2, $3, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), $4, $5)
          RETURNING transaction::text"
     );
     let tables =
         serde_json::to_string(tables).map_err(|error| Error::bug("a token cannot be written").detail(error))?;
-    let row = client.query_one(&sql, &[&step, &hash, &tables, &journal]).await;
+    let row = client.query_one(&sql, &[&step, &by, &hash, &tables, &journal]).await;
     Ok(row.map_err(|error| Failure::server(error, "writing the token"))?.get(0))
 }
 

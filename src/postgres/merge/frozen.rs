@@ -13,7 +13,7 @@ use super::super::diff::key::join;
 use super::super::name::{Name, quote, quote_list};
 use super::super::schema::{Identity, Trigger};
 use super::super::stage::{Scratch, StagedColumn, Target, UNDO};
-use super::{SequenceMove, Triggers};
+use super::{SequenceMove, TableUndo, Triggers};
 use crate::error::{Error, Result};
 
 /// Our own columns of `change<i>` and `before<i>`, beside those of the table.
@@ -145,6 +145,12 @@ impl Work {
     /// Columns that take part, with their place in the map and their target.
     pub fn written(&self) -> impl Iterator<Item = (usize, &StagedColumn, &Target)> {
         self.table.compared().filter_map(|(place, column)| Some((place, column, column.target.as_ref()?)))
+    }
+
+    /// As an undo of this leaves it, for an undo of that undo.
+    pub fn taken_back(&self, undo: &TableUndo) -> Self {
+        let (inserts, updates, deletes) = (undo.bring_back, undo.set_back, undo.remove);
+        Self { inserts, updates, deletes, ..self.clone() }
     }
 
     /// What switches the table's triggers off and on again; nothing when they are to fire.

@@ -2,6 +2,8 @@
 //!
 //! A row is as we left it while its `xmin` is the merge's transaction. A row that we added is also kept when rows of others
 //! refer to it by now: they would go with it.
+//!
+//! An undo keeps pre-images too, in the form of a merge's and under its own recovery's name: it is taken back in the same way.
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
@@ -11,19 +13,20 @@ use super::super::connect::{Session, server_error};
 use super::super::name::{Name, quote, quote_list};
 use super::super::schema::{self, ForeignKey, Identity};
 use super::super::stage;
-use super::apply::{BEGIN, COMMITTING, Failure, THEIR_PATH, commit, retry, token};
+use super::apply::{BEGIN, COMMITTING, Failure, THEIR_PATH, commit, keep, retry, token};
 use super::check::key_pairs;
 use super::constraints::foreign_key_operators;
-use super::frozen::{self, CLASS, ROW, Work, hex, undo_schema};
+use super::frozen::{self, CLASS, COLUMNS, ROW, Work, hex, undo_schema};
 use super::prove::transaction;
 use super::{Applied, TableApplied, TableUndo, Undo, foreign_code};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
-/// What can be taken back now, and how. Only reads.
+/// What recovery `own` can take back now of what `recovery` wrote, and how. Only reads.
 ///
 /// Errors: there is nothing of that recovery to take back, or it has been taken back before.
-pub async fn undo_plan(client: &Client, recovery: &str) -> Result<Undo> {
+pub async fn undo_plan(client: &Client, own: &str, recovery: &str) -> Result<Undo> {
+    stage::check_id(own)?;
     stage::check_id(recovery)?;
     let schema = undo_schema(recovery);
     match stage::schema_mark(client, &schema).await? {
@@ -34,13 +37,14 @@ pub async fn undo_plan(client: &Client, recovery: &str) -> Result<Undo> {
         }
     }
     let table = Name::new(&*schema, "applied").sql();
-    let sql = format!("SELECT applied_at::text FROM {table} WHERE step = 'undo'");
+    let sql = format!("SELECT applied_at::text, by FROM {table} WHERE step = 'undo'");
     let failed = |error| server_error(error, "reading the token of the merge");
     if let Some(row) = client.query_opt(&sql, &[]).await.map_err(failed)? {
-        return Err(Error::refused(format!("recovery {recovery} was taken back at {}", row.get::<_, &str>(0)))
-            .hint("To bring the rows back once more, begin a new recovery."));
+        let (at, by) = (row.get::<_, &str>(0), row.get::<_, &str>(1));
+        return Err(Error::refused(format!("recovery {recovery} was taken back at {at} by recovery {by}"))
+            .hint(format!("To bring the rows back once more, take that one back: lifeboat undo {by}.")));
     }
-    let taking = Taking::load(client, recovery).await?;
+    let taking = Taking::load(client, own, recovery).await?;
     let mut tables = Vec::with_capacity(taking.works.len());
     for place in 0..taking.works.len() {
         tables.push(taking.table(place).await?);
@@ -64,15 +68,16 @@ pub async fn undo_plan(client: &Client, recovery: &str) -> Result<Undo> {
 /// Errors: as of [`super::apply`].
 pub async fn undo(
     client: &Session,
+    own: &str,
     recovery: &str,
     plan: &Undo,
     journal: &str,
     progress: &Progress,
 ) -> Result<Applied> {
-    if undo_plan(client, recovery).await? != *plan {
+    if undo_plan(client, own, recovery).await? != *plan {
         return Err(differs());
     }
-    let taking = Taking::load(client, recovery).await?;
+    let taking = Taking::load(client, own, recovery).await?;
     retry(progress, || async {
         let rows = plan.tables.iter().map(|table| table.remove + table.set_back + table.bring_back).sum();
         progress.begin("taking rows back", Unit::Rows, Some(rows));
@@ -99,6 +104,8 @@ fn differs() -> Error {
 /// One merge being taken back.
 struct Taking<'a> {
     client: &'a Client,
+    /// The one that takes back, and the one that is taken back.
+    own: &'a str,
     recovery: &'a str,
     works: Vec<Work>,
     /// For each table, its children's foreign keys with their operators.
@@ -107,7 +114,7 @@ struct Taking<'a> {
 }
 
 impl<'a> Taking<'a> {
-    async fn load(client: &'a Client, recovery: &'a str) -> Result<Self> {
+    async fn load(client: &'a Client, own: &'a str, recovery: &'a str) -> Result<Self> {
         let works = frozen::load(client, &undo_schema(recovery)).await?;
         let ours = transaction(client, recovery).await?;
         let mut children = Vec::with_capacity(works.len());
@@ -121,7 +128,7 @@ impl<'a> Taking<'a> {
             }
             children.push(keys);
         }
-        Ok(Self { client, recovery, works, children, ours })
+        Ok(Self { client, own, recovery, works, children, ours })
     }
 
     /// A condition on a row `alias` of a table: it is as we left it, and nobody else's row refers to it.
@@ -142,6 +149,37 @@ impl<'a> Taking<'a> {
             terms.push(format!("NOT EXISTS (SELECT FROM {} {child} WHERE {refers} AND NOT {goes})", key.child.sql()));
         }
         terms.join(" AND ")
+    }
+
+    /// The rows that this undo changes as they are now, locked; for rows that it brings back, their keys.
+    fn before(&self, place: usize, table: &TableUndo) -> Vec<String> {
+        let work = &self.works[place];
+        let (own, kept) = (work.kept(self.own, "before"), work.kept(self.recovery, "before"));
+        let mut statements = vec![work.create_kept(&own)];
+        if table.remove + table.set_back > 0 {
+            let names: Vec<_> = work.live_columns.iter().map(|column| quote(&column.name)).collect();
+            let live: Vec<_> = names.iter().map(|name| format!("live.{name}")).collect();
+            statements.push(format!(
+                "INSERT INTO {own} ({ROW}, {CLASS}, {COLUMNS}, {})\n\
+                 SELECT b.{ROW}, CASE b.{CLASS} WHEN 'm' THEN 'x' ELSE b.{CLASS} END, b.{COLUMNS}, {}\n\
+                 FROM {} AS live JOIN {kept} AS b ON {}\n\
+                 WHERE CASE b.{CLASS} WHEN 'm' THEN {} WHEN 'c' THEN live.xmin = '{}'::xid END\nFOR UPDATE OF live",
+                names.join(", "),
+                live.join(", "),
+                work.source(),
+                work.on_kept_key("live", "b"),
+                self.removable(place, "live", &[]),
+                self.ours
+            ));
+        }
+        if table.bring_back > 0 {
+            let keys = quote_list(work.table.key_columns.iter().map(|column| &column.name));
+            statements.push(format!(
+                "INSERT INTO {own} ({ROW}, {CLASS}, {keys})\nSELECT {ROW}, 'm', {keys}\nFROM {kept} AS b\nWHERE b.{CLASS} = 'x' AND {}",
+                self.absent(place)
+            ));
+        }
+        statements
     }
 
     fn remove(&self, place: usize) -> String {
@@ -228,6 +266,7 @@ impl<'a> Taking<'a> {
             statements: Vec::new(),
         };
         let (disable, enable) = work.switches();
+        table.statements.extend(self.before(place, &table));
         table.statements.extend(disable);
         for (rows, sql) in [
             (table.remove, self.remove(place)),
@@ -250,6 +289,19 @@ impl<'a> Taking<'a> {
             claim::claim_or_refuse(self.client, name, work.table.live.oid).await?;
             self.run(&format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", name.sql()), &format!("locking {name}")).await?;
             foreign_code::refuse(self.client, work).await?;
+        }
+        let works: Vec<_> = self.works.iter().zip(&plan.tables).map(|(work, table)| work.taken_back(table)).collect();
+        keep(self.client, self.own, &works).await?;
+        for (place, table) in plan.tables.iter().enumerate() {
+            let mut kept = 0;
+            for statement in self.before(place, table) {
+                let failed =
+                    |error| Failure::server(error, &format!("keeping the rows of {} as they are now", table.table));
+                kept += self.client.execute(&statement, &[]).await.map_err(failed)?;
+            }
+            if kept != table.remove + table.set_back + table.bring_back {
+                return Err(differs().into());
+            }
         }
         self.run(THEIR_PATH, "setting the search path").await?;
         for work in &self.works {
@@ -275,8 +327,11 @@ impl<'a> Taking<'a> {
                 self.run(&statement, &format!("finishing {}", work.table.live.name)).await?;
             }
         }
-        let transaction =
-            token(self.client, &undo_schema(self.recovery), ("undo", &plan.hash, journal), &tables).await?;
+        let earlier = undo_schema(self.recovery);
+        token(self.client, &earlier, ("undo", self.own), &plan.hash, journal, &tables).await?;
+        // For an undo of this undo, which takes it for a merge.
+        let own = undo_schema(self.own);
+        let transaction = token(self.client, &own, ("merge", self.own), &plan.hash, journal, &tables).await?;
         Ok(Applied { tables, transaction })
     }
 
