@@ -282,6 +282,7 @@ async fn console(system: System, dump: Option<PathBuf>, attach: Option<String>, 
     crate::ui::run(crate::ui::Console {
         system: system.name.clone(),
         environment: system.environment.to_string(),
+        keep_undo: system.keep_undo,
         workers: Arc::new(Workers::Detached { system, dump }),
         state,
         attach,

@@ -15,8 +15,19 @@ mod keys;
 
 use keys::{Keys, Lines, Value};
 
-const SYSTEM: &[&str] =
-    &["name", "environment", "repository", "database", "host", "tags", "rpo", "rto", "keep_undo", "documentation"];
+const SYSTEM: &[&str] = &[
+    "name",
+    "environment",
+    "repository",
+    "database",
+    "host",
+    "tags",
+    "rpo",
+    "rto",
+    "keep_undo",
+    "require_second_person",
+    "documentation",
+];
 const REPOSITORY: &[&str] = &["url", "password_file", "password_command"];
 
 /// A month: longer than it takes to notice that a repair was wrong.
@@ -50,6 +61,8 @@ pub struct System {
     pub rto: Option<Duration>,
     /// How long pre-images are kept before `lifeboat clean` offers to remove them.
     pub keep_undo: Duration,
+    /// A plan that changes production needs the consent of two people, at two terminals.
+    pub require_second_person: bool,
     /// Where the written procedure is: a URL or a path, for people to read.
     pub documentation: Option<String>,
 }
@@ -99,6 +112,7 @@ impl System {
             tags: Vec::new(),
             rpo: None,
             keep_undo: KEEP_UNDO,
+            require_second_person: false,
             rto: None,
             documentation: None,
         }
@@ -189,6 +203,11 @@ fn system(value: &Value<'_>) -> Result<(System, usize)> {
             rpo: keys.take("rpo").map(duration).transpose()?,
             rto: keys.take("rto").map(duration).transpose()?,
             keep_undo: keys.take("keep_undo").map(duration).transpose()?.unwrap_or(KEEP_UNDO),
+            require_second_person: keys
+                .take("require_second_person")
+                .map(|value| value.flag())
+                .transpose()?
+                .unwrap_or_default(),
             documentation: keys.take("documentation").map(text).transpose()?,
         },
         name.at,

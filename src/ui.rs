@@ -44,6 +44,8 @@ pub struct Console {
     pub system: String,
     /// `PRODUCTION`, `STAGING` or `DRILL`.
     pub environment: String,
+    /// How long pre-images are kept before they are offered for removal.
+    pub keep_undo: Duration,
     /// The folder beneath which recoveries are kept.
     pub state: PathBuf,
     /// The recovery to look on at from the beginning.

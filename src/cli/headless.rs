@@ -382,10 +382,7 @@ pub async fn undo(system: System, earlier: &str, consent: Option<String>, state:
 
 /// Lists what recoveries have left in production and why, and removes what nobody needs any more.
 pub async fn clean_up(system: System, consent: Option<String>, state: &Path) -> Result<()> {
-    let left = journal::list(state)
-        .into_iter()
-        .filter(|id| matches!(Standing::of(&state.join("recoveries").join(id)), Standing::Left { .. }));
-    let keep = flows::clean::Keep { undo_seconds: system.keep_undo.as_secs(), left: left.collect() };
+    let keep = flows::clean::Keep { undo_seconds: system.keep_undo.as_secs(), open: Standing::open(state) };
     Box::pin(consented(system, Flow::Clean(keep), consent, state)).await
 }
 
@@ -623,6 +620,7 @@ pub async fn drill(answers: Option<PathBuf>, config: &Config) -> Result<()> {
         let console = crate::ui::Console {
             system: system.name.clone(),
             environment: system.environment.to_string(),
+            keep_undo: system.keep_undo,
             workers: Arc::new(Workers::Here { systems, system }),
             state,
             attach: None,

@@ -80,6 +80,11 @@ impl<'a> Value<'a> {
         }
     }
 
+    pub fn flag(&self) -> Result<bool> {
+        let wrong = || self.not_a("true or false").hint(format!("Write {} = true, without quotes.", self.key));
+        self.given.as_bool().ok_or_else(wrong)
+    }
+
     pub fn texts(&self) -> Result<Vec<String>> {
         let list = || self.not_a("a list of text").hint(format!("Write {} = [\"one\", \"two\"].", self.key));
         let values = self.given.as_array().ok_or_else(list)?;

@@ -81,6 +81,8 @@ pub enum Entry {
         plan: super::plan::Plan,
         /// Who typed it.
         by: Operator,
+        /// Who typed it too, where two people are required.
+        second: Option<Operator>,
     },
     /// About to do a step.
     Intent {
@@ -136,6 +138,8 @@ pub enum Outcome {
 pub struct Operator {
     /// The name of this process's user; `unknown` when it has none.
     pub user: String,
+    /// Who logged in, where that is somebody else: the account is shared, and entered by sudo or su.
+    pub login: Option<String>,
     /// The machine that Lifeboat runs on.
     pub host: String,
     /// The SSH client's address, when there is one.
@@ -147,9 +151,15 @@ pub struct Operator {
 }
 
 impl Operator {
+    /// The person, as far as the machine knows.
+    pub fn person(&self) -> &str {
+        self.login.as_deref().unwrap_or(&self.user)
+    }
+
     /// Who, on which machine, from where and at which terminal, in words.
     pub fn told(&self) -> String {
-        let mut told = format!("{} on {}", self.user, self.host);
+        let account = self.login.as_ref().map(|_| format!(" as {}", self.user)).unwrap_or_default();
+        let mut told = format!("{}{account} on {}", self.person(), self.host);
         for (label, place) in [("connected from", &self.from), ("terminal", &self.terminal)] {
             if let Some(place) = place {
                 told.extend([", ", label, " ", place]);
@@ -393,16 +403,26 @@ pub fn new_id(now: DateTime<Utc>) -> String {
 /// Who is at the keyboard.
 pub fn operator() -> Operator {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
+    let login = login().filter(|login| user.as_ref() != Some(login));
     let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
     let from = std::env::var("SSH_CONNECTION").ok().and_then(|from| from.split(' ').next().map(str::to_owned));
     let terminal = nix::unistd::ttyname(std::io::stdin()).ok().map(|path| path.display().to_string());
     Operator {
         user: user.unwrap_or_else(|| "unknown".into()),
+        login,
         host: host.unwrap_or_else(|| "unknown".into()),
         from,
         terminal,
         pid: std::process::id(),
     }
+}
+
+/// Who logged in, by what the kernel keeps of it since (`pam_loginuid`); where nothing set that, by what sudo says.
+fn login() -> Option<String> {
+    let kept = fs::read_to_string("/proc/self/loginuid").ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let number = kept.filter(|uid| *uid != u32::MAX);
+    let user = number.and_then(|uid| nix::unistd::User::from_uid(uid.into()).ok().flatten()).map(|user| user.name);
+    user.or_else(|| std::env::var("SUDO_USER").ok())
 }
 
 fn seed() -> String {

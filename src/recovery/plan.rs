@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::journal::Operator;
 use crate::error::{Error, Result};
 use crate::postgres::merge::{ChangeSet, Undo};
 use crate::postgres::name::quote;
@@ -125,6 +126,11 @@ impl Plan {
         Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
+    /// What it does to the world, at its worst.
+    pub fn effect(&self) -> Effect {
+        self.steps.iter().map(Step::effect).max().unwrap_or(Effect::Read)
+    }
+
     /// What the operator types to consent: the names of the tables that production will see changed, or what is removed.
     pub fn phrase(&self) -> String {
         let mut names: Vec<String> = self.steps.iter().flat_map(Step::targets).collect();
@@ -144,7 +150,7 @@ impl Plan {
             return Err(Error::refused(format!("consent was not given: \"{}\" is not \"{phrase}\"", typed.trim()))
                 .hint(format!("Type {phrase} exactly, or go back: nothing has been changed.")));
         }
-        Ok(Confirmed { plan: self, hash })
+        Ok(Confirmed { plan: self, hash, second: None })
     }
 }
 
@@ -153,6 +159,7 @@ impl Plan {
 pub struct Confirmed {
     plan: Plan,
     hash: String,
+    second: Option<Operator>,
 }
 
 impl Confirmed {
@@ -164,5 +171,25 @@ impl Confirmed {
     /// As [`Plan::hash`] of what was shown.
     pub fn hash(&self) -> &str {
         &self.hash
+    }
+
+    /// With the consent of a second person, to the same plan.
+    ///
+    /// Errors: it is the same person, or the same terminal.
+    pub fn seconded(self, first: &Operator, second: &Operator) -> Result<Self> {
+        let same = if first.person() == second.person() {
+            format!("both consents are of {}", first.person())
+        } else if (&first.host, &first.terminal) == (&second.host, &second.terminal) {
+            "both consents come from one terminal".to_owned()
+        } else {
+            return Ok(Self { second: Some(second.clone()), ..self });
+        };
+        Err(Error::refused(same)
+            .hint("This system requires a second person, who logs in as themselves: lifeboat attach."))
+    }
+
+    /// The second person, where there was one.
+    pub fn second(&self) -> Option<&Operator> {
+        self.second.as_ref()
     }
 }

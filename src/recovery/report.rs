@@ -303,8 +303,9 @@ pub fn told(entry: &Entry) -> String {
         Entry::Answered { fact } => told_fact(fact),
         Entry::WentBack => "last answer taken back".into(),
         Entry::Looked { what, outcome } => format!("{what}: {outcome}"),
-        Entry::Consented { hash, typed, by, .. } => {
-            format!("consent given by {}, typing {typed}; plan {}", by.told(), &hash[..hash.len().min(12)])
+        Entry::Consented { hash, typed, by, second, .. } => {
+            let second = second.as_ref().map(|second| format!(" and {}", second.told())).unwrap_or_default();
+            format!("consent given by {}{second}, typing {typed}; plan {}", by.told(), &hash[..hash.len().min(12)])
         }
         Entry::Intent { title, .. } => format!("begin: {title}"),
         Entry::Applied { evidence, .. } => match evidence {

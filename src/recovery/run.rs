@@ -29,12 +29,17 @@ pub async fn run(
     on_step: impl FnMut(StepEvent) + Send,
 ) -> Result<Vec<Evidence>> {
     let (plan, hash) = (confirmed.plan(), confirmed.hash());
+    if systems.requires_second_person() && plan.effect() >= Effect::Live && confirmed.second().is_none() {
+        return Err(Error::refused("this system requires the consent of a second person")
+            .hint("Open the console; the second person looks on with lifeboat attach, and types the same."));
+    }
     recovery.journal.reserve()?;
     recovery.journal.write(Entry::Consented {
         hash: hash.into(),
         typed: plan.phrase(),
         plan: plan.clone(),
         by: recovery.operator.clone(),
+        second: confirmed.second().cloned(),
     })?;
     steps(plan, 0, systems, recovery, progress, on_step).await
 }
@@ -89,6 +94,14 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// The recoveries beneath a state folder that are under way, or were left in the middle.
+    pub fn open(state: &std::path::Path) -> Vec<String> {
+        let open = |id: &String| {
+            matches!(Self::of(&state.join("recoveries").join(id)), Self::Left { .. } | Self::UnderWay { .. })
+        };
+        journal::list(state).into_iter().filter(open).collect()
+    }
+
     /// Looks at a recovery's folder.
     pub fn of(folder: &std::path::Path) -> Self {
         // Looked at before and after: between the two its process may have begun, or come to its end.

@@ -83,6 +83,11 @@ impl Systems {
         Self { system, disk, repository: Mutex::default(), archives: Mutex::default(), session: Mutex::default() }
     }
 
+    /// Whether what changes production needs the consent of two people.
+    pub fn requires_second_person(&self) -> bool {
+        self.system.require_second_person
+    }
+
     /// The full id of a recovery point from the beginning of one.
     pub async fn find(&self, id: &str) -> Result<String> {
         if self.disk.is_some() {

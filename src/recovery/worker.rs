@@ -25,7 +25,9 @@ mod place;
 mod protocol;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
 
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -36,7 +38,7 @@ pub use place::{Workers, attend};
 pub use protocol::{Change, Event, Request, Stage, View};
 
 use super::flows::Next;
-use super::journal::{self, Entry, Line};
+use super::journal::{self, Entry, Line, Operator};
 use super::plan::Effect;
 use super::record::{Finding, Look, Record};
 use super::run::{self, Settled, StepEvent};
@@ -49,6 +51,9 @@ use link::Seat;
 
 /// So long a recovery waits for an answer with no console open.
 const ALONE: Duration = Duration::from_hours(12);
+
+/// So long a first consent waits for the second.
+const SECOND: Duration = Duration::from_mins(15);
 
 /// What comes in to a worker.
 enum Input {
@@ -76,6 +81,8 @@ struct Worker {
     version: u64,
     stage: Stage,
     work: Option<Progress>,
+    /// When the first of two consents was given; what it was given to is what the flow still has ready.
+    first: Option<(Operator, Instant)>,
     /// A plan was consented to since the last failure: what it was made from has to be looked at again.
     ran: bool,
     board: watch::Sender<Report>,
@@ -104,6 +111,7 @@ async fn serve(
         version: 0,
         stage: Stage::Deciding,
         work: None,
+        first: None,
         ran: false,
         board: watch::Sender::new(Progress::default().watch().borrow().clone()),
         inputs,
@@ -362,11 +370,31 @@ impl Worker {
                 return self.tell_one(number, &Event::Refused(error.message));
             }
         };
-        if let Some(operator) =
-            self.seats.iter().find(|seat| seat.number == number).and_then(|seat| seat.operator.clone())
-        {
-            recovery.operator = operator;
-        }
+        let operator = self.seats.iter().find(|seat| seat.number == number).and_then(|seat| seat.operator.clone());
+        let operator = operator.unwrap_or_else(|| recovery.operator.clone());
+        let confirmed = match self.first.take().filter(|(_, at)| at.elapsed() < SECOND) {
+            _ if !self.systems.requires_second_person() || confirmed.plan().effect() < Effect::Live => {
+                recovery.operator = operator;
+                confirmed
+            }
+            None => {
+                self.recovery = Some(recovery);
+                self.first = Some((operator.clone(), Instant::now()));
+                let until = Utc::now() + SECOND;
+                return self.moved(Vec::new(), Stage::Seconding { first: operator, until });
+            }
+            Some((first, at)) => match confirmed.seconded(&first, &operator) {
+                Ok(confirmed) => {
+                    recovery.operator = first;
+                    confirmed
+                }
+                Err(error) => {
+                    self.recovery = Some(recovery);
+                    self.first = Some((first, at));
+                    return self.tell_one(number, &Event::Refused(error.message));
+                }
+            },
+        };
         self.ran = true;
         self.aside = recovery.record().clone();
         let (systems, progress, inputs) = (self.systems.clone(), self.work(), self.inputs.clone());
@@ -398,6 +426,9 @@ impl Worker {
     }
 
     fn moved(&mut self, changes: Vec<Change>, stage: Stage) {
+        if !matches!(stage, Stage::Seconding { .. }) {
+            self.first = None;
+        }
         self.version += 1;
         self.stage = stage.clone();
         self.tell(&Event::Moved { changes, stage, version: self.version });

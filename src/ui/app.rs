@@ -26,6 +26,7 @@ use super::theme::Theme;
 use crate::error::{Error, Result};
 use crate::panics::caught;
 use crate::progress::{Progress, Report};
+use crate::recovery::flows::clean::Keep;
 use crate::recovery::flows::{Answers, Next, Question};
 use crate::recovery::journal;
 use crate::recovery::record::Contents;
@@ -307,6 +308,11 @@ impl App {
         match command {
             Command::Start => self.come_in(Coming::Begin(Flow::Rows)),
             Command::Undo(recovery) => self.come_in(Coming::Begin(Flow::Undo { recovery })),
+            Command::Clean => {
+                let open = Standing::open(&self.console.state);
+                let keep = Keep { undo_seconds: self.console.keep_undo.as_secs(), open };
+                self.come_in(Coming::Begin(Flow::Clean(keep)));
+            }
             Command::Attach(recovery) => self.come_in(Coming::Attach(recovery)),
             Command::Resume(recovery) => self.come_in(Coming::TakeOver(recovery)),
             Command::Report(recovery) => self.show_report(&recovery, "An earlier recovery".into(), None),
@@ -414,7 +420,7 @@ impl App {
         let Some(recovery) = &self.recovery else { return self.go_home() };
         let reports = recovery.reports.clone();
         match recovery.stage.clone() {
-            Stage::Deciding => self.next(),
+            Stage::Deciding | Stage::Seconding { .. } => self.next(),
             Stage::Looking => self.wait(reports),
             Stage::Running { plan, ended } => {
                 let detached = recovery.detached;
@@ -425,8 +431,9 @@ impl App {
             }
             Stage::Done => {
                 let id = recovery.id.clone();
+                let title = if matches!(recovery.flow, Flow::Rows) { "Done, and proved" } else { "Done" };
                 self.recovery = None;
-                self.show_report(&id, "Done, and proved".into(), self.console.verdict.clone());
+                self.show_report(&id, title.into(), self.console.verdict.clone());
             }
             Stage::Settled(settled) => {
                 let id = recovery.id.clone();
@@ -448,7 +455,7 @@ impl App {
             Next::Look(_) => self.wait(recovery.reports.clone()),
             Next::Refuse(refusal) => self.screen = Screen::Refused(Refused { refusal }),
             Next::Ready(plan) => match plan.hash() {
-                Ok(hash) => self.screen = Screen::Plan(Review::new(plan, hash)),
+                Ok(hash) => self.screen = Screen::Plan(Review::new(plan, hash, recovery.stage.first_consent())),
                 Err(error) => self.fail(error),
             },
         }

@@ -67,6 +67,8 @@ pub enum Action {
     Undo,
     /// Opens the report of an earlier recovery.
     Report,
+    /// Removes what recoveries have left in production, after consent.
+    Clean,
     /// Tries what failed again; what was compared is compared anew.
     Retry,
     /// Shows or hides the other side's own words.
@@ -383,6 +385,13 @@ pub const BINDINGS: &[Binding] = &[
         places: &[P::Home],
         label: "report",
         help: "Read the report of the selected recovery.",
+    },
+    Binding {
+        keys: &[Key::Char('c')],
+        action: Action::Clean,
+        places: &[Place::Home],
+        label: "clean up",
+        help: "Remove what recoveries have left in production. Lists it first, and asks for consent.",
     },
     Binding {
         keys: &[Key::Char('r')],

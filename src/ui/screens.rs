@@ -26,6 +26,8 @@ pub enum Command {
     Start,
     /// Begin the undo of an earlier recovery.
     Undo(String),
+    /// Begin the removal of what recoveries have left.
+    Clean,
     /// Show the report of an earlier recovery.
     Report(String),
     /// Look on at a recovery that is under way.

@@ -442,7 +442,7 @@ fn rows() {
 
 #[test]
 fn clean() {
-    let keep = flows::clean::Keep { undo_seconds: 86_400, left: vec!["resumable".into()] };
+    let keep = flows::clean::Keep { undo_seconds: 86_400, open: vec!["resumable".into()] };
     insta::assert_snapshot!(tree(Flow::Clean(keep)));
 }
 

@@ -131,7 +131,7 @@ fn a_newcomer_recovers_in_the_drill_at_200_by_50() {
     walk.terminal.wait_for("To consent, type");
     std::thread::sleep(std::time::Duration::from_millis(700));
     walk.keys("public.registrations public.distributions public.payments\r");
-    walk.terminal.wait_for("Done, and proved");
+    walk.terminal.wait_for("0 of 5,000");
     walk.keys("\r");
     walk.terminal.wait_for("Begin a recovery");
     walk.keys("q");

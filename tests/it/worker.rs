@@ -454,6 +454,100 @@ fn fm_01_a_worker_that_is_killed_while_a_console_looks_on_is_gone_on_with_from_t
     assert_eq!(incident.leftovers(), "");
 }
 
+/// A configuration whose system takes two people.
+fn careful(incident: &Incident) -> String {
+    let config = incident.path("config.toml");
+    let text =
+        format!("[[system]]\nname = \"shop\"\ndatabase = \"{}\"\nrequire_second_person = true\n", incident.conninfo);
+    std::fs::write(&config, text).unwrap();
+    config.display().to_string()
+}
+
+/// A console of somebody who came to the account by sudo.
+fn console_of(incident: &Incident, person: &str, arguments: &[&str]) -> Terminal {
+    let home = incident.folder.path().display().to_string();
+    let environment = [("HOME", home.as_str()), ("XDG_CONFIG_HOME", &home), ("SUDO_USER", person)];
+    Terminal::start(env!("CARGO_BIN_EXE_lifeboat"), arguments, &environment, 24, 80)
+}
+
+#[test]
+fn where_two_people_are_required_one_is_not_enough() {
+    let incident = Incident::new("second_person");
+    let (config, dump) = (careful(&incident), incident.path("t.dump").display().to_string());
+    let mut first = console_of(&incident, "alice", &["--config", &config, "console", "--dump", &dump]);
+    walk_to_the_rows(&mut first);
+    consent(&mut first);
+    first.wait_for("has consented.");
+    assert!(first.text().contains("alice as "), "{}", first.text());
+    let second_consent = |terminal: &mut Terminal| {
+        terminal.send("\r");
+        terminal.wait_for("To consent, type");
+        std::thread::sleep(Duration::from_millis(600));
+        terminal.send("public.t\r");
+    };
+    // Neither at the same console, nor at another one as the same person.
+    second_consent(&mut first);
+    first.wait_for("both consents are of alice");
+    let mut again = console_of(&incident, "alice", &["--config", &config, "attach"]);
+    again.wait_for("has consented.");
+    second_consent(&mut again);
+    again.wait_for("both consents are of alice");
+    drop(again);
+    assert_eq!(state(&incident.conninfo), incident.damaged);
+    // Whoever goes back takes the first consent back.
+    first.send("\x1b");
+    first.wait_for("Compared with the backup");
+    first.settle();
+    consent(&mut first);
+    first.wait_for("has consented.");
+    let mut second = console_of(&incident, "bob", &["--config", &config, "attach"]);
+    second.wait_for("has consented.");
+    second_consent(&mut second);
+    for terminal in [&first, &second] {
+        terminal.wait_for("Done, and proved");
+    }
+    assert_eq!(state(&incident.conninfo), incident.repaired);
+    let id = incident.recoveries()[0].0.clone();
+    let journal = incident.command(&["journal", &id]).output().unwrap();
+    let journal = String::from_utf8(journal.stdout).unwrap();
+    let line = journal.lines().find(|line| line.contains("consent given by")).unwrap();
+    assert!(line.contains("alice as ") && line.contains(" and bob as "), "{line}");
+    // Without a screen there is one person only.
+    let undo = incident.command(&["undo", &id, "--consent", "public.t", "--config", &config]).output().unwrap();
+    assert_eq!(undo.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&undo.stderr).contains("requires the consent of a second person"));
+    assert_eq!(state(&incident.conninfo), incident.repaired);
+}
+
+#[test]
+fn the_console_removes_what_was_left_after_consent() {
+    let incident = Incident::new("console_clean");
+    let mut terminal = console(&incident, &[]);
+    terminal.wait_for("Begin a recovery");
+    terminal.send("c");
+    terminal.wait_for("no recovery has left anything that could be removed");
+    terminal.send("\x1b");
+    terminal.wait_for("Begin a recovery");
+    let mark =
+        r#"{"lifeboat":"20260101_000000_abcd","created":"2026-01-01 00:00:00+00","by":"postgres","host":"elsewhere"}"#;
+    crate::cluster::psql(
+        &incident.conninfo,
+        &format!(
+            "create schema restore_staging_20260101_000000_abcd; comment on schema restore_staging_20260101_000000_abcd is '{mark}'"
+        ),
+    );
+    terminal.settle();
+    terminal.send("c");
+    terminal.wait_for("CANNOT BE UNDONE");
+    assert!(terminal.text().contains("staged by a"), "{}", terminal.text());
+    terminal.send("\r");
+    terminal.wait_for("type  remove 1 schema");
+    std::thread::sleep(Duration::from_millis(600));
+    terminal.send("remove 1 schema\r");
+    terminal.wait_for("1 schema of earlier recoveries removed");
+    assert_eq!(incident.leftovers(), "");
+}
+
 #[test]
 fn fm_05_a_cut_ssh_connection_loses_nothing() {
     let incident = Incident::new("fm_05_ssh");

@@ -14,8 +14,8 @@ use crate::text;
 pub struct Keep {
     /// Pre-images that are not older than this, in seconds.
     pub undo_seconds: u64,
-    /// Recoveries of this machine that were left in the middle: resuming them needs what they staged.
-    pub left: Vec<String>,
+    /// Recoveries of this machine that are under way or were left in the middle: they need what they staged.
+    pub open: Vec<String>,
 }
 
 /// What comes next.
@@ -43,9 +43,10 @@ pub fn kept(keep: &Keep, leftover: &Leftover) -> Option<String> {
         return Some(format!("recovery {} is connected", mark.lifeboat));
     }
     match (leftover.kind, leftover.age_seconds) {
-        (LeftoverKind::Staging, _) if keep.left.contains(&mark.lifeboat) => {
-            Some(format!("its recovery was left in the middle; lifeboat resume {} settles it first", mark.lifeboat))
-        }
+        (LeftoverKind::Staging, _) if keep.open.contains(&mark.lifeboat) => Some(format!(
+            "its recovery is under way, or was left in the middle: lifeboat resume {} settles it first",
+            mark.lifeboat
+        )),
         (LeftoverKind::Staging, _) => None,
         (LeftoverKind::Undo, Some(age)) if age >= keep.undo_seconds => None,
         (LeftoverKind::Undo, _) => Some(format!(

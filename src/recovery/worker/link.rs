@@ -120,7 +120,8 @@ pub struct Viewer {
     pub viewers: usize,
     /// Whether the recovery goes on without this console.
     pub detached: bool,
-    flow: Flow,
+    /// Which flow it follows.
+    pub flow: Flow,
     record: Record,
     version: u64,
     requests: UnboundedSender<Request>,

@@ -1,6 +1,7 @@
 //! What consoles and workers say to each other. Both are of one version: a worker that outlives an upgrade of the program is
 //! finished with the console of its own version.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -156,6 +157,13 @@ impl Change {
 pub enum Stage {
     /// The flow knows what comes next: a question, a refusal, or a plan to consent to.
     Deciding,
+    /// A plan that two people have to consent to has the consent of one.
+    Seconding {
+        /// Who has consented.
+        first: Operator,
+        /// Until when another one may; the consent is void then.
+        until: DateTime<Utc>,
+    },
     /// A look is under way.
     Looking,
     /// A confirmed plan is being done.
@@ -176,6 +184,18 @@ pub enum Stage {
     Done,
     /// It was taken over from a process that had ended, and brought to its end.
     Settled(Settled),
+}
+
+impl Stage {
+    /// Who has consented, and what is missing, as a sentence for the plan's screen.
+    pub fn first_consent(&self) -> Option<String> {
+        let Self::Seconding { first, until } = self else { return None };
+        Some(format!(
+            "{} has consented. A second person consents with Enter, from another terminal (lifeboat attach), until {} UTC.",
+            first.told(),
+            until.format("%H:%M")
+        ))
+    }
 }
 
 /// Everything a viewer needs to show the same as every other.

@@ -38,6 +38,7 @@ impl Home {
         let length = self.earlier.len() + 1;
         let selected = self.cursor.selected.checked_sub(1).and_then(|at| self.earlier.get(at));
         match action {
+            Action::Clean => return Some(Command::Clean),
             Action::Report => {
                 return Some(match selected {
                     None => Command::Notice("select an earlier recovery first".into()),

@@ -13,8 +13,9 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{Command, in_a_line};
 use crate::postgres::merge::{ChangeSet, TableChange, Triggers, Undo};
+use crate::recovery::flows::clean;
 use crate::recovery::plan::{Effect, Plan, Step};
-use crate::text::{self, clean};
+use crate::text;
 use crate::ui::keymap::Action;
 use crate::ui::theme::Theme;
 
@@ -32,6 +33,8 @@ pub struct Review {
     /// The line where consent is typed, and when it opened.
     consent: Option<(Input, Instant)>,
     error: Option<String>,
+    /// One person has consented: who, and until when a second one has to.
+    first: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +44,10 @@ enum Sql {
 }
 
 impl Review {
-    /// `hash` is [`Plan::hash`] of the same plan: what is confirmed must be what is shown.
-    pub fn new(plan: Plan, hash: String) -> Self {
-        Self { plan, hash, sql: Sql::Hidden, scroll: 0, consent: None, error: None }
+    /// `hash` is [`Plan::hash`] of the same plan: what is confirmed must be what is shown. `first` tells of a first consent,
+    /// where two are required.
+    pub fn new(plan: Plan, hash: String, first: Option<String>) -> Self {
+        Self { plan, hash, sql: Sql::Hidden, scroll: 0, consent: None, error: None, first }
     }
 
     /// Whether the line of consent is open.
@@ -105,7 +109,11 @@ impl Review {
 
     /// Draws the plan, as far as it is scrolled, and the line of consent below it.
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
-        let foot_height = if self.consent.is_some() { 5 } else { 2 };
+        let foot_height = match (&self.consent, &self.first) {
+            (Some(_), _) => 5,
+            (None, Some(_)) => 4,
+            (None, None) => 2,
+        };
         let body = Rect { height: area.height.saturating_sub(foot_height), ..area };
         let foot = Rect { y: area.y + body.height, height: area.height - body.height, ..area };
         let page = Paragraph::new(self.page(theme)).wrap(Wrap { trim: false });
@@ -115,8 +123,12 @@ impl Review {
         frame.render_widget(page.scroll((self.scroll, 0)), body);
         let Some((input, _)) = &self.consent else {
             let more = if more { "More below (j, PgDn). " } else { "" };
-            let line = format!("{more}Nothing has been changed yet. Enter: to consent.");
-            frame.render_widget(Paragraph::new(vec![Line::raw(""), Line::styled(line, theme.title())]), foot);
+            let line = match &self.first {
+                Some(first) => format!("{more}{first}"),
+                None => format!("{more}Nothing has been changed yet. Enter: to consent."),
+            };
+            let lines = vec![Line::raw(""), Line::styled(line, theme.title())];
+            frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), foot);
             return;
         };
         let phrase = self.plan.phrase();
@@ -125,9 +137,9 @@ impl Review {
             Line::styled(theme.rule().repeat(usize::from(foot.width)), theme.live()),
             Line::from(vec![
                 Span::raw("This changes production. To consent, type  "),
-                Span::styled(clean(&phrase).into_owned(), theme.live()),
+                Span::styled(text::clean(&phrase).into_owned(), theme.live()),
             ]),
-            Line::from(vec![Span::styled(prompt, theme.live()), Span::raw(clean(input.value()).into_owned())]),
+            Line::from(vec![Span::styled(prompt, theme.live()), Span::raw(text::clean(input.value()).into_owned())]),
             Line::styled(
                 self.error
                     .clone()
@@ -157,7 +169,13 @@ impl Review {
             match step {
                 Step::MergeRows { changes } => push_changes(&mut page, changes, theme),
                 Step::UndoRows { undo, .. } => push_undo(&mut page, undo, theme),
-                Step::Prove { .. } | Step::DropScratch | Step::RemoveLeftovers { .. } => {}
+                Step::RemoveLeftovers { leftovers } => {
+                    for leftover in leftovers {
+                        let told = format!("   {}: {}", leftover.schema, clean::reason(leftover));
+                        page.push(Line::raw(text::clean(&told).into_owned()));
+                    }
+                }
+                Step::Prove { .. } | Step::DropScratch => {}
             }
         }
         page.push(Line::raw(""));
@@ -168,7 +186,7 @@ impl Review {
         if self.sql == Sql::Shown {
             for statement in self.statements() {
                 page.push(Line::raw(""));
-                page.extend(statement.lines().map(|line| Line::raw(clean(line).into_owned())));
+                page.extend(statement.lines().map(|line| Line::raw(text::clean(line).into_owned())));
             }
         }
         page
@@ -181,7 +199,7 @@ fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: Theme
     let wal = changes.load.wal_bytes;
     page.push(Line::raw(format!("   The server writes up to about {} of log.", text::bytes(wal))));
     for follower in &changes.load.followers {
-        let (slot, behind) = (clean(&follower.slot), text::bytes(follower.behind_bytes));
+        let (slot, behind) = (text::clean(&follower.slot), text::bytes(follower.behind_bytes));
         page.push(match follower.spare_bytes {
             Some(spare) if spare < wal => Line::styled(
                 format!("   Replication slot {slot} may be LOST: it has room for {} more.", text::bytes(spare)),
@@ -192,7 +210,7 @@ fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: Theme
     }
     for table in &changes.tables {
         page.push(Line::raw(""));
-        page.push(Line::styled(format!("   {}", clean(&table.table.to_string())), theme.title()));
+        page.push(Line::styled(format!("   {}", text::clean(&table.table.to_string())), theme.title()));
         for (symbol, rows, what, style) in [
             ("-", table.inserts, "inserted: they are missing in production", theme.missing()),
             ("~", table.updates, "updated to the backup's values", theme.changed()),
@@ -208,7 +226,7 @@ fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: Theme
 
 fn push_consequences(page: &mut Vec<Line<'static>>, table: &TableChange, triggers: Triggers, theme: Theme) {
     if table.updates > 0 {
-        page.push(Line::raw(format!("     columns put back: {}", clean(&table.columns.join(", ")))));
+        page.push(Line::raw(format!("     columns put back: {}", text::clean(&table.columns.join(", ")))));
     }
     for trigger in &table.triggers {
         let word = match triggers {
@@ -217,12 +235,12 @@ fn push_consequences(page: &mut Vec<Line<'static>>, table: &TableChange, trigger
         };
         let partition =
             if trigger.table == table.table { String::new() } else { format!(" of partition {}", trigger.table) };
-        page.push(Line::raw(format!("     trigger {}{} {word}", clean(&trigger.name), clean(&partition))));
+        page.push(Line::raw(format!("     trigger {}{} {word}", text::clean(&trigger.name), text::clean(&partition))));
     }
     for sequence in &table.sequences {
         page.push(Line::raw(format!(
             "     sequence {} moves forward from {} to {}",
-            clean(&sequence.sequence.to_string()),
+            text::clean(&sequence.sequence.to_string()),
             sequence.from,
             sequence.to
         )));
@@ -232,8 +250,8 @@ fn push_consequences(page: &mut Vec<Line<'static>>, table: &TableChange, trigger
             format!(
                 "     takes along {} of {} ({})",
                 text::counted(cascade.rows, "row", "rows"),
-                clean(&cascade.child.to_string()),
-                clean(&cascade.constraint)
+                text::clean(&cascade.child.to_string()),
+                text::clean(&cascade.constraint)
             ),
             theme.live(),
         ));
@@ -244,7 +262,7 @@ fn push_undo(page: &mut Vec<Line<'static>>, undo: &Undo, theme: Theme) {
     page.push(Line::raw("   Only rows that nobody has changed since are taken back."));
     for table in &undo.tables {
         page.push(Line::raw(""));
-        page.push(Line::styled(format!("   {}", clean(&table.table.to_string())), theme.title()));
+        page.push(Line::styled(format!("   {}", text::clean(&table.table.to_string())), theme.title()));
         for (rows, what) in [
             (table.remove, "removed again"),
             (table.set_back, "set back to what they were"),
@@ -259,7 +277,7 @@ fn push_undo(page: &mut Vec<Line<'static>>, undo: &Undo, theme: Theme) {
                 format!(
                     "     {} changed since, left as they are: {}",
                     text::counted(table.kept, "row", "rows"),
-                    clean(&table.kept_sample.join(", "))
+                    text::clean(&table.kept_sample.join(", "))
                 ),
                 theme.bad(),
             ));
