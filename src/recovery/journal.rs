@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_was_cut_off_counts_for_nothing_and_is_not_glued_to_the_next() {
+    fn fm_20_a_line_that_was_cut_off_counts_for_nothing_and_is_not_glued_to_the_next() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = journal(temporary.path());
         let path = folder.join(FILE);

@@ -464,7 +464,7 @@ fn pooler(name: &str, more: &str) -> (Running, u16) {
 }
 
 #[tokio::test]
-async fn a_transaction_pooler_in_the_path_is_refused_with_the_reason() {
+async fn fm_15_a_transaction_pooler_in_the_path_is_refused_with_the_reason() {
     for (name, more) in [
         ("strict", ""),
         ("lenient", "ignore_startup_parameters = options,extra_float_digits"),

@@ -76,7 +76,7 @@ async fn a_condition_cannot_escape_and_cannot_write() {
 }
 
 #[tokio::test]
-async fn every_type_is_compared_exactly() {
+async fn fm_41_every_type_is_compared_exactly() {
     let zoo = [
         ("numeric", "1.0", "1.00"),
         ("float8", "-0", "0"),

@@ -9,6 +9,7 @@ use lifeboat::postgres::connect::{Conninfo, connect};
 use lifeboat::postgres::diff::{Class, KeyChoice, Table};
 use lifeboat::postgres::merge::{self, Applied, ChangeSet, Choice, Outcome, Proof, Triggers, Undo};
 use lifeboat::postgres::name::quote;
+use lifeboat::postgres::schema::OnDelete;
 use lifeboat::postgres::stage;
 use lifeboat::progress::Progress;
 
@@ -133,7 +134,7 @@ const DAMAGE: &str = "update people set status = 'void' where id <= 500; delete 
     insert into people (name, status) values ('new', 'active'); update gifts set amount = 1.5 where id = 700";
 
 #[tokio::test]
-async fn rows_come_back_and_undo_takes_them_away_again() {
+async fn fm_35_rows_come_back_with_identities_and_generated_columns_and_undo_takes_them_away() {
     let repair = Repair::new("merge_whole", PEOPLE, &["people", "gifts"], DAMAGE).await;
     let mut choices = repair.back();
     choices[1].classes = BTreeSet::from([Class::Missing]);
@@ -209,6 +210,51 @@ async fn fm_50_an_undo_is_itself_undone_and_so_on_also_after_the_server_restarte
     assert_eq!((plan.tables[0].kept, plan.tables[0].kept_sample.clone()), (1, vec!["3".to_owned()]));
     merge::undo(&client, "u4", "u3", &plan, "", &Progress::default()).await.unwrap();
     assert_eq!(psql(&conninfo, "select status from people where id in (3, 4) order by id"), "void\nactive");
+}
+
+#[tokio::test]
+async fn fm_34_rows_that_a_delete_took_along_come_back_with_their_parents() {
+    let bench = Bench::new("fm_34", PEOPLE).await;
+    let before = state(&bench.conninfo);
+    let repair = Repair::of(bench, &["people", "gifts"], "delete from people where id % 5 = 0", &KeyChoice::Best).await;
+    // The parents alone: the children that are gone with them are named, by the way they went.
+    let child = &repair.tables[0].live.children[0];
+    assert_eq!((child.child.to_string(), child.on_delete), ("public.gifts".to_owned(), OnDelete::Cascade));
+    let changes = repair.prepare(&repair.back()).await.unwrap();
+    assert_eq!(promised(&changes), (400, 0, 0));
+    assert_eq!(
+        changes.tables.iter().map(|table| table.table.to_string()).collect::<Vec<_>>(),
+        ["public.people", "public.gifts"]
+    );
+    repair.apply(&changes).await.unwrap();
+    assert_eq!(repair.state(), before, "all of it");
+    // The children alone would have nobody to belong to: that is told before consent.
+    let alone = Repair::new("fm_34_alone", PEOPLE, &["people", "gifts"], "delete from people where id % 5 = 0").await;
+    let choice = alone.choice(1, &[Class::Missing]);
+    let changes = alone.prepare(&[choice]).await.unwrap();
+    assert_eq!(changes.tables[0].violations[0].rows, 200, "{changes:#?}");
+}
+
+#[tokio::test]
+async fn fm_47_a_merge_that_was_acknowledged_is_durable_whatever_the_role_has_set() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // Without ours, half a minute of commits would be lost.
+    let settings = ["fsync=on", "synchronous_commit=off", "wal_writer_delay=10s", "wal_writer_flush_after=1GB"];
+    let mut cluster = Cluster::create(&folder.path().join("pg"), &programs().unwrap(), &settings).unwrap();
+    for run in 0..3 {
+        psql(&cluster.conninfo("postgres"), &format!("create database run{run}"));
+        let conninfo = cluster.conninfo(&format!("run{run}"));
+        psql(&conninfo, &format!("alter role current_user set synchronous_commit = off; {PEOPLE}"));
+        let repair = Repair::of(Bench::on(conninfo.clone()).await, &["people"], DAMAGE, &KeyChoice::Best).await;
+        let changes = repair.prepare(&repair.back()).await.unwrap();
+        psql(&conninfo, "checkpoint");
+        repair.apply(&changes).await.unwrap();
+        cluster.kill();
+        cluster.start().unwrap();
+        assert_eq!(psql(&conninfo, "select count(*) from lifeboat_undo_r1.applied"), "1", "run {run}");
+        assert_eq!(psql(&conninfo, "select count(*) from people where status = 'void'"), "0", "run {run}");
+    }
 }
 
 #[tokio::test]

@@ -183,6 +183,16 @@ async fn a_row_that_the_server_does_not_take_is_named_by_line_and_column() {
 }
 
 #[tokio::test]
+async fn fm_48_what_is_staged_is_known_to_the_planner_at_once() {
+    let bench = Bench::new("fm_48", "create table t (id int primary key, a text); insert into t select i, 'x' from generate_series(1, 5000) i; analyze t").await;
+    let backup = bench.backup("t").await;
+    bench.stage(0, &backup).await.unwrap();
+    let known = "select reltuples::int, (select count(*) from pg_stats where schemaname = 'restore_staging_r1' and tablename = 't0')
+        from pg_class where oid = 'restore_staging_r1.t0'::regclass";
+    assert_eq!(bench.sql(known), "5000|2");
+}
+
+#[tokio::test]
 async fn rows_behind_an_end_marker_are_not_lost_silently() {
     let (bench, spec) = one_column("stage_marker").await;
     for rows in ["1\n\\.\n2\n", "1\n2"] {
