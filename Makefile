@@ -31,7 +31,7 @@ soak: install-test-tools
 	PATH="$(CURDIR)/target/moto/bin:$$PATH" tests/soak $(or $(KILLS),2000)
 
 screenshots: install-test-tools
-	UPDATE_SCREENSHOTS=1 cargo test --locked --test it walk::a_newcomer
+	UPDATE_SCREENSHOTS=1 cargo test --locked --test it -- walk::a_newcomer worker::fm_05_a_cut worker::where_two
 
 install-tools:
 	@.make/install $(DRILL_PACKAGES)

@@ -17,6 +17,7 @@ mod blobs;
 mod file;
 mod index;
 mod location;
+mod lock;
 mod place;
 mod seal;
 mod sftp;
@@ -27,7 +28,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chrono::{DateTime, FixedOffset, Utc};
+use chrono::{DateTime, FixedOffset};
 use rustic_core::Id;
 use serde::{Deserialize, Serialize};
 
@@ -40,11 +41,9 @@ use tree::Node;
 
 pub use file::File;
 pub use location::{Location, Password};
+pub use lock::{REFRESH, SharedLock};
 pub use place::{Place, ReadSeek};
 pub use tree::{Entries, Entry, EntryKind};
-
-/// restic refreshes its locks every 5 minutes and takes one for stale after 30.
-const STALE_LOCK_MINUTES: i64 = 30;
 
 /// One backup in a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -107,19 +106,6 @@ struct SnapshotOfFile {
     username: String,
     paths: Option<Vec<String>>,
     tags: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-struct LockOfFile {
-    time: DateTime<FixedOffset>,
-    #[serde(default)]
-    exclusive: bool,
-    #[serde(default)]
-    hostname: String,
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    pid: u64,
 }
 
 impl Repository {
@@ -286,17 +272,6 @@ impl Repository {
         held(&self.0.damage).values().cloned().collect()
     }
 
-    /// What else uses the repository now, one sentence each: reading goes on, but a prune may take packs away. Locks
-    /// can be seen in local, S3 and SFTP repositories.
-    pub fn warnings(&self) -> Vec<String> {
-        let locks = self.0.storage.list(Stored::Lock).unwrap_or_default();
-        let locks = locks.iter().filter_map(|(id, size)| {
-            let json = self.document(Stored::Lock, id, *size).ok()?;
-            serde_json::from_slice::<LockOfFile>(&json).ok()
-        });
-        locks.filter(|lock| lock.exclusive).map(|lock| lock.sentence(&self.0.storage.shown)).collect()
-    }
-
     fn parallel(&self) -> usize {
         self.0.storage.parallel()
     }
@@ -358,22 +333,6 @@ impl Repository {
             nodes = self.tree(&subtree)?;
         }
         Ok(nodes)
-    }
-}
-
-impl LockOfFile {
-    fn sentence(&self, repository: &str) -> String {
-        let Self { hostname, username, pid, time, .. } = self;
-        let age = Utc::now().signed_duration_since(time);
-        let since = text::duration(age.to_std().unwrap_or_default());
-        let meaning = if age.num_minutes() >= STALE_LOCK_MINUTES {
-            "It is stale: if that process is gone, `restic unlock` removes it"
-        } else {
-            "A prune or check may be running: reading goes on, but what is being pruned may go away"
-        };
-        format!(
-            "repository {repository} was locked exclusively {since} ago by process {pid} of {username} on {hostname}. {meaning}."
-        )
     }
 }
 

@@ -36,6 +36,7 @@ Examples:
   lifeboat diff 1a2b3c4d public.orders      backup against production, row by row; changes nothing
   lifeboat recover --answers answers.toml   a whole recovery from a file
   lifeboat status                           what is under way, and what was left in the middle
+  lifeboat attach                           back to a recovery whose terminal was lost
 
 A repository is taken from RESTIC_REPOSITORY and RESTIC_PASSWORD_FILE (or _COMMAND), a database from PG* variables, or
 both from ~/.config/lifeboat/config.toml.
@@ -205,7 +206,7 @@ fn enough_descriptors() -> Result<()> {
 }
 
 async fn dispatch(arguments: Arguments) -> Result<()> {
-    let command = arguments.command.unwrap_or(Command::Console { dump: None });
+    let mut command = arguments.command.unwrap_or(Command::Console { dump: None });
     if let Command::Drill { answers } = command {
         let config = Config::load(arguments.config.as_deref())?;
         return Box::pin(headless::drill(answers, &config)).await;
@@ -219,6 +220,9 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Report { recovery } => return headless::report(&state, &recovery),
         Command::Status { json } => return headless::status(&state, json),
         _ => {}
+    }
+    if let Command::Attach { recovery: recovery @ None } = &mut command {
+        *recovery = Some(headless::newest_under_way(&state)?);
     }
     let mut config = Config::load(arguments.config.as_deref())?;
     if let (
@@ -245,14 +249,7 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
     }
     match command {
         Command::Console { dump } => console(system, dump, None, state).await,
-        Command::Attach { recovery } => {
-            let recovery = match recovery {
-                Some(recovery) => recovery,
-                None => headless::newest_under_way(&state)?,
-            };
-            recovery_folder(&state, &recovery)?;
-            console(system, None, Some(recovery), state).await
-        }
+        Command::Attach { recovery } => console(system, None, recovery, state).await,
         Command::Points { json } => headless::points(system, json).await,
         Command::Tables { point, json } => headless::tables(system, &point, json).await,
         Command::Diff { point, tables, json, rows, key } => {

@@ -62,6 +62,7 @@
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
 //! | what happens after a kill? | `recovery/run.rs`, `resume` |
 //! | what does a console ask a worker for? | `recovery/worker/protocol.rs` |
+//! | what is ever written to a repository? | `backup/lock.rs` |
 //! | whose code would a merge run? | `postgres/merge/foreign_code.rs` |
 //! | why am I asked to type a name? | `recovery/plan.rs`, `Effect` |
 //! | which key does what, where? | `ui/keymap.rs` |
@@ -86,7 +87,6 @@
 
 pub mod backup;
 pub mod cli;
-
 pub mod config;
 pub mod drill;
 pub mod error;

@@ -121,6 +121,19 @@ impl Seal {
         fits.then_some(Self(key))
     }
 
+    /// Sealed bytes that only this repository's key opens.
+    pub(super) fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, String> {
+        let mut nonce = [0; 16];
+        let random =
+            std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut nonce));
+        random.map_err(|error| error.to_string())?;
+        let mut body = plain.to_vec();
+        let tag = Aes256CtrPoly1305Aes::new(Key::from_slice(&*self.0))
+            .encrypt_in_place_detached(Nonce::from_slice(&nonce), b"", &mut body)
+            .map_err(|error| error.to_string())?;
+        Ok([&nonce[..], &body, &tag[..]].concat())
+    }
+
     /// The plain bytes, or `None` when the tag does not match: damaged, or sealed with another key.
     pub(super) fn open(&self, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, rest) = sealed.split_at_checked(16)?;

@@ -85,6 +85,30 @@ impl SftpFolder {
         })
     }
 
+    /// Writes a small file that is not there yet.
+    pub(super) fn write(&self, path: &str, bytes: &[u8]) -> Result<(), Trouble> {
+        let path = self.path(path);
+        runtime().block_on(async {
+            let connection = self.connection().await?;
+            let written = async {
+                let mut file = connection.client.options().write(true).create_new(true).open(&path).await?;
+                file.write_all(bytes).await?;
+                file.close().await
+            };
+            self.told(&connection, written.await).await
+        })
+    }
+
+    /// Removes a file.
+    pub(super) fn remove(&self, path: &str) -> Result<(), Trouble> {
+        let path = self.path(path);
+        runtime().block_on(async {
+            let connection = self.connection().await?;
+            let removed = connection.client.fs().remove_file(&path).await;
+            self.told(&connection, removed).await
+        })
+    }
+
     fn path(&self, beneath: &str) -> String {
         format!("{}/{beneath}", self.sftp.path.trim_end_matches('/'))
     }

@@ -1,6 +1,6 @@
 //! The files of a repository where they are stored: local, S3, SFTP, REST or rclone.
 //!
-//! Invariant: nothing here can write. Every byte that comes in is counted, every whole file is compared with its name
+//! Invariant: nothing here can write anything but locks of ours. Every byte that comes in is counted, every whole file is compared with its name
 //! (which is its SHA-256), and every failure is told in our words, without the password that may be inside the URL.
 //!
 //! Local folders, S3 and SFTP are read directly and not through `rustic_backend`: its listings leave out what they could
@@ -149,6 +149,31 @@ impl Storage {
             return Ok(bytes);
         }
         Err(self.damaged(&kind.file(id), "its SHA-256 is not its name".into()))
+    }
+
+    /// Writes a lock, named by its hash as everything is. Where locks cannot even be listed, none can be written.
+    pub(super) fn write_lock(&self, sealed: &[u8]) -> Result<Id, Failure> {
+        let id = hash(sealed);
+        let path = Stored::Lock.path(&id);
+        let written = match &self.place {
+            Place::Local(root) => write_local(&root.join(path), sealed).map_err(Trouble::from),
+            Place::S3(operator) => operator.write(&path, sealed.to_vec()).map(drop).map_err(Trouble::from),
+            Place::Sftp(sftp) => sftp.write(&path, sealed),
+            Place::Rustic(_) => Err(unsupported()),
+        };
+        written.map(|()| id).map_err(|trouble| self.failure(trouble, "write", &Stored::Lock.file(&id)))
+    }
+
+    /// Removes a lock that we wrote.
+    pub(super) fn remove_lock(&self, id: &Id) -> Result<(), Failure> {
+        let path = Stored::Lock.path(id);
+        let removed = match &self.place {
+            Place::Local(root) => fs::remove_file(root.join(path)).map_err(Trouble::from),
+            Place::S3(operator) => operator.delete(&path).map_err(Trouble::from),
+            Place::Sftp(sftp) => sftp.remove(&path),
+            Place::Rustic(_) => Err(unsupported()),
+        };
+        removed.map_err(|trouble| self.failure(trouble, "remove", &Stored::Lock.file(id)))
     }
 
     /// A part of a pack; what it holds is proven by its blobs.
@@ -395,6 +420,18 @@ fn read_s3(operator: &opendal::blocking::Operator, path: &str, part: Option<(u32
     let range = u64::from(offset)..u64::from(offset) + u64::from(length);
     let options = opendal::options::ReadOptions { range: range.into(), ..Default::default() };
     Ok(operator.read_options(path, options)?.to_bytes())
+}
+
+fn unsupported() -> Trouble {
+    Trouble { cause: Cause::Unknown, words: "this storage's library does not know locks".into() }
+}
+
+/// Under its name only when it is whole: others read locks at any time.
+fn write_local(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+    io::Write::write_all(&mut file, bytes)?;
+    file.persist(path).map(drop).map_err(|error| error.error)
 }
 
 fn list_local(folder: &Path) -> io::Result<Vec<(String, u64)>> {

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::plan::Step;
 use super::record::{Contents, Finding, Look, NamedKey, Point, ServerFacts, TableState, Tables};
-use crate::backup::{Place, Repository, Snapshot};
+use crate::backup::{Place, REFRESH, Repository, SharedLock, Snapshot};
 use crate::config::System;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::archive::{Archive, Table};
@@ -242,6 +242,9 @@ impl Systems {
         }
         let mut server = server_facts(server);
         server.warnings.extend(left);
+        if let Some(repository) = self.repository.lock().await.clone() {
+            server.warnings.extend(blocking(move || Ok(repository.warnings())).await?);
+        }
         Ok(Tables { server, tables })
     }
 
@@ -262,12 +265,21 @@ impl Systems {
             return Err(Error::refused(why).hint("Connect to the primary as a role that may create a schema."));
         }
         session.drop_scratch(&self.system, recovery).await?;
+        let lock = self.lock().await;
         let outcome = session.stage_all(&self.system, recovery, &archive, names, keys, progress).await;
         if outcome.is_err() {
             // Nothing is left behind; what went wrong matters more than a failure to clean up, which `clean` finds.
             let _ = session.drop_scratch(&self.system, recovery).await;
         }
+        // Removing it may take a round trip to the storage.
+        let _ = tokio::task::spawn_blocking(move || drop(lock)).await;
         outcome.map(Finding::Diff)
+    }
+
+    /// Keeps a prune from the repository while rows are read out of it, where that can be done.
+    async fn lock(&self) -> Option<SharedLock> {
+        let repository = self.repository.lock().await.clone()?;
+        blocking(move || Ok(repository.lock(REFRESH))).await.ok()?
     }
 
     async fn freeze(&self, rows: &[Choice], triggers: Triggers, progress: &Progress) -> Result<ChangeSet> {

@@ -122,7 +122,7 @@ async fn serve(
     };
     worker.begin(lines);
     loop {
-        let alone = worker.seats.is_empty() && worker.work.is_none() && worker.came > 0;
+        let alone = worker.seats.is_empty() && worker.work.is_none();
         let input = if alone {
             tokio::time::timeout(ALONE, incoming.recv()).await.unwrap_or(Some(Input::Terminated))
         } else {
@@ -231,8 +231,6 @@ impl Worker {
     fn arrived(&mut self, stream: UnixStream) {
         let number = self.came;
         self.came += 1;
-        let seat = Seat::take(number, stream, self.board.subscribe(), self.inputs.clone());
-        self.seats.push(seat);
         let record = self.recovery.as_ref().map_or(&self.aside, Recovery::record);
         let view = View {
             recovery: self.id.clone(),
@@ -241,10 +239,10 @@ impl Worker {
             version: self.version,
             stage: self.stage.clone(),
             report: self.board.borrow().clone(),
-            viewers: self.seats.len(),
+            viewers: self.seats.len() + 1,
             detached: self.detached,
         };
-        self.tell_one(number, &Event::Attached(Box::new(view)));
+        self.seats.push(Seat::take(number, stream, view, self.board.subscribe(), self.inputs.clone()));
         self.tell(&Event::Viewers(self.seats.len()));
     }
 

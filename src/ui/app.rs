@@ -182,7 +182,7 @@ impl App {
         // While text is typed, only Ctrl-C is a command; Ctrl-W, Ctrl-U and the like edit the line.
         let control = key.modifiers.contains(crossterm::event::KeyModifiers::CONTROL);
         let leaves = control && key.code == KeyCode::Char('c');
-        if self.asked != Asked::Nothing && !leaves {
+        if self.asked != Asked::Nothing && self.overlay.is_none() && !leaves {
             self.held.push_back(key);
             return;
         }

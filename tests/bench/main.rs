@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lifeboat::config::System;
 use lifeboat::drill::cluster::{Cluster, programs};
 use lifeboat::postgres::archive::{Archive, Source};
 use lifeboat::postgres::connect::{self, Conninfo, Server};
@@ -23,6 +24,13 @@ use lifeboat::postgres::name::Name;
 use lifeboat::postgres::schema;
 use lifeboat::postgres::stage::{self, Scratch};
 use lifeboat::progress::Progress;
+use lifeboat::recovery::Flow;
+use lifeboat::recovery::flows::Next;
+use lifeboat::recovery::journal;
+use lifeboat::recovery::plan::Step;
+use lifeboat::recovery::record::{Fact, Incident, Look, Scope};
+use lifeboat::recovery::systems::Systems;
+use lifeboat::recovery::worker::{Request, Stage as WorkerStage, Workers};
 
 #[path = "../screenshots/terminal.rs"]
 #[expect(dead_code, reason = "pictures need more of it")]
@@ -236,6 +244,7 @@ fn main() {
     );
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(engines(&stage));
+    runtime.block_on(workers(&stage));
     memory(&stage);
     console(&stage);
 }
@@ -415,6 +424,12 @@ fn console(stage: &Stage) {
         took.push(begun.elapsed());
         std::thread::sleep(Duration::from_millis(40));
     }
+    terminal.child.kill().unwrap();
+    reattach(&database, &environment);
+    let aborted = stage.lifeboat(&["status", "--json"]).output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&aborted.stdout).unwrap();
+    let id = status["recoveries"][0]["recovery"].as_str().unwrap().to_owned();
+    assert!(stage.lifeboat(&["abort", &id]).output().unwrap().status.success());
     took.sort();
     let p99 = took[98];
     line(
@@ -423,6 +438,93 @@ fn console(stage: &Stage) {
         "16 ms",
         ratio(p99, Duration::from_millis(16)),
         1.0,
+    );
+}
+
+/// How soon another console shows the staging that is under way, from the start of its process.
+fn reattach(database: &str, environment: &[(&str, &str)]) {
+    let mut slowest = Duration::ZERO;
+    for _ in 0..10 {
+        let begun = Instant::now();
+        let terminal = terminal::Terminal::start(LIFEBOAT, &["--database", database, "attach"], environment, 24, 80);
+        while !(terminal.text().contains("ing public.tall") && terminal.text().contains("safe to disconnect")) {
+            assert!(begun.elapsed() < Duration::from_secs(5), "no frame:\n{}", terminal.text());
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        slowest = slowest.max(begun.elapsed());
+    }
+    let limit = Duration::from_millis(200);
+    let shown = format!("{:.0} ms", slowest.as_secs_f64() * 1e3);
+    line("reattach to first frame, slowest of 10 / 200 ms", &shown, "200 ms", ratio(slowest, limit), 1.0);
+}
+
+/// Staging and comparing in a worker that a console looks on at, beside the same in one's own process.
+async fn workers(stage: &Stage) {
+    let system = System { database: Some(stage.cluster.conninfo("bench")), ..System::named("default") };
+    let (dump, beneath) = (stage.path("small.dump"), stage.path("state/lifeboat"));
+    let order = serde_json::json!({
+        "system": system, "dump": dump, "state": beneath, "operator": journal::operator(), "task": { "Begin": Flow::Rows },
+    });
+    let mut child = Command::new(LIFEBOAT).arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(order.to_string().as_bytes()).unwrap();
+    let mut begun = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut begun).unwrap();
+    let begun: serde_json::Value = serde_json::from_str(&begun).unwrap();
+    let (mut viewer, mut events) = Workers::attach(begun["Ok"].as_str().unwrap(), &beneath).await.unwrap();
+    let tables = vec![Name::new("public", "wanted")];
+    let facts = [
+        Fact::Incident(Incident::Unknown),
+        Fact::Scope(Scope::Tables),
+        Fact::Point("on disk".into()),
+        Fact::Tables(tables.clone()),
+        Fact::Stage,
+    ];
+    let mut ours = Duration::MAX;
+    for round in 0..RUNS {
+        let facts = if round == 0 { &facts[..] } else { &[] };
+        let mut asked = Instant::now();
+        for fact in facts {
+            while !matches!(viewer.stage, WorkerStage::Deciding) {
+                viewer.take(events.recv().await.unwrap());
+            }
+            let seen = viewer.seen();
+            asked = Instant::now();
+            viewer.ask(Request::Answer { fact: fact.clone(), seen });
+            while viewer.seen() == seen {
+                viewer.take(events.recv().await.unwrap());
+            }
+        }
+        if round > 0 {
+            let seen = viewer.seen();
+            viewer.ask(Request::Refresh { seen });
+            while viewer.seen() == seen {
+                viewer.take(events.recv().await.unwrap());
+            }
+        }
+        while !matches!(viewer.stage, WorkerStage::Deciding) {
+            viewer.take(events.recv().await.unwrap());
+        }
+        assert!(matches!(viewer.next(), Next::Ask(_)), "{:?}", viewer.stage);
+        ours = ours.min(asked.elapsed());
+    }
+    viewer.ask(Request::End);
+    while events.recv().await.is_some() {}
+    child.wait().unwrap();
+    let systems = Systems::new(system, Some(dump));
+    let look = Look::Diff { point: "on disk".into(), dump: String::new(), tables, keys: Vec::new() };
+    let mut alone = Duration::MAX;
+    for _ in 0..RUNS {
+        let begun = Instant::now();
+        systems.look("bench2", &look, &Progress::default()).await.unwrap();
+        alone = alone.min(begun.elapsed());
+    }
+    systems.execute("bench2", &Step::DropScratch, "", &Progress::default()).await.unwrap();
+    line(
+        "staging and diff in a worker / in one's own process",
+        &seconds(ours),
+        &seconds(alone),
+        ratio(ours, alone),
+        1.02,
     );
 }
 

@@ -10,9 +10,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lifeboat::backup::{EntryKind, Location, Password, Place, Repository, Snapshot};
+use lifeboat::backup::{EntryKind, Location, Password, Place, REFRESH, Repository, Snapshot};
 use lifeboat::config::{RepositorySettings, System};
 use lifeboat::error::{Error, Kind};
 use lifeboat::progress::Progress;
@@ -395,6 +395,48 @@ fn an_exclusive_lock_is_a_warning_and_reading_goes_on() {
 }
 
 #[test]
+fn a_shared_lock_keeps_a_prune_away_while_it_is_held_and_goes_with_its_holder() {
+    let (_keep, repository) = SHARED.copy();
+    let open = open(&repository);
+    let locks = || files(&repository.join("locks"));
+    let prune = || {
+        let mut prune = command("restic", repository.as_os_str());
+        prune.args(["--no-cache", "prune"]).output().unwrap()
+    };
+    let lock = open.lock(Duration::from_millis(200)).unwrap();
+    let refused = prune();
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success(), "{words}");
+    assert!(words.contains("already locked by PID") && words.contains(&std::process::id().to_string()), "{words}");
+    // It is made anew before it is old, and there is always one.
+    let first = locks();
+    assert_eq!(first.len(), 1);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while locks().iter().any(|path| first.contains(path)) {
+        assert!(Instant::now() < deadline, "the lock is not refreshed");
+        assert!(!locks().is_empty());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(lock);
+    assert!(locks().is_empty());
+    assert!(prune().status.success());
+    // Where somebody is at work alone, or nothing can be written, reading goes on without one.
+    let mut check = command("restic", repository.as_os_str());
+    let mut check = check.args(["--no-cache", "check", "--read-data"]).stdout(Stdio::null()).spawn().unwrap();
+    while !locks().iter().any(|path| path.file_name().unwrap().len() == 64) {
+        assert!(check.try_wait().unwrap().is_none(), "restic check ended before it was seen");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    check.kill().unwrap();
+    check.wait().unwrap();
+    assert!(open.lock(REFRESH).is_none());
+    restic(&repository, &["unlock"]);
+    fs::remove_dir(repository.join("locks")).unwrap();
+    assert!(open.lock(REFRESH).is_none());
+    assert!(read(&open, &newest(&open), &SHARED.path("words.sql")).is_ok());
+}
+
+#[test]
 fn an_ambiguous_id_lists_the_candidates_and_latest_is_no_id() {
     let folder = TempDir::new().unwrap();
     let repository = folder.path().join("repository");
@@ -630,6 +672,13 @@ fn round_trip(url: &str) {
     file.read_exact(&mut bytes).unwrap();
     assert_eq!(bytes, SHARED.large[LARGE / 2..LARGE / 2 + bytes.len()]);
     assert!(repository.bytes_read() - before < 9 << 20);
+    // Behind REST and rclone the library does not know locks.
+    let can_lock = !url.starts_with("rest:") && !url.starts_with("rclone:");
+    let lock = repository.lock(REFRESH);
+    assert_eq!(lock.is_some(), can_lock);
+    assert_eq!(restic(&["--no-lock", "list", "locks"]).lines().count(), usize::from(can_lock));
+    drop(lock);
+    assert_eq!(restic(&["--no-lock", "list", "locks"]), "");
     restic(&["forget", "--prune", snapshot.short()]);
     drop(file);
     let mut file = repository.open_file(&snapshot, &SHARED.path("large.dump"));

@@ -352,6 +352,14 @@ fn consent(terminal: &mut Terminal) {
     terminal.send("public.t\r");
 }
 
+/// With `UPDATE_SCREENSHOTS=1`, a picture of what is on screen.
+fn picture(terminal: &Terminal, name: &str) {
+    if std::env::var_os("UPDATE_SCREENSHOTS").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("screenshots").join(format!("{name}.png"));
+        terminal.with_screen(|screen| crate::picture::write(screen, &path));
+    }
+}
+
 fn process(incident: &Incident) -> String {
     let told = incident.recoveries()[0].2.clone();
     told.split_once("process ").unwrap().1.split(':').next().unwrap().to_owned()
@@ -502,6 +510,7 @@ fn where_two_people_are_required_one_is_not_enough() {
     first.wait_for("has consented.");
     let mut second = console_of(&incident, "bob", &["--config", &config, "attach"]);
     second.wait_for("has consented.");
+    picture(&second, "second-person");
     second_consent(&mut second);
     for terminal in [&first, &second] {
         terminal.wait_for("Done, and proved");
@@ -572,6 +581,8 @@ fn fm_05_a_cut_ssh_connection_loses_nothing() {
     assert_eq!(incident.recoveries()[0].1, "under way");
     let mut terminal = ssh.terminal(&format!("{lifeboat} attach"));
     terminal.wait_for("Doing what you consented to");
+    terminal.wait_for("Safe to disconnect");
+    picture(&terminal, "attached");
     incident.let_go(holder);
     terminal.wait_for("Done, and proved");
     assert_eq!(state(&incident.conninfo), incident.repaired);

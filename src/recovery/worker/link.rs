@@ -35,15 +35,17 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// Reads and writes from now on.
+    /// Reads and writes from now on, beginning with everything that is known.
     pub(super) fn take(
         number: usize,
         stream: UnixStream,
+        view: View,
         reports: watch::Receiver<Report>,
         inputs: UnboundedSender<Input>,
     ) -> Self {
         let (reading, writing) = stream.into_split();
         let (lines, queued) = mpsc::channel(QUEUED);
+        send(&lines, &Event::Attached(Box::new(view)));
         tokio::spawn(async move {
             let mut requests = BufReader::new(reading).lines();
             // What is not a request does not come from one of our consoles.

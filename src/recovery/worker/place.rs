@@ -129,42 +129,39 @@ fn open(task: &Task, system: &System, state: &Path, operator: Operator) -> Resul
 
 /// Starts this program again as a worker. Returns the recovery's id when it has begun and can be attached to.
 async fn spawn(order: &Order) -> Result<String> {
-    let failed = |error: std::io::Error| {
-        Error::operator("cannot start the worker of this recovery")
-            .detail(error)
-            .hint("Check the limits of processes and memory of this user, then try again.")
-    };
-    let program = std::env::current_exe().map_err(failed)?;
-    let mut command = match scope() {
-        Some(mut scope) => {
-            scope.arg(program);
-            scope
-        }
-        None => Command::new(program),
-    };
-    let mut child = command
-        .arg("worker")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
+    let program = std::env::current_exe().map_err(|error| cannot_start(&error))?;
     let text = serde_json::to_vec(order).map_err(|error| Error::bug("an order cannot be written").detail(error))?;
+    if let Some(mut scope) = scope() {
+        scope.arg(&program);
+        // A session that systemd does not manage after all is none that it ends.
+        if let Ok(begun) = hand_over(scope, &text).await {
+            return begun;
+        }
+    }
+    hand_over(Command::new(program), &text).await?
+}
+
+/// Gives a process its order. The error: it did not get so far as to answer.
+async fn hand_over(mut command: Command, order: &[u8]) -> Result<Result<String>> {
+    let failed = |error: std::io::Error| cannot_start(&error);
+    command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(failed)?;
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(Error::bug("a child has no pipes"));
     };
-    stdin.write_all(&text).await.map_err(failed)?;
+    stdin.write_all(order).await.map_err(failed)?;
     drop(stdin);
     let mut answer = String::new();
     BufReader::new(stdout).read_line(&mut answer).await.map_err(failed)?;
     // Whatever becomes of it later, its exit is waited for, so that no dead process stays.
     tokio::spawn(async move { child.wait().await });
-    let begun: Result<String> = serde_json::from_str(&answer).map_err(|error| {
-        Error::operator("the worker of this recovery ended before it had begun")
-            .detail(error)
-            .hint("Check the limits of processes and memory of this user, then try again.")
-    })?;
-    begun
+    serde_json::from_str(&answer).map_err(|error| cannot_start(&error))
+}
+
+fn cannot_start(error: &dyn std::error::Error) -> Error {
+    Error::operator("cannot start the worker of this recovery")
+        .detail(error)
+        .hint("Check the limits of processes and memory of this user, then try again.")
 }
 
 /// Where systemd ends everything of a session at logout, the worker goes into a scope of its own.

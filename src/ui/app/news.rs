@@ -16,7 +16,12 @@ impl App {
                     self.note(finding);
                 }
                 self.recovery = Some(*viewer);
+                self.looking_inside = false;
                 self.show();
+                // A look that is under way for long is shown at once.
+                if let Screen::Waiting(waiting) = &mut self.screen {
+                    waiting.since = waiting.reports.borrow().since;
+                }
                 self.caught_up();
             }
             Message::Attached(Err(error)) => {

@@ -1,0 +1,142 @@
+//! Locks as restic makes them. A shared one of ours keeps a `restic prune` from taking packs away while we read; one of
+//! somebody else is told of. We hold one where the storage lets us write, and read on without it where it does not: what a
+//! prune moves is found again in the new index.
+//!
+//! Source: restic's `doc/design.rst`, "Locks".
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use chrono::{DateTime, FixedOffset, Local, Utc};
+use rustic_core::Id;
+use serde::{Deserialize, Serialize};
+
+use super::Repository;
+use super::storage::{Failure, Stored};
+use crate::text;
+
+/// restic refreshes its locks this often,
+pub const REFRESH: Duration = Duration::from_mins(5);
+/// and takes one for stale that is older than this.
+const STALE_MINUTES: i64 = 30;
+
+/// What a lock file says.
+#[derive(Serialize, Deserialize)]
+struct LockOfFile {
+    time: DateTime<FixedOffset>,
+    #[serde(default)]
+    exclusive: bool,
+    #[serde(default)]
+    hostname: String,
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    pid: u64,
+    #[serde(default)]
+    uid: u32,
+    #[serde(default)]
+    gid: u32,
+}
+
+impl LockOfFile {
+    fn ours() -> Self {
+        let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+        let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+        Self {
+            time: Local::now().fixed_offset(),
+            exclusive: false,
+            hostname: host.unwrap_or_default(),
+            username: user.map(|user| user.name).unwrap_or_default(),
+            pid: std::process::id().into(),
+            uid: nix::unistd::getuid().as_raw(),
+            gid: nix::unistd::getgid().as_raw(),
+        }
+    }
+
+    fn is_stale(&self) -> bool {
+        self.age().num_minutes() >= STALE_MINUTES
+    }
+
+    fn age(&self) -> chrono::TimeDelta {
+        Utc::now().signed_duration_since(self.time)
+    }
+
+    fn told(&self, repository: &str) -> String {
+        let Self { hostname, username, pid, .. } = self;
+        let since = text::duration(self.age().to_std().unwrap_or_default());
+        let meaning = if self.is_stale() {
+            "It is stale: if that process is gone, `restic unlock` removes it"
+        } else {
+            "A prune or check may be running: reading goes on, but what is being pruned may go away"
+        };
+        format!(
+            "repository {repository} was locked exclusively {since} ago by process {pid} of {username} on {hostname}. {meaning}."
+        )
+    }
+}
+
+/// A shared lock of ours; removed when dropped.
+#[derive(Debug)]
+pub struct SharedLock {
+    /// Dropped to end the thread that refreshes the lock.
+    stop: Option<Sender<()>>,
+    refreshing: Option<JoinHandle<()>>,
+}
+
+impl Repository {
+    /// What else uses the repository now, one sentence each: reading goes on, but a prune may take packs away. Locks
+    /// can be seen in local, S3 and SFTP repositories.
+    pub fn warnings(&self) -> Vec<String> {
+        self.exclusive_locks().iter().map(|lock| lock.told(self.shown())).collect()
+    }
+
+    /// Holds a shared lock, made anew each time that `every` has passed. `None`: somebody holds the repository exclusively,
+    /// or it cannot be written, or is behind REST or rclone, whose library does not know locks.
+    pub fn lock(&self, every: Duration) -> Option<SharedLock> {
+        if self.exclusive_locks().iter().any(|lock| !lock.is_stale()) {
+            return None;
+        }
+        let mut held = self.write_lock().ok()?;
+        let (stop, stopped) = channel();
+        let repository = self.clone();
+        let refreshing = std::thread::Builder::new().name("lock".into()).spawn(move || {
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                // The new one is there before the old one goes; one that cannot be made leaves the old one to its age.
+                if let Ok(new) = repository.write_lock() {
+                    let _ = repository.0.storage.remove_lock(&held);
+                    held = new;
+                }
+            }
+            // One that cannot be removed is stale in half an hour.
+            let _ = repository.0.storage.remove_lock(&held);
+        });
+        Some(SharedLock { stop: Some(stop), refreshing: Some(refreshing.ok()?) })
+    }
+
+    fn write_lock(&self) -> Result<Id, Failure> {
+        let json = serde_json::to_vec(&LockOfFile::ours());
+        let unwritable = |words: String| self.0.storage.damaged("our lock", words);
+        let json = json.map_err(|error| unwritable(error.to_string()))?;
+        let sealed = self.0.seal.seal(&json).map_err(unwritable)?;
+        self.0.storage.write_lock(&sealed)
+    }
+
+    fn exclusive_locks(&self) -> Vec<LockOfFile> {
+        let locks = self.0.storage.list(Stored::Lock).unwrap_or_default();
+        let locks = locks.iter().filter_map(|(id, size)| {
+            let json = self.document(Stored::Lock, id, *size).ok()?;
+            serde_json::from_slice::<LockOfFile>(&json).ok()
+        });
+        locks.filter(|lock| lock.exclusive).collect()
+    }
+}
+
+impl Drop for SharedLock {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(refreshing) = self.refreshing.take() {
+            let _ = refreshing.join();
+        }
+    }
+}
