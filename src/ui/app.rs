@@ -599,8 +599,9 @@ fn home(console: &Console) -> Home {
         Standing::UnderWay { .. } => 1,
         Standing::Ended { .. } | Standing::Unreadable { .. } => 2,
     });
-    // What was left in the middle comes first, also under the cursor.
-    let selected = usize::from(matches!(earlier.first(), Some(Earlier { standing: Standing::Left { .. }, .. })));
+    // What has not come to its end comes first, also under the cursor.
+    let open = |first: &Earlier| matches!(first.standing, Standing::Left { .. } | Standing::UnderWay { .. });
+    let selected = usize::from(earlier.first().is_some_and(open));
     let cursor = super::table::Cursor { selected, ..Default::default() };
     Home { briefing: console.briefing.clone(), earlier, cursor }
 }

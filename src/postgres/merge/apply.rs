@@ -159,7 +159,7 @@ impl Merge<'_> {
     /// Everything but COMMIT.
     async fn write(&self, progress: &Progress) -> Result<Applied, Failure> {
         let rows = self.works.iter().map(|work| work.inserts + work.updates + work.deletes).sum();
-        progress.begin("merging", Unit::Rows, Some(rows));
+        progress.begin("merging: the frozen rows are compared with what was approved", Unit::Rows, None);
         self.run(BEGIN, "beginning the transaction").await?;
         for work in self.works {
             claim::claim_or_refuse(self.client, &work.table.live.name, work.table.live.oid).await?;
@@ -172,6 +172,7 @@ impl Merge<'_> {
         if frozen::hash(self.client, self.scratch, self.works).await? != self.hash {
             return Err(altered().into());
         }
+        progress.begin("merging: the rows are kept as they are now, for undo", Unit::Rows, None);
         keep(self.client, &self.scratch.recovery, self.works).await?;
         let scripts: Vec<_> = self.works.iter().map(|work| (work, work.script(self.scratch))).collect();
         for (work, script) in &scripts {
@@ -184,6 +185,8 @@ impl Merge<'_> {
                 self.run(statement, &format!("skipping triggers of {}", work.table.live.name)).await?;
             }
         }
+        // One statement for each table and kind of row: the server says nothing before each is done.
+        progress.begin("merging: rows are written", Unit::Rows, Some(rows));
         let mut tables: Vec<_> = self.works.iter().map(blank).collect();
         // Rows go before those that they refer to, and come after them.
         for ((work, script), table) in scripts.iter().zip(&mut tables).rev() {
@@ -195,6 +198,7 @@ impl Merge<'_> {
         }
         self.run("SET CONSTRAINTS ALL IMMEDIATE", "checking the constraints").await?;
         self.run(OUR_PATH, "setting the search path").await?;
+        progress.begin("merging: what was written is read again", Unit::Rows, None);
         for (work, script) in &scripts {
             self.hold(work).await?;
             for statement in script.enable.iter().chain(&script.sequences) {

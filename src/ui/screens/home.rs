@@ -90,6 +90,10 @@ impl Home {
                  was not, what was staged is removed.",
             ));
             top.push(Line::raw(""));
+        } else if self.earlier.iter().any(|earlier| matches!(earlier.standing, Standing::UnderWay { .. })) {
+            top.push(Line::styled("A recovery is under way.", theme.title()));
+            top.push(Line::raw("Enter on it looks on: it is as it was left, or has gone on since."));
+            top.push(Line::raw(""));
         } else {
             top.push(Line::styled("Something is lost? Begin a recovery.", theme.title()));
             top.push(Line::raw("Nothing is changed before you have seen exactly what, and typed its name."));
