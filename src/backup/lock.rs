@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset, Local, Utc};
+use nix::errno::Errno;
 use rustic_core::Id;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ use crate::text;
 pub const REFRESH: Duration = Duration::from_mins(5);
 /// and takes one for stale that is older than this.
 const STALE_MINUTES: i64 = 30;
+/// Stands behind the user's name, so that people and we ourselves know our locks.
+const OURS: &str = " (lifeboat)";
 
 /// What a lock file says.
 #[derive(Serialize, Deserialize)]
@@ -47,11 +50,19 @@ impl LockOfFile {
             time: Local::now().fixed_offset(),
             exclusive: false,
             hostname: host.unwrap_or_default(),
-            username: user.map(|user| user.name).unwrap_or_default(),
+            username: user.map(|user| user.name).unwrap_or_default() + OURS,
             pid: std::process::id().into(),
             uid: nix::unistd::getuid().as_raw(),
             gid: nix::unistd::getgid().as_raw(),
         }
+    }
+
+    /// Whether it is of a process of ours on this machine that was killed.
+    fn is_left(&self) -> bool {
+        let here = Self::ours();
+        let process = i32::try_from(self.pid).unwrap_or(i32::MAX);
+        let gone = || nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None) == Err(Errno::ESRCH);
+        self.username == here.username && self.hostname == here.hostname && self.pid > 0 && gone()
     }
 
     fn is_stale(&self) -> bool {
@@ -94,6 +105,7 @@ impl Repository {
     /// Holds a shared lock, made anew each time that `every` has passed. `None`: somebody holds the repository exclusively,
     /// or it cannot be written, or is behind REST or rclone, whose library does not know locks.
     pub fn lock(&self, every: Duration) -> Option<SharedLock> {
+        self.remove_left_locks();
         if self.exclusive_locks().iter().any(|lock| !lock.is_stale()) {
             return None;
         }
@@ -114,6 +126,16 @@ impl Repository {
         Some(SharedLock { stop: Some(stop), refreshing: Some(refreshing.ok()?) })
     }
 
+    /// Removes locks that killed processes of ours have left on this machine: they would keep a prune away for nothing.
+    pub fn remove_left_locks(&self) {
+        for (id, lock) in self.locks() {
+            if lock.is_left() {
+                // One that cannot be removed is stale in half an hour.
+                let _ = self.0.storage.remove_lock(&id);
+            }
+        }
+    }
+
     fn write_lock(&self) -> Result<Id, Failure> {
         let json = serde_json::to_vec(&LockOfFile::ours());
         let unwritable = |words: String| self.0.storage.damaged("our lock", words);
@@ -123,12 +145,16 @@ impl Repository {
     }
 
     fn exclusive_locks(&self) -> Vec<LockOfFile> {
+        self.locks().into_iter().map(|(_, lock)| lock).filter(|lock| lock.exclusive).collect()
+    }
+
+    fn locks(&self) -> Vec<(Id, LockOfFile)> {
         let locks = self.0.storage.list(Stored::Lock).unwrap_or_default();
-        let locks = locks.iter().filter_map(|(id, size)| {
-            let json = self.document(Stored::Lock, id, *size).ok()?;
-            serde_json::from_slice::<LockOfFile>(&json).ok()
-        });
-        locks.filter(|lock| lock.exclusive).collect()
+        let read = |(id, size): (Id, u64)| {
+            let json = self.document(Stored::Lock, &id, size).ok()?;
+            Some((id, serde_json::from_slice(&json).ok()?))
+        };
+        locks.into_iter().filter_map(read).collect()
     }
 }
 

@@ -141,7 +141,11 @@ impl Systems {
         }
         let repository = self.repository().await?;
         let shown = repository.shown().to_owned();
-        let snapshots = blocking(move || repository.snapshots()).await?;
+        let snapshots = blocking(move || {
+            repository.remove_left_locks();
+            repository.snapshots()
+        });
+        let snapshots = snapshots.await?;
         let wanted = |snapshot: &Snapshot| {
             self.system.host.as_ref().is_none_or(|host| *host == snapshot.host)
                 && self.system.tags.iter().all(|tag| snapshot.tags.contains(tag))

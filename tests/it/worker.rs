@@ -479,6 +479,40 @@ fn console_of(incident: &Incident, person: &str, arguments: &[&str]) -> Terminal
 }
 
 #[test]
+fn a_lock_that_a_killed_process_left_in_the_repository_goes_at_the_next_start() {
+    let incident = Incident::new("left_lock");
+    let (repository, password) = (incident.path("repository"), incident.path("password"));
+    std::fs::write(&password, "canary").unwrap();
+    let restic = |arguments: &[&str]| {
+        let mut command = Command::new("restic");
+        command.args(["--no-cache", "-r"]).arg(&repository).arg("--password-file").arg(&password).args(arguments);
+        command.output().unwrap()
+    };
+    assert!(restic(&["init"]).status.success());
+    assert!(restic(&["backup", &incident.path("t.dump").display().to_string()]).status.success());
+    let lifeboat = |arguments: &[&str]| {
+        let mut command = incident.command(arguments);
+        command.env("RESTIC_REPOSITORY", &repository).env("RESTIC_PASSWORD_FILE", &password);
+        command.stdout(Stdio::piped());
+        command
+    };
+    let points = String::from_utf8(lifeboat(&["points"]).output().unwrap().stdout).unwrap();
+    let point = points.split_whitespace().next().unwrap();
+    let locks = || std::fs::read_dir(repository.join("locks")).unwrap().count();
+    let mut child = lifeboat(&["diff", point, "public.t"]).spawn().unwrap();
+    while locks() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was seen to hold a lock");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!restic(&["prune"]).status.success());
+    assert!(lifeboat(&["points"]).output().unwrap().status.success());
+    assert_eq!(locks(), 0);
+    assert!(restic(&["prune"]).status.success());
+}
+
+#[test]
 fn where_two_people_are_required_one_is_not_enough() {
     let incident = Incident::new("second_person");
     let (config, dump) = (careful(&incident), incident.path("t.dump").display().to_string());
