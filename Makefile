@@ -1,7 +1,7 @@
 # make drill     practise a recovery in a private sandbox; without a terminal it recovers by itself and prints the report
 # make test      every test, on real servers
 # make bench     the comparisons that the README's numbers come from
-# make soak      every fault test, with thousands of kills; writes tests/FAULTS.md (KILLS=2000 unless said otherwise)
+# make soak      every fault test, with thousands of kills; writes tests/FAULTS.md (KILLS=1000 of each kind of process unless said otherwise)
 # make screenshots   the pictures in screenshots/, from the real program
 #
 # Each installs what it needs and does not find; see .make/install.
@@ -28,7 +28,7 @@ bench: install-test-tools
 	cargo bench --locked
 
 soak: install-test-tools
-	PATH="$(CURDIR)/target/moto/bin:$$PATH" tests/soak $(or $(KILLS),2000)
+	PATH="$(CURDIR)/target/moto/bin:$$PATH" tests/soak $(or $(KILLS),1000)
 
 screenshots: install-test-tools
 	UPDATE_SCREENSHOTS=1 cargo test --locked --test it -- walk::a_newcomer worker::fm_05_a_cut worker::where_two

@@ -169,7 +169,7 @@ async fn repair(name: &str) -> Repair {
 
 #[tokio::test]
 async fn fm_03_a_commit_whose_reply_was_lost_is_resolved_and_never_repeated() {
-    let runs = times(4, 4);
+    let runs = times(4, 2);
     for run in 0..runs {
         let mode = if run % 2 == 0 { LOSE_REPLY } else { LOSE_COMMIT };
         let repair = repair(&format!("fm_03_{run}")).await;
@@ -306,7 +306,7 @@ async fn fm_09_10_a_backend_or_a_server_that_is_killed_at_any_moment_leaves_all_
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut cluster = Cluster::create(&folder.path().join("pg"), &programs().unwrap(), &["fsync=on"]).unwrap();
     let conninfo = cluster.conninfo("postgres");
-    let (runs, mut kept) = (times(16, 4), 0);
+    let (runs, mut kept) = (times(16, 2), 0);
     for run in 0..runs {
         let name = format!("run{run}");
         psql(&conninfo, &format!("create database {name}"));
@@ -380,7 +380,7 @@ async fn fm_27_an_application_that_writes_all_the_while_loses_nothing() {
     let (acknowledged, slowest) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut writers = Vec::new();
     let begun = Instant::now();
-    for seed in 1..=8_u64 {
+    for seed in 1..=12_u64 {
         let client = session(&repair.bench.conninfo).await;
         let (stop, acknowledged, slowest) = (Arc::clone(&stop), Arc::clone(&acknowledged), Arc::clone(&slowest));
         writers.push(tokio::spawn(async move {
@@ -392,13 +392,13 @@ async fn fm_27_an_application_that_writes_all_the_while_loses_nothing() {
                 client.execute("update public.t set hits = hits + 1 where id = $1", &[&id]).await.unwrap();
                 slowest.fetch_max(u64::try_from(asked.elapsed().as_millis()).unwrap(), Ordering::Relaxed);
                 acknowledged.fetch_add(1, Ordering::Relaxed);
-                // Of eight, two hundred a second.
+                // Of twelve, two hundred a second and more, also on a busy machine.
                 tokio::time::sleep(Duration::from_millis(40).saturating_sub(asked.elapsed())).await;
             }
         }));
     }
     let (mut merged, mut moved) = (0, 0);
-    while merged < times(10, 10) {
+    while merged < times(10, 5) {
         assert!(moved < 100 * (merged + 1), "hardly anything can be merged beside the application");
         again(&mut repair).await;
         let mut choice = repair.choice(0, &[Class::Changed]);

@@ -143,16 +143,24 @@ impl Incident {
         let _ = std::fs::remove_dir_all(self.path(".local"));
     }
 
+    /// Staging schemas, and sessions of ours that have not ended when the server has had time to notice.
     pub fn leftovers(&self) -> String {
-        psql(
-            &self.conninfo,
-            &format!(
-                "select string_agg(nspname, ' ') from pg_namespace where nspname ~ '^restore_staging_';
-                 select string_agg(application_name, ' ') from pg_stat_activity
-                 where datname = '{}' and pid <> pg_backend_pid() and backend_type = 'client backend'",
-                self.name
-            ),
-        )
+        let begun = Instant::now();
+        loop {
+            let left = psql(
+                &self.conninfo,
+                &format!(
+                    "select string_agg(nspname, ' ') from pg_namespace where nspname ~ '^restore_staging_';
+                     select string_agg(application_name, ' ') from pg_stat_activity
+                     where datname = '{}' and application_name ~ '^lifeboat'",
+                    self.name
+                ),
+            );
+            if left.is_empty() || begun.elapsed() > Duration::from_secs(5) {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

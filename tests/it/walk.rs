@@ -220,6 +220,8 @@ fn fm_82_text_from_outside_cannot_steer_the_terminal() {
     terminal.wait_for("e ends it: what was staged is removed");
     terminal.send("e");
     assert!(terminal.child.wait().unwrap().success());
+    // What it wrote last may still be on its way.
+    terminal.settle();
     let written = String::from_utf8_lossy(&terminal.written()).into_owned();
     assert!(!written.contains("\u{1b}]0;"), "the title was set");
     assert!(!written.contains('\u{202e}') && !written.contains('\u{9b}') && !written.contains('\u{7}'));
