@@ -130,6 +130,10 @@ async fn serve(
         };
         let Some(input) = input else { break };
         worker.take(input);
+        if worker.ending {
+            // Also what has just begun because something else ended well.
+            worker.cancel();
+        }
         let over = matches!(worker.stage, Stage::Done | Stage::Settled(_)) || worker.ending;
         if over && worker.work.is_none() {
             break;
@@ -174,9 +178,6 @@ impl Worker {
                 self.tell(&Event::Viewers(self.seats.len()));
                 // Nobody else can come, and nobody would see the work end.
                 self.ending |= !self.detached && self.seats.is_empty();
-                if self.ending {
-                    self.cancel();
-                }
             }
             Input::Asked(number, request) => self.asked(number, request),
             Input::TakenOver(taken) => {
@@ -221,10 +222,7 @@ impl Worker {
                     Err(error) => self.fail(error),
                 }
             }
-            Input::Terminated => {
-                self.ending = true;
-                self.cancel();
-            }
+            Input::Terminated => self.ending = true,
         }
     }
 
@@ -254,8 +252,8 @@ impl Worker {
                 }
                 // Whoever began it stands in the first line already.
                 if let (Some(recovery), true) = (&mut self.recovery, number > 0) {
-                    let written = recovery.journal.write(Entry::Attached { operator });
-                    written.unwrap_or_else(|error| self.fail(error));
+                    // Looking on is no step; when the journal cannot be written, the next step says so.
+                    let _ = recovery.journal.write(Entry::Attached { operator });
                 }
             }
             Request::Answer { fact, seen } => {
@@ -290,10 +288,7 @@ impl Worker {
                 let rows = caught(systems.matches(table, &filter)).await;
                 Event::Counted { table, filter, rows }
             }),
-            Request::End => {
-                self.ending = true;
-                self.cancel();
-            }
+            Request::End => self.ending = true,
         }
     }
 
@@ -357,8 +352,8 @@ impl Worker {
             return;
         }
         let Some(mut recovery) = self.recovery.take() else { return };
-        let confirmed = match recovery.next() {
-            Next::Ready(plan) => plan.confirm(typed, shown),
+        let confirmed = match (&self.stage, recovery.next()) {
+            (Stage::Deciding | Stage::Seconding { .. }, Next::Ready(plan)) => plan.confirm(typed, shown),
             _ => Err(Error::refused("there is no plan to consent to")),
         };
         let confirmed = match confirmed {

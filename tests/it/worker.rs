@@ -266,9 +266,17 @@ async fn a_socket_of_a_dead_worker_a_second_worker_and_a_strangers_order_do_no_h
     // What is not a request ends that connection and nothing else.
     let mut stranger = std::os::unix::net::UnixStream::connect(folder.join("worker.sock")).unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    // One that asks and asks, and never reads what it is told, is not waited for.
+    let mut deaf = std::os::unix::net::UnixStream::connect(folder.join("worker.sock")).unwrap();
+    let question = serde_json::to_string(&Request::Inside { point: "on disk".into() }).unwrap();
+    for _ in 0..5000 {
+        if deaf.write_all(format!("{question}\n").as_bytes()).is_err() {
+            break;
+        }
+    }
     let mut watch = Watch::on(&incident, &id).await;
     watch.decide().await.unwrap();
-    drop(watch);
+    drop((watch, deaf));
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(folder.join("worker.sock").exists());
