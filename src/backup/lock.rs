@@ -96,10 +96,22 @@ pub struct SharedLock {
 }
 
 impl Repository {
-    /// What else uses the repository now, one sentence each: reading goes on, but a prune may take packs away. Locks
+    /// What else uses the repository now, and whether we can keep a prune away, one sentence each: reading goes on. Locks
     /// can be seen in local, S3 and SFTP repositories.
     pub fn warnings(&self) -> Vec<String> {
-        self.exclusive_locks().iter().map(|lock| lock.told(self.shown())).collect()
+        let mut warnings: Vec<_> = self.exclusive_locks().iter().map(|lock| lock.told(self.shown())).collect();
+        if warnings.is_empty()
+            && self.0.storage.knows_locks()
+            && let Err(failure) = self.write_lock().and_then(|id| self.0.storage.remove_lock(&id))
+        {
+            let why = failure.error.detail.unwrap_or(failure.error.message);
+            warnings.push(format!(
+                "repository {} cannot be locked ({why}): it is read all the same, and what a prune moves meanwhile is found again, \
+                 but what it removes is gone.",
+                self.shown()
+            ));
+        }
+        warnings
     }
 
     /// Holds a shared lock, made anew each time that `every` has passed. `None`: somebody holds the repository exclusively,

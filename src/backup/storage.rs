@@ -151,6 +151,11 @@ impl Storage {
         Err(self.damaged(&kind.file(id), "its SHA-256 is not its name".into()))
     }
 
+    /// Whether locks can be listed and written: the library for REST and rclone cannot.
+    pub(super) fn knows_locks(&self) -> bool {
+        !matches!(self.place, Place::Rustic(_))
+    }
+
     /// Writes a lock, named by its hash as everything is. Where locks cannot even be listed, none can be written.
     pub(super) fn write_lock(&self, sealed: &[u8]) -> Result<Id, Failure> {
         let id = hash(sealed);
