@@ -4,6 +4,7 @@
 mod cost;
 mod damage;
 mod libraries;
+mod older;
 
 use std::collections::BTreeMap;
 use std::fs::File;
