@@ -405,7 +405,7 @@ fn progress_line(report: &Report) -> String {
 fn recovery_folder(state: &Path, id: &str) -> Result<PathBuf> {
     if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
         return Err(
-            Error::operator(format!("\"{id}\" is not the id of a recovery")).hint("lifeboat journal lists them.")
+            Error::operator(format!("\"{id}\" is not the id of a recovery")).hint("lifeboat status lists them.")
         );
     }
     Ok(state.join("recoveries").join(id))
