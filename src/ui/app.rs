@@ -223,6 +223,10 @@ impl App {
                 self.notice = Some("this is the first screen; q leaves".into());
             }
             Action::Back if matches!(self.screen, Screen::Waiting(_)) => self.cancel(),
+            Action::Back if matches!(self.screen, Screen::Running(_)) => {
+                self.notice =
+                    Some("there is no way back from a plan: Ctrl-C stops it at a safe point, q leaves".into());
+            }
             _ => {
                 if let Some(command) = self.screen.act(action) {
                     self.obey(command);
