@@ -127,4 +127,10 @@ impl fmt::Display for Error {
     }
 }
 
+impl AsRef<Self> for Error {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl std::error::Error for Error {}

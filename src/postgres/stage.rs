@@ -333,11 +333,11 @@ pub(super) async fn rollback(client: &Client) {
 }
 
 /// Waits for a piece of server work and asks the server to stop it when the operator does.
-pub(super) async fn stoppable<T>(
+pub(super) async fn stoppable<T, E: From<Error> + AsRef<Error>>(
     client: &Session,
     progress: &Progress,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     tokio::pin!(work);
     progress.check()?;
     tokio::select! {
@@ -346,12 +346,13 @@ pub(super) async fn stoppable<T>(
             let _ = client.cancel().await;
             // The session is usable again only when the statement has ended.
             let stopped_by_the_server = work.await.is_err_and(|error| {
+                let error: &Error = error.as_ref();
                 error.kind == Kind::Cancelled && error.detail.is_some()
             });
             if !stopped_by_the_server {
                 meet_late_cancel(client).await;
             }
-            Err(Error::cancelled())
+            Err(Error::cancelled().into())
         }
     }
 }
@@ -360,5 +361,5 @@ pub(super) async fn stoppable<T>(
 /// hits a later one, which could be the removal of what was staged: it is given a statement to hit.
 async fn meet_late_cancel(client: &Client) {
     rollback(client).await;
-    let _ = client.batch_execute("SELECT pg_catalog.pg_sleep(1)").await;
+    let _ = client.batch_execute("SELECT pg_catalog.pg_sleep(5)").await;
 }

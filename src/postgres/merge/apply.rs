@@ -56,6 +56,12 @@ impl Failure {
     }
 }
 
+impl AsRef<Error> for Failure {
+    fn as_ref(&self) -> &Error {
+        &self.error
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, again: false }
@@ -138,13 +144,7 @@ struct Merge<'a> {
 
 impl Merge<'_> {
     async fn attempt(&self, progress: &Progress) -> Result<Applied, Failure> {
-        let working = async { Ok(self.write(progress).await) };
-        let written = match stage::stoppable(self.client, progress, working).await {
-            Ok(Ok(applied)) => Ok(applied),
-            Ok(Err(failure)) => Err(failure),
-            Err(cancelled) => Err(cancelled.into()),
-        };
-        match written {
+        match stage::stoppable(self.client, progress, self.write(progress)).await {
             Ok(applied) => {
                 progress.begin(COMMITTING, Unit::Rows, None);
                 commit(self.client).await.map(|()| applied)

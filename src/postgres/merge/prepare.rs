@@ -41,7 +41,7 @@ pub async fn prepare(
             claim::claim_or_refuse(client, &table.live.name, table.live.oid).await?;
             let work = freeze(client, scratch, table, choice, triggers).await?;
             allowed(client, &work).await?;
-            Ok(work)
+            Ok::<_, Error>(work)
         };
         works.push(stage::stoppable(client, progress, freezing).await?);
     }

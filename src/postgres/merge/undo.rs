@@ -81,8 +81,7 @@ pub async fn undo(
     retry(progress, || async {
         let rows = plan.tables.iter().map(|table| table.remove + table.set_back + table.bring_back).sum();
         progress.begin("taking rows back", Unit::Rows, Some(rows));
-        let working = async { Ok(taking.write(plan, journal, progress).await) };
-        match stage::stoppable(client, progress, working).await.map_err(Failure::from).and_then(|written| written) {
+        match stage::stoppable(client, progress, taking.write(plan, journal, progress)).await {
             Ok(applied) => {
                 progress.begin(COMMITTING, Unit::Rows, None);
                 commit(client).await.map(|()| applied)
