@@ -31,7 +31,7 @@ use crate::recovery::flows::{Answers, Next, Question};
 use crate::recovery::journal;
 use crate::recovery::record::Contents;
 use crate::recovery::run::Standing;
-use crate::recovery::worker::{Event, Request, Stage, Viewer, Workers};
+use crate::recovery::worker::{Event, Request, Stage, Viewer};
 use crate::recovery::{Flow, report};
 
 /// What comes in besides keys.
@@ -81,8 +81,7 @@ enum Asked {
 #[derive(Clone)]
 enum Coming {
     Begin(Flow),
-    TakeOver(String),
-    Attach(String),
+    GoOn(String),
 }
 
 /// The console between two keys: the screen, and a view of the recovery that its worker holds.
@@ -142,7 +141,7 @@ impl App {
             left: false,
         };
         if let Some(recovery) = app.console.attach.take() {
-            app.come_in(Coming::Attach(recovery));
+            app.come_in(Coming::GoOn(recovery));
         }
         (app, receiver)
     }
@@ -317,8 +316,7 @@ impl App {
                 let keep = Keep { undo_seconds: self.console.keep_undo.as_secs(), open };
                 self.come_in(Coming::Begin(Flow::Clean(keep)));
             }
-            Command::Attach(recovery) => self.come_in(Coming::Attach(recovery)),
-            Command::Resume(recovery) => self.come_in(Coming::TakeOver(recovery)),
+            Command::GoOn(recovery) => self.come_in(Coming::GoOn(recovery)),
             Command::Report(recovery) => self.show_report(&recovery, "An earlier recovery".into(), None),
             Command::Answer(fact) => {
                 self.ask_to_move(|seen| Request::Answer { fact, seen });
@@ -353,8 +351,7 @@ impl App {
         let coming = async move {
             match coming {
                 Coming::Begin(flow) => workers.begin(flow, &state).await,
-                Coming::TakeOver(id) => workers.take_over(&id, &state).await,
-                Coming::Attach(id) => Workers::attach(&id, &state).await,
+                Coming::GoOn(id) => workers.go_on(&id, &state).await,
             }
         };
         let messages = self.messages.clone();
@@ -528,7 +525,7 @@ impl App {
     fn fail(&mut self, error: Error) {
         let id = match (&self.recovery, &self.coming) {
             (Some(recovery), _) => Some(&recovery.id),
-            (None, Some(Coming::Attach(id) | Coming::TakeOver(id))) => Some(id),
+            (None, Some(Coming::GoOn(id))) => Some(id),
             (None, _) => None,
         };
         let lines = id.and_then(|id| journal::read(&self.console.state.join("recoveries").join(id)).ok());

@@ -30,10 +30,8 @@ pub enum Command {
     Clean,
     /// Show the report of an earlier recovery.
     Report(String),
-    /// Look on at a recovery that is under way.
-    Attach(String),
-    /// Find out what became of a recovery that was left in the middle, by its id.
-    Resume(String),
+    /// Look on at a recovery, by its id, or go on with it when its process has ended.
+    GoOn(String),
     /// Take an answer into the record.
     Answer(Fact),
     /// Take the last answer back; before the first, go home.

@@ -506,7 +506,11 @@ fn a_lock_that_a_killed_process_left_in_the_repository_goes_at_the_next_start() 
     };
     let points = String::from_utf8(lifeboat(&["points"]).output().unwrap().stdout).unwrap();
     let point = points.split_whitespace().next().unwrap();
-    let locks = || std::fs::read_dir(repository.join("locks")).unwrap().count();
+    // A lock is written under another name first.
+    let locks = || {
+        let names = std::fs::read_dir(repository.join("locks")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.len() == 64).count()
+    };
     let mut child = lifeboat(&["diff", point, "public.t"]).spawn().unwrap();
     while locks() == 0 {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it was seen to hold a lock");

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -20,10 +20,14 @@ use super::{Event, Input, Viewer, serve};
 use crate::config::System;
 use crate::error::{Error, Result};
 use crate::recovery::journal::{self, Line, Operator};
+use crate::recovery::run::Standing;
 use crate::recovery::systems::Systems;
 use crate::recovery::{Flow, Recovery};
 
 const SOCKET: &str = "worker.sock";
+
+/// How long a process that was killed may still seem to be there.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// How long a worker may take to begin.
 const BEGINNING: Duration = Duration::from_secs(20);
@@ -71,8 +75,16 @@ impl Workers {
         self.start(Task::Begin(flow), state).await
     }
 
-    /// Goes on with a recovery whose process has ended, and looks on.
-    pub async fn take_over(&self, id: &str, state: &Path) -> Result<Attached> {
+    /// Looks on at a recovery, whose process is taken over from when it has ended.
+    pub async fn go_on(&self, id: &str, state: &Path) -> Result<Attached> {
+        let begun = Instant::now();
+        while let Standing::UnderWay { .. } = Standing::of(&state.join("recoveries").join(id)) {
+            match Self::attach(id, state).await {
+                // A process that is being killed lets nobody in, and keeps its lock for a moment more.
+                Err(_) if begun.elapsed() < ENDING => tokio::time::sleep(Duration::from_millis(50)).await,
+                attached => return attached,
+            }
+        }
         self.start(Task::TakeOver(id.into()), state).await
     }
 

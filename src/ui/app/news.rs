@@ -3,7 +3,6 @@
 use super::{App, Asked, Coming, Message, home};
 use crate::error::Error;
 use crate::recovery::record::Finding;
-use crate::recovery::run::Standing;
 use crate::recovery::worker::{Change, Event};
 use crate::ui::screens::Screen;
 use crate::ui::screens::question::One;
@@ -124,9 +123,7 @@ impl App {
         self.parting.remove(&id);
         if self.recovery.as_ref().is_some_and(|recovery| recovery.id == id) {
             self.recovery = None;
-            let folder = self.console.state.join("recoveries").join(&id);
-            let goes_on = matches!(Standing::of(&folder), Standing::UnderWay { .. });
-            self.coming = Some(if goes_on { Coming::Attach(id) } else { Coming::TakeOver(id) });
+            self.coming = Some(Coming::GoOn(id));
             self.fail(Error::unresolved(
                 "the worker of this recovery has ended, or does not let this console in any more",
             ));

@@ -48,11 +48,8 @@ impl Home {
             Action::Enter => {
                 return Some(match selected {
                     None => Command::Start,
-                    Some(earlier) if matches!(earlier.standing, Standing::Left { .. }) => {
-                        Command::Resume(earlier.id.clone())
-                    }
-                    Some(earlier) if matches!(earlier.standing, Standing::UnderWay { .. }) => {
-                        Command::Attach(earlier.id.clone())
+                    Some(earlier) if matches!(earlier.standing, Standing::Left { .. } | Standing::UnderWay { .. }) => {
+                        Command::GoOn(earlier.id.clone())
                     }
                     Some(earlier) => Command::Report(earlier.id.clone()),
                 });
