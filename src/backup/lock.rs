@@ -14,7 +14,8 @@ use rustic_core::Id;
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
-use super::storage::{Failure, Stored};
+use super::storage::{Failure, Stored, Why};
+use crate::error::Error;
 use crate::text;
 
 /// restic refreshes its locks this often,
@@ -99,7 +100,8 @@ impl Repository {
     /// What else uses the repository now, and whether we can keep a prune away, one sentence each: reading goes on. Locks
     /// can be seen in local, S3 and SFTP repositories.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<_> = self.exclusive_locks().iter().map(|lock| lock.told(self.shown())).collect();
+        let exclusive = self.others().into_iter().filter(|lock| lock.exclusive);
+        let mut warnings: Vec<_> = exclusive.map(|lock| lock.told(self.shown())).collect();
         if warnings.is_empty()
             && self.0.storage.knows_locks()
             && let Err(failure) = self.write_lock().and_then(|id| self.0.storage.remove_lock(&id))
@@ -117,14 +119,14 @@ impl Repository {
     /// Holds a shared lock, made anew each time that `every` has passed. `None`: somebody holds the repository exclusively,
     /// or it cannot be written, or is behind REST or rclone, whose library does not know locks.
     pub fn lock(&self, every: Duration) -> Option<SharedLock> {
-        self.remove_left_locks();
-        if self.exclusive_locks().iter().any(|lock| !lock.is_stale()) {
+        if self.others().iter().any(|lock| lock.exclusive && !lock.is_stale()) {
             return None;
         }
-        let mut held = self.write_lock().ok()?;
+        let first = self.write_lock().ok()?;
         let (stop, stopped) = channel();
         let repository = self.clone();
         let refreshing = std::thread::Builder::new().name("lock".into()).spawn(move || {
+            let mut held = first;
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 // The new one is there before the old one goes; one that cannot be made leaves the old one to its age.
                 if let Ok(new) = repository.write_lock() {
@@ -135,38 +137,40 @@ impl Repository {
             // One that cannot be removed is stale in half an hour.
             let _ = repository.0.storage.remove_lock(&held);
         });
+        if refreshing.is_err() {
+            let _ = self.0.storage.remove_lock(&first);
+        }
         Some(SharedLock { stop: Some(stop), refreshing: Some(refreshing.ok()?) })
     }
 
     /// Removes locks that killed processes of ours have left on this machine: they would keep a prune away for nothing.
     pub fn remove_left_locks(&self) {
-        for (id, lock) in self.locks() {
+        self.others();
+    }
+
+    /// The locks of others; those that killed processes of ours have left are removed on the way.
+    fn others(&self) -> Vec<LockOfFile> {
+        let mut others = Vec::new();
+        for (id, size) in self.0.storage.list(Stored::Lock).unwrap_or_default() {
+            let json = self.document(Stored::Lock, &id, size).unwrap_or_default();
+            let Ok(lock) = serde_json::from_slice::<LockOfFile>(&json) else { continue };
             if lock.is_left() {
                 // One that cannot be removed is stale in half an hour.
                 let _ = self.0.storage.remove_lock(&id);
+            } else {
+                others.push(lock);
             }
         }
+        others
     }
 
     fn write_lock(&self) -> Result<Id, Failure> {
-        let json = serde_json::to_vec(&LockOfFile::ours());
-        let unwritable = |words: String| self.0.storage.damaged("our lock", words);
-        let json = json.map_err(|error| unwritable(error.to_string()))?;
-        let sealed = self.0.seal.seal(&json).map_err(unwritable)?;
-        self.0.storage.write_lock(&sealed)
-    }
-
-    fn exclusive_locks(&self) -> Vec<LockOfFile> {
-        self.locks().into_iter().map(|(_, lock)| lock).filter(|lock| lock.exclusive).collect()
-    }
-
-    fn locks(&self) -> Vec<(Id, LockOfFile)> {
-        let locks = self.0.storage.list(Stored::Lock).unwrap_or_default();
-        let read = |(id, size): (Id, u64)| {
-            let json = self.document(Stored::Lock, &id, size).ok()?;
-            Some((id, serde_json::from_slice(&json).ok()?))
+        let cannot = |words: String| Failure {
+            why: Why::Other,
+            error: Error::bug("our lock of the repository cannot be sealed").detail(words),
         };
-        locks.into_iter().filter_map(read).collect()
+        let json = serde_json::to_vec(&LockOfFile::ours()).map_err(|error| cannot(error.to_string()))?;
+        self.0.storage.write_lock(&self.0.seal.seal(&json).map_err(cannot)?)
     }
 }
 

@@ -329,12 +329,11 @@ impl Worker {
     }
 
     fn retry(&mut self, number: usize, seen: u64) {
-        let Stage::Failed { error, .. } = &self.stage else { return };
-        let unresolved = error.kind == Kind::Unresolved;
         if !self.is_current(number, seen) {
             return;
         }
-        let Some(recovery) = &self.recovery else { return };
+        let (Stage::Failed { error, .. }, Some(recovery)) = (&self.stage, &self.recovery) else { return };
+        let unresolved = error.kind == Kind::Unresolved;
         let lines = journal::read(recovery.journal.folder()).unwrap_or_default();
         if unresolved || report::open(&lines).is_some_and(|(_, step)| step.effect() == Effect::Live) {
             // Trying again could write twice: production is asked instead.

@@ -323,10 +323,7 @@ impl App {
                 self.asked = Asked::Answer;
             }
             Command::Back => self.back(),
-            Command::Page { table, filter, after, limit } => {
-                self.request(Request::Page { table, filter, after, limit });
-            }
-            Command::Count { table, filter } => self.request(Request::Count { table, filter }),
+            Command::Ask(request) => self.request(request),
             Command::Consent { typed, shown } => self.ask_to_move(|_| Request::Consent { typed, shown }),
             Command::Refresh => self.ask_to_move(|seen| Request::Refresh { seen }),
             Command::Retry => match (&self.recovery, self.coming.clone()) {

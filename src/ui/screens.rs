@@ -16,8 +16,8 @@ use ratatui::layout::Rect;
 use super::keymap::{Action, Place};
 use super::theme::Theme;
 use crate::error::Error;
-use crate::postgres::diff::Filter;
 use crate::recovery::record::Fact;
+use crate::recovery::worker::Request;
 
 /// What a screen asks the console to do.
 #[derive(Debug)]
@@ -36,24 +36,8 @@ pub enum Command {
     Answer(Fact),
     /// Take the last answer back; before the first, go home.
     Back,
-    /// Fetch rows of the diff of the `table`-th table after a row number.
-    Page {
-        /// Its place among the compared tables.
-        table: usize,
-        /// Which rows are wanted.
-        filter: Filter,
-        /// 0 is the beginning.
-        after: i64,
-        /// At most so many rows.
-        limit: u32,
-    },
-    /// Count the rows of the diff that match.
-    Count {
-        /// Its place among the compared tables.
-        table: usize,
-        /// Which rows are counted.
-        filter: Filter,
-    },
+    /// Ask the worker for rows of the diff, or how many there are; it answers when it has them.
+    Ask(Request),
     /// Do what was consented to.
     Consent {
         /// As it was typed.

@@ -8,6 +8,7 @@ use lifeboat::postgres::diff::{Class, ColumnCount, Drift, Page, Pair, Row, Table
 use lifeboat::postgres::name::Name;
 use lifeboat::postgres::schema::{ForeignKey, Key, KeySource, OnDelete};
 use lifeboat::recovery::record::Fact;
+use lifeboat::recovery::worker::Request;
 use lifeboat::ui::keymap::Action;
 use lifeboat::ui::screens::Command;
 use lifeboat::ui::screens::rows::RowsScreen;
@@ -149,7 +150,9 @@ fn a_condition_is_checked_before_it_counts_and_a_wrong_one_comes_back_for_correc
 #[test]
 fn rows_are_listed_and_left_out_and_found_again_after_going_back() {
     let mut first = screen(vec![damaged()]);
-    let Some(Command::Page { filter, after, .. }) = first.act(Action::Enter) else { panic!("rows are fetched") };
+    let Some(Command::Ask(Request::Page { filter, after, .. })) = first.act(Action::Enter) else {
+        panic!("rows are fetched")
+    };
     let rows = vec![
         row(1, Class::Changed, Some("void"), Some("paid")),
         row(2, Class::Missing, None, Some("open")),
@@ -186,7 +189,9 @@ fn any_size_is_drawn_and_any_text_is_only_text() {
     diff.pairs[1].column = format!("c{evil}");
     diff.by_column[0].column = format!("c{evil}");
     let mut screen = screen(vec![diff]);
-    let Some(Command::Page { filter, after, .. }) = screen.act(Action::Enter) else { panic!("rows are fetched") };
+    let Some(Command::Ask(Request::Page { filter, after, .. })) = screen.act(Action::Enter) else {
+        panic!("rows are fetched")
+    };
     screen.page(0, &filter, after, page(vec![row(1, Class::Changed, Some(evil), Some("東京都庁"))]));
     for (width, height) in [(20, 5), (1, 1), (80, 24), (200, 50), (300, 3)] {
         let text = drawn(&mut screen, width, height);

@@ -178,6 +178,23 @@ fn sandbox_of(process: u32) -> String {
     folder[..end].to_owned()
 }
 
+/// Walks from the first screen to the comparison.
+pub fn walk_to_the_rows(terminal: &mut Terminal) {
+    for (keys, screen) in [
+        ("", "Begin a recovery"),
+        ("\r", "When did it happen?"),
+        ("\r", "What has to come back?"),
+        ("\r", "Which recovery point?"),
+        ("\r", "Which tables"),
+        (" \r", "Load the backup's rows"),
+        ("\r", "Compared with the backup"),
+    ] {
+        terminal.send(keys);
+        terminal.wait_for(screen);
+        terminal.settle();
+    }
+}
+
 #[test]
 fn fm_82_text_from_outside_cannot_steer_the_terminal() {
     let evil = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{202e}gnp.exe\u{9b}31m";
@@ -199,18 +216,8 @@ fn fm_82_text_from_outside_cannot_steer_the_terminal() {
     let environment = [("HOME", folder.as_str()), ("XDG_CONFIG_HOME", &folder), ("XDG_STATE_HOME", &folder)];
     let arguments = ["--database", &conninfo, "console", "--dump", &dump];
     let mut terminal = Terminal::start(env!("CARGO_BIN_EXE_lifeboat"), &arguments, &environment, 24, 80);
-    for (keys, screen) in [
-        ("", "Begin a recovery"),
-        ("\r", "When did it happen?"),
-        ("\r", "What has to come back?"),
-        ("\r", "Which recovery point?"),
-        ("\r", "Which tables"),
-        (" \r", "Load the backup's rows"),
-        ("\r", "Compared with the backup"),
-        ("\r", "all differing"),
-        ("", "~  1"),
-        ("\r", "will be written"),
-    ] {
+    walk_to_the_rows(&mut terminal);
+    for (keys, screen) in [("\r", "all differing"), ("", "~  1"), ("\r", "will be written")] {
         terminal.send(keys);
         terminal.wait_for(screen);
         terminal.settle();

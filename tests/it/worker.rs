@@ -23,6 +23,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::merge::state;
 use crate::resume::{Incident, kills, random};
 use crate::terminal::Terminal;
+use crate::walk::walk_to_the_rows;
 
 /// A worker, started as a console starts it.
 fn worker(incident: &Incident, task: &serde_json::Value) -> (Child, Result<String, String>) {
@@ -331,23 +332,6 @@ fn console(incident: &Incident, arguments: &[&str]) -> Terminal {
     all.extend(if arguments.is_empty() { vec!["console", "--dump", &dump] } else { arguments.to_vec() });
     let environment = [("HOME", home.as_str()), ("XDG_CONFIG_HOME", &home)];
     Terminal::start(env!("CARGO_BIN_EXE_lifeboat"), &all, &environment, 24, 80)
-}
-
-/// Walks from the first screen to the comparison.
-fn walk_to_the_rows(terminal: &mut Terminal) {
-    for (keys, screen) in [
-        ("", "Begin a recovery"),
-        ("\r", "When did it happen?"),
-        ("\r", "What has to come back?"),
-        ("\r", "Which recovery point?"),
-        ("\r", "Which tables"),
-        (" \r", "Load the backup's rows"),
-        ("\r", "Compared with the backup"),
-    ] {
-        terminal.send(keys);
-        terminal.wait_for(screen);
-        terminal.settle();
-    }
 }
 
 /// Goes on to the plan and consents.

@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::postgres::diff::{Class, Filter, Page, TableDiff};
 use crate::postgres::merge::Choice;
 use crate::recovery::record::Fact;
+use crate::recovery::worker::Request;
 use crate::text;
 use crate::ui::keymap::{Action, Place};
 use crate::ui::table::Cursor;
@@ -194,19 +195,19 @@ impl RowsScreen {
         if let Some(listing) = &mut self.listing
             && let Some(after) = listing.pager.want()
         {
-            return Some(Command::Page {
+            return Some(Command::Ask(Request::Page {
                 table: listing.table,
                 filter: listing.filter.clone(),
                 after,
                 limit: pager::LIMIT,
-            });
+            }));
         }
         if self.counting.is_some() {
             return None;
         }
         let (table, filter) = self.open_count()?;
         self.counting = Some((table, filter.clone()));
-        Some(Command::Count { table, filter })
+        Some(Command::Ask(Request::Count { table, filter }))
     }
 
     /// A count that is missing: of a condition to be checked, of the rows listed, of the choices.
