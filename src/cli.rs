@@ -3,22 +3,28 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch as latest;
 
 use crate::config::{Config, System};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Report};
-use crate::recovery::worker::{self, Workers};
+use crate::recovery::worker::{self, Away, Workers};
 use crate::text;
 
 mod headless;
+mod watch;
 
 /// What a recovery from a repository with many packs needs, and room to spare.
 const DESCRIPTORS: u64 = 128;
+
+/// What the runtime, the archive's and the repository's readers have at work at once, and room to spare.
+const THREADS: usize = 16;
 
 /// Brings lost data back: shows what a backup holds, what differs from production, writes what you approve, proves it, and
 /// can undo it.
@@ -185,6 +191,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Some(_) | None => {}
     }
     enough_descriptors()?;
+    enough_threads()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::operator("cannot start threads").detail(error))?;
     let done = runtime.block_on(dispatch(arguments));
@@ -203,6 +210,21 @@ fn enough_descriptors() -> Result<()> {
     }
     Err(Error::operator(format!("this process may open no more than {soft} files at once"))
         .hint(format!("Allow more, and start again: ulimit -n {DESCRIPTORS}.")))
+}
+
+/// The runtime waits for ever for a thread that it cannot have; better to say so before anything is begun.
+fn enough_threads() -> Result<()> {
+    let gate = Mutex::new(());
+    let started = std::thread::scope(|scope| {
+        let _held = gate.lock();
+        let start = || std::thread::Builder::new().spawn_scoped(scope, || drop(gate.lock())).map(drop);
+        (0..THREADS).try_for_each(|_| start())
+    });
+    started.map_err(|error| {
+        Error::operator(format!("this process cannot start {THREADS} threads"))
+            .detail(error)
+            .hint("Allow more processes to this user (ulimit -u), or end some, and start again.")
+    })
 }
 
 async fn dispatch(arguments: Arguments) -> Result<()> {
@@ -263,7 +285,7 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Journal { verify: Some(Verify::Verify { recovery }), .. } => {
             Box::pin(headless::verify(system, &recovery, &state)).await
         }
-        Command::Clean { consent } => Box::pin(headless::clean_up(system, consent, &state)).await,
+        Command::Clean { consent } => headless::clean_up(system, consent, &state).await,
         Command::Undo { recovery, consent } => Box::pin(headless::undo(system, &recovery, consent, &state)).await,
         Command::Drill { .. }
         | Command::Worker
@@ -280,7 +302,7 @@ async fn console(system: System, dump: Option<PathBuf>, attach: Option<String>, 
         system: system.name.clone(),
         environment: system.environment.to_string(),
         keep_undo: system.keep_undo,
-        workers: Arc::new(Workers::Detached { system, dump }),
+        workers: Arc::new(Workers::Detached { system, dump, away: Away::Person }),
         state,
         attach,
         briefing: None,
@@ -353,6 +375,11 @@ fn explain(error: &Error) {
     }
 }
 
+/// Tells the operator something that is no result.
+fn tell(words: &str) {
+    let _ = writeln!(io::stderr(), "lifeboat: {}", text::clean(words));
+}
+
 /// Prints a line on stdout. A reader that went away ends the program as it would end any other filter.
 fn print(line: &str) -> Result<()> {
     writeln!(io::stdout(), "{line}").map_err(|error| output_failed(&error))
@@ -362,24 +389,52 @@ fn output_failed(error: &io::Error) -> Error {
     Error::operator("cannot write the output").detail(error)
 }
 
-/// Shows progress on stderr while a future runs: a line that rewrites itself on a terminal, nothing elsewhere. Ctrl-C, a
-/// terminal that goes away and SIGTERM cancel.
-async fn with_progress<T>(progress: &Progress, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut reports = progress.watch();
+/// What may ask a command to stop.
+struct Signals {
+    interrupted: Signal,
+    terminated: Signal,
+    hung_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(|error| Error::operator("cannot listen for signals").detail(error));
+        Ok(Self {
+            interrupted: listen(SignalKind::interrupt())?,
+            terminated: listen(SignalKind::terminate())?,
+            hung_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.interrupted.recv() => SignalKind::interrupt(),
+            _ = self.terminated.recv() => SignalKind::terminate(),
+            _ = self.hung_up.recv() => SignalKind::hangup(),
+        }
+    }
+
+    /// Waits for the operator's wish; a terminal that goes away is none.
+    async fn wish(&mut self) {
+        while self.next().await == SignalKind::hangup() {}
+    }
+}
+
+/// Shows progress on stderr while a future runs: a line that rewrites itself on a terminal, nothing elsewhere.
+async fn showing<T>(
+    mut reports: latest::Receiver<Report>,
+    stop: impl Fn(SignalKind),
+    signals: &mut Signals,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> T {
     let terminal = io::stderr().is_terminal();
     let begun = Instant::now();
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     let mut shown = false;
-    let failed = |error| Error::operator("cannot listen for signals").detail(error);
-    let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut hung_up = signal(SignalKind::hangup()).map_err(failed)?;
-    tokio::pin!(work);
     let result = loop {
         tokio::select! {
             result = &mut work => break result,
-            _ = tokio::signal::ctrl_c() => progress.cancel(),
-            _ = terminated.recv() => progress.cancel(),
-            _ = hung_up.recv() => progress.cancel(),
+            kind = signals.next() => stop(kind),
             _ = tick.tick(), if terminal => {
                 if begun.elapsed() > Duration::from_millis(250) && reports.has_changed().unwrap_or(false) {
                     let line = progress_line(&reports.borrow_and_update());
@@ -393,6 +448,12 @@ async fn with_progress<T>(progress: &Progress, work: impl Future<Output = Result
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
     result
+}
+
+/// Shows the progress of what this process does itself. Ctrl-C, SIGTERM and a terminal that goes away cancel.
+async fn with_progress<T>(progress: &Progress, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut signals = Signals::listen()?;
+    showing(progress.watch(), |_| progress.cancel(), &mut signals, pin!(work)).await
 }
 
 fn progress_line(report: &Report) -> String {

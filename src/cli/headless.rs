@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
+use super::watch::Watch;
 use super::{print, recovery_folder, with_progress};
 use crate::config::{Config, Environment, RepositorySettings, System};
 use crate::drill::sandbox::{self, Sandbox};
@@ -16,15 +17,15 @@ use crate::error::{Error, Result};
 use crate::postgres::diff::{Class, Filter, TableDiff};
 use crate::postgres::name::Name;
 use crate::progress::Progress;
-use crate::recovery::answers::{self, Script};
-use crate::recovery::flows::{self, Next};
-use crate::recovery::journal::{self, Entry};
+use crate::recovery::answers::Script;
+use crate::recovery::flows;
+use crate::recovery::journal::{self, Entry, Line};
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{Contents, Finding, Look, NamedKey, State};
 use crate::recovery::run::Standing;
 use crate::recovery::systems::Systems;
-use crate::recovery::worker::Workers;
-use crate::recovery::{Flow, Recovery, report, run};
+use crate::recovery::worker::{Away, Workers};
+use crate::recovery::{Flow, report};
 use crate::text::{self, clean};
 
 pub const ANSWERS_HELP: &str = r#"The answers file:
@@ -336,67 +337,57 @@ fn print_diff(diff: &TableDiff) -> Result<()> {
 
 pub async fn recover(system: System, answers: &Path, dump: Option<PathBuf>, state: &Path, as_json: bool) -> Result<()> {
     let script = Script::read(answers)?;
-    let (name, rpo) = (system.name.clone(), system.rpo);
-    let live = Systems::new(system, dump);
-    let mut recovery = Recovery::start(Flow::Rows, &name, state, journal::operator())?.with_rpo(rpo);
-    let progress = Progress::default();
-    let outcome = with_progress(&progress, attempt(&script, &live, &mut recovery, &progress)).await;
-    finish(&live, &mut recovery, outcome, as_json).await
-}
-
-/// From the first question to the last step.
-async fn attempt(script: &Script, systems: &Systems, recovery: &mut Recovery, progress: &Progress) -> Result<()> {
-    let plan = answers::drive(script, recovery, systems, progress).await?;
-    let hash = plan.hash()?;
-    let Some(consent) = &script.consent else {
-        return Err(
-            Error::refused("the answers file gives no consent").hint(format!("Add: consent = \"{}\".", plan.phrase()))
-        );
-    };
-    let confirmed = plan.confirm(consent, &hash)?;
-    run::run(&confirmed, systems, recovery, progress, |_| ()).await.map(|_| ())
-}
-
-/// Cleans up after a recovery that did not come to its end, and prints the report of one that did.
-async fn finish(systems: &Systems, recovery: &mut Recovery, outcome: Result<()>, as_json: bool) -> Result<()> {
-    let folder = recovery.folder();
-    if let Err(error) = outcome {
-        recovery.leave(systems).await;
-        // What went wrong first is told, also when the journal cannot be read any more.
-        let changed = journal::read(&folder)
-            .map_or_else(|_| "its journal cannot be read".into(), |lines| report::changed(&lines));
-        return Err(error.hint(format!("Changed in production by recovery {}: {changed}.", recovery.id)));
-    }
-    let done = |error: Error| error.hint(format!("It is done, all of it. lifeboat report {} shows it.", recovery.id));
-    let lines = journal::read(&folder).map_err(done)?;
+    let workers = Workers::Detached { system, dump, away: Away::Command };
+    let id = scripted(&workers, &script, state).await?;
+    let lines = read_done(state, &id)?;
     if as_json {
-        return print(&json!({ "recovery": recovery.id, "journal": lines }).to_string());
+        return print(&json!({ "recovery": id, "journal": lines }).to_string());
     }
     print(&report::markdown(&lines))
 }
 
+/// From the first question to the last step. Returns the recovery's id.
+async fn scripted(workers: &Workers, script: &Script, state: &Path) -> Result<String> {
+    let mut watch = Watch::begin(workers, Flow::Rows, state).await?;
+    let id = watch.id().to_owned();
+    let outcome = async {
+        let plan = watch.decide(script).await?;
+        let Some(consent) = &script.consent else {
+            return Err(Error::refused("the answers file gives no consent")
+                .hint(format!("Add: consent = \"{}\".", plan.phrase())));
+        };
+        watch.consent(plan, consent).await
+    }
+    .await;
+    watch.end(outcome, state).await.map(|()| id)
+}
+
+/// The journal of a recovery that came to its end.
+fn read_done(state: &Path, id: &str) -> Result<Vec<Line>> {
+    journal::read(&recovery_folder(state, id)?)
+        .map_err(|error| error.hint(format!("It is done, all of it. lifeboat report {id} shows it.")))
+}
+
 pub async fn undo(system: System, earlier: &str, consent: Option<String>, state: &Path) -> Result<()> {
     recovery_folder(state, earlier)?;
-    Box::pin(consented(system, Flow::Undo { recovery: earlier.into() }, consent, state)).await
+    consented(system, Flow::Undo { recovery: earlier.into() }, consent, state).await
 }
 
 /// Lists what recoveries have left in production and why, and removes what nobody needs any more.
 pub async fn clean_up(system: System, consent: Option<String>, state: &Path) -> Result<()> {
     let keep = flows::clean::Keep { undo_seconds: system.keep_undo.as_secs(), open: Standing::open(state) };
-    Box::pin(consented(system, Flow::Clean(keep), consent, state)).await
+    consented(system, Flow::Clean(keep), consent, state).await
 }
 
 /// A flow that asks nothing but consent.
 async fn consented(system: System, flow: Flow, consent: Option<String>, state: &Path) -> Result<()> {
-    let name = system.name.clone();
-    let live = Systems::new(system, None);
-    let mut recovery = Recovery::start(flow, &name, state, journal::operator())?;
-    let progress = Progress::default();
-    let outcome = with_progress(&progress, async {
-        let plan = ready(&mut recovery, &live, &progress).await?;
-        let hash = plan.hash()?;
+    let workers = Workers::Detached { system, dump: None, away: Away::Command };
+    let mut watch = Watch::begin(&workers, flow, state).await?;
+    let id = watch.id().to_owned();
+    let outcome = async {
+        let plan = watch.decide(&Script::default()).await?;
         if let (Flow::Clean(keep), Some(Finding::Leftovers(found))) =
-            (&recovery.flow, recovery.record().finding(&Look::Leftovers))
+            (watch.flow(), watch.record().finding(&Look::Leftovers))
         {
             for leftover in found {
                 let fate =
@@ -412,43 +403,23 @@ async fn consented(system: System, flow: Flow, consent: Option<String>, state: &
         }
         let typed = match consent {
             Some(typed) => typed,
-            None => ask(&plan)?,
+            None => ask(&mut watch, &plan).await?,
         };
-        let confirmed = plan.confirm(&typed, &hash)?;
-        run::run(&confirmed, &live, &mut recovery, &progress, |_| ()).await.map(|_| ())
-    })
-    .await;
-    finish(&live, &mut recovery, outcome, false).await
-}
-
-async fn ready(recovery: &mut Recovery, systems: &Systems, progress: &Progress) -> Result<Plan> {
-    loop {
-        match recovery.next() {
-            Next::Ready(plan) => return Ok(plan),
-            Next::Look(look) => {
-                let finding = systems.look(&recovery.id, &look, progress).await?;
-                recovery.found(look, finding)?;
-            }
-            Next::Refuse(refusal) => {
-                return Err(refusal.hints.into_iter().fold(Error::refused(refusal.why), Error::hint));
-            }
-            Next::Ask(question) => return Err(Error::bug(format!("undo asked \"{}\"", question.title))),
-        }
+        watch.consent(plan, &typed).await
     }
+    .await;
+    watch.end(outcome, state).await?;
+    print(&report::markdown(&read_done(state, &id)?))
 }
 
-fn ask(plan: &Plan) -> Result<String> {
+async fn ask(watch: &mut Watch, plan: &Plan) -> Result<String> {
     let phrase = plan.phrase();
     if !std::io::stdin().is_terminal() {
         return Err(Error::refused("consent has to be typed, and there is no terminal")
             .hint(format!("Give it with --consent \"{phrase}\".")));
     }
     let _ = write!(std::io::stderr(), "Type {phrase} to consent: ");
-    let mut typed = String::new();
-    std::io::stdin()
-        .read_line(&mut typed)
-        .map_err(|error| Error::operator("cannot read the terminal").detail(error))?;
-    Ok(typed)
+    watch.typed().await
 }
 
 fn clean_lines(text: &str) -> String {
@@ -546,14 +517,8 @@ pub fn newest_under_way(state: &Path) -> Result<String> {
 
 pub async fn resume(system: System, id: &str, state: &Path) -> Result<()> {
     let folder = recovery_folder(state, id)?;
-    let (mut recovery, lines) = Recovery::reopen(id, state, journal::operator())?;
-    let live = Systems::new(system, None);
-    let progress = Progress::default();
-    let settled =
-        with_progress(&progress, run::resume(&mut recovery, &lines, &live, &progress)).await.map_err(|error| {
-            let lines = journal::read(&folder).unwrap_or_default();
-            error.hint(format!("Changed in production by recovery {id}: {}.", report::changed(&lines)))
-        })?;
+    let workers = Workers::Detached { system, dump: None, away: Away::Command };
+    let settled = Watch::settle(&workers, id, state).await?;
     print(settled.told())?;
     print("")?;
     print(&report::markdown(&journal::read(&folder)?))
@@ -635,11 +600,9 @@ pub async fn drill(answers: Option<PathBuf>, config: &Config) -> Result<()> {
         None => Script::parse(&sandbox.scenario().answers(sandbox.incident()))?,
     };
     print(&sandbox.briefing())?;
-    let live = Systems::new(system, None);
-    let mut recovery = Recovery::start(Flow::Rows, "drill", &state, journal::operator())?;
-    let progress = Progress::default();
-    let outcome = with_progress(&progress, attempt(&script, &live, &mut recovery, &progress)).await;
-    finish(&live, &mut recovery, outcome, false).await?;
+    let workers = Workers::Here { systems: Arc::new(Systems::new(system.clone(), None)), system };
+    let id = scripted(&workers, &script, &state).await?;
+    print(&report::markdown(&read_done(&state, &id)?))?;
     let checks = verdict(&sandbox)?;
     print("## Checked against the truth\n")?;
     for (check, held, detail) in &checks {

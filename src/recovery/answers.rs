@@ -20,17 +20,13 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::Recovery;
 use super::flows::rows::parse_incident;
-use super::flows::{Answers, Next, Place, Question};
-use super::plan::Plan;
-use super::record::{Fact, Incident, NamedKey, Scope};
-use super::systems::Systems;
+use super::flows::{Answers, Place, Question};
+use super::record::{Fact, Incident, NamedKey, Record, Scope};
 use crate::error::{Error, Result};
 use crate::postgres::diff::{Class, TableDiff};
 use crate::postgres::merge::{Choice, Triggers};
 use crate::postgres::name::Name;
-use crate::progress::Progress;
 use crate::text::clean;
 
 /// The answers file. A key that is not known is an error, so that a typing error cannot widen a recovery.
@@ -118,13 +114,16 @@ impl Script {
         toml::from_str(text).map_err(|error| Error::operator("the answers cannot be read").detail(error))
     }
 
-    fn answer(&self, question: &Question, recovery: &Recovery, now: DateTime<Utc>) -> Result<Fact> {
+    /// What the script says to a question of the flow.
+    ///
+    /// Errors: it says nothing, or what cannot be chosen; the message names what is missing.
+    pub fn answer(&self, question: &Question, record: &Record, now: DateTime<Utc>) -> Result<Fact> {
         match &question.answers {
             Answers::Time => match &self.incident {
                 Some(text) => parse_incident(text, now),
                 None => Ok(Fact::Incident(Incident::Unknown)),
             },
-            Answers::Point(points) => self.point(points, recovery),
+            Answers::Point(points) => self.point(points, record),
             Answers::One(choices) => self.choose(question, choices),
             Answers::Tables(found) => {
                 let names = self.tables.iter().map(|text| Name::parse(text)).collect::<Result<Vec<_>>>()?;
@@ -148,7 +147,7 @@ impl Script {
         }
     }
 
-    fn point(&self, points: &[super::flows::RankedPoint], recovery: &Recovery) -> Result<Fact> {
+    fn point(&self, points: &[super::flows::RankedPoint], record: &Record) -> Result<Fact> {
         let chosen = match &self.point {
             Some(prefix) => {
                 let mut matching = points.iter().filter(|ranked| ranked.point.id.starts_with(prefix.as_str()));
@@ -171,7 +170,7 @@ impl Script {
             },
         };
         let Some(chosen) = chosen else {
-            let why = if recovery.record().incident() == Some(Incident::Unknown) && self.point.is_none() {
+            let why = if record.incident() == Some(Incident::Unknown) && self.point.is_none() {
                 "neither an incident time nor a recovery point is given"
             } else if self.point.is_some() {
                 "there is no such recovery point"
@@ -234,25 +233,5 @@ impl Script {
             only: None,
             except: std::collections::BTreeSet::new(),
         })
-    }
-}
-
-/// Walks the flow with the script's answers until a plan is ready.
-pub async fn drive(script: &Script, recovery: &mut Recovery, systems: &Systems, progress: &Progress) -> Result<Plan> {
-    loop {
-        match recovery.next() {
-            Next::Ready(plan) => return Ok(plan),
-            Next::Ask(question) => {
-                let fact = script.answer(&question, recovery, Utc::now())?;
-                recovery.answer(fact)?;
-            }
-            Next::Look(look) => {
-                let finding = systems.look(&recovery.id, &look, progress).await?;
-                recovery.found(look, finding)?;
-            }
-            Next::Refuse(refusal) => {
-                return Err(refusal.hints.into_iter().fold(Error::refused(refusal.why), Error::hint));
-            }
-        }
     }
 }

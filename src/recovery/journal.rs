@@ -210,11 +210,12 @@ impl Journal {
                 .detail(error)
                 .hint("Check that the folder's parent can be written and that the disk is not full; XDG_STATE_HOME chooses another place.")
         };
+        // The first recovery of a user makes the state folder, too: what leads to a journal has to outlive a power cut with it.
+        let missing = folder.ancestors().skip(1).take_while(|parent| !parent.exists()).count();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
         let file = File::options().create_new(true).append(true).mode(0o600).open(folder.join(FILE)).map_err(failed)?;
-        sync_folder(folder).map_err(failed)?;
-        if let Some(parent) = folder.parent() {
-            sync_folder(parent).map_err(failed)?;
+        for made in folder.ancestors().take(missing + 2) {
+            sync_folder(made).map_err(failed)?;
         }
         let file = locked(file).map_err(|(_, error)| failed(error.into()))?;
         Ok(Self { folder: folder.to_owned(), file, next: 0, head: seed(), broken: false })

@@ -17,8 +17,9 @@
 //! - An answer to a question that another viewer has answered meanwhile is refused.
 //! - Only processes of the same user are let in.
 //!
-//! A plan that was consented to is run to its end with nobody looking on. A recovery that waits for an answer is left after
-//! half a day alone: what it staged is removed.
+//! A plan that was consented to is run to its end with nobody looking on. A recovery that waits for an answer is left when it
+//! has been alone for long: half a day when a console began it, some seconds when a command did, whose answers went with it.
+//! What it staged is removed.
 
 mod link;
 mod place;
@@ -34,7 +35,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 pub use link::Viewer;
-pub use place::{Workers, attend};
+pub use place::{Away, Workers, attend};
 pub use protocol::{Change, Event, Request, Stage, View};
 
 use super::flows::Next;
@@ -49,11 +50,21 @@ use crate::panics::caught;
 use crate::progress::{Progress, Report, Unit};
 use link::Seat;
 
-/// So long a recovery waits for an answer with no console open.
-const ALONE: Duration = Duration::from_hours(12);
+/// So long the process that began a recovery may take to look on.
+const COMING: Duration = Duration::from_secs(10);
 
 /// So long a first consent waits for the second.
 const SECOND: Duration = Duration::from_mins(15);
+
+/// Where a worker begins.
+enum Start {
+    /// At the first question.
+    Anew,
+    /// Where a process has ended, by its journal.
+    Again(Vec<Line>),
+    /// There too, and no question is asked any more: what was not consented to is left.
+    Settle(Vec<Line>),
+}
 
 /// What comes in to a worker.
 enum Input {
@@ -93,14 +104,14 @@ struct Worker {
     ending: bool,
 }
 
-/// Holds a recovery until it has come to its end or is left. `lines` is its journal when it was taken over from a process that
-/// had ended, and empty when it has just begun.
+/// Holds a recovery until it has come to its end or is left. `away` is how long nobody may look on while it waits for an
+/// answer; `None`: it ends with its last viewer.
 async fn serve(
     recovery: Recovery,
-    lines: Vec<Line>,
+    start: Start,
     systems: Arc<Systems>,
     (inputs, mut incoming): (UnboundedSender<Input>, UnboundedReceiver<Input>),
-    detached: bool,
+    away: Option<Away>,
 ) {
     let mut worker = Worker {
         systems,
@@ -117,16 +128,16 @@ async fn serve(
         inputs,
         seats: Vec::new(),
         came: 0,
-        detached,
+        detached: away.is_some(),
         ending: false,
     };
-    worker.begin(lines);
+    worker.begin(start);
     loop {
         let alone = worker.seats.is_empty() && worker.work.is_none();
-        let input = if alone {
-            tokio::time::timeout(ALONE, incoming.recv()).await.unwrap_or(Some(Input::Terminated))
-        } else {
-            incoming.recv().await
+        let longest = if worker.is_over() { Some(COMING) } else { away.map(Away::longest) };
+        let input = match longest.filter(|_| alone) {
+            Some(longest) => tokio::time::timeout(longest, incoming.recv()).await.unwrap_or(Some(Input::Terminated)),
+            None => incoming.recv().await,
         };
         let Some(input) = input else { break };
         worker.take(input);
@@ -134,8 +145,9 @@ async fn serve(
             // Also what has just begun because something else ended well.
             worker.cancel();
         }
-        let over = matches!(worker.stage, Stage::Done | Stage::Settled(_)) || worker.ending;
-        if over && worker.work.is_none() {
+        // Whoever began it is told how it ended.
+        let over = worker.is_over() && worker.came > 0;
+        if (over || worker.ending) && worker.work.is_none() {
             break;
         }
     }
@@ -143,15 +155,19 @@ async fn serve(
 }
 
 impl Worker {
+    /// Whether there is nothing left to do.
+    fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Done | Stage::Settled(_))
+    }
+
     /// The first thing to do: ask the first question, or see to what a process that has ended left behind.
-    fn begin(&mut self, lines: Vec<Line>) {
-        if lines.is_empty() {
-            return self.advance(Vec::new());
+    fn begin(&mut self, start: Start) {
+        let consented = |lines: &[Line]| lines.iter().any(|line| matches!(line.entry, Entry::Consented { .. }));
+        match start {
+            Start::Anew => self.advance(Vec::new()),
+            Start::Again(lines) if !consented(&lines) && !journal::is_finished(&lines) => self.take_over(),
+            Start::Again(lines) | Start::Settle(lines) => self.settle(lines),
         }
-        if lines.iter().any(|line| matches!(line.entry, Entry::Consented { .. })) || journal::is_finished(&lines) {
-            return self.settle(lines);
-        }
-        self.take_over();
     }
 
     /// What was being decided goes on from there.
@@ -482,7 +498,7 @@ impl Worker {
 
     /// Leaves what has not come to its end, and lets viewers hear the last of it.
     async fn end(mut self) {
-        if !matches!(self.stage, Stage::Done | Stage::Settled(_)) {
+        if !self.is_over() {
             if let Some(recovery) = &mut self.recovery {
                 recovery.leave(&self.systems).await;
             }

@@ -452,7 +452,7 @@ async fn fm_22_a_full_disk_of_the_server_ends_staging_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let Some(_disk) = Small::mount(folder.path(), "200m") else {
-        eprintln!("*** NOT RUN: fm_22 needs the right to mount a file system ***");
+        crate::not_run("fm_22 needs the right to mount a file system");
         return;
     };
     let settings = ["max_wal_size=32MB", "min_wal_size=32MB"];

@@ -19,6 +19,11 @@ mod tidy;
 mod walk;
 mod worker;
 
+/// Tells, loudly, of a test that cannot run here: past the capture of the test's output, which would hide it.
+fn not_run(what: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("*** NOT RUN: {what} ***\n").as_bytes());
+}
+
 #[path = "../screenshots/picture.rs"]
 mod picture;
 #[path = "../screenshots/terminal.rs"]

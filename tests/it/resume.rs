@@ -4,6 +4,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::cluster::{database, pg_programs, psql};
 use crate::merge::state;
 use crate::terminal::Terminal;
@@ -55,7 +58,7 @@ impl Incident {
     }
 
     /// A recovery whose merge waits, since the application holds the table; it gives up after some seconds.
-    fn waiting(&self) -> (Child, Child) {
+    pub fn waiting(&self) -> (Child, Child) {
         let holder = self.hold();
         let child = self.start();
         self.until_merge_waits();
@@ -113,10 +116,51 @@ impl Incident {
         rows.iter().map(|row| (text(&row["recovery"]), text(&row["state"]), text(&row["told"]))).collect()
     }
 
-    /// Settles whatever was left, and gives its id and what is said of it then.
+    /// The processes that do the work of this incident's recoveries.
+    pub fn workers(&self) -> Vec<i32> {
+        let home = format!("HOME={}", self.folder.path().display());
+        let has = |process: &std::path::Path, file: &str, word: &str| {
+            let words = std::fs::read(process.join(file)).unwrap_or_default();
+            words.split(|byte| *byte == 0).any(|found| found == word.as_bytes())
+        };
+        let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let ours = processes.filter(|process| has(process, "cmdline", "worker") && has(process, "environ", &home));
+        ours.filter_map(|process| process.file_name()?.to_str()?.parse().ok()).collect()
+    }
+
+    /// Kills a command and the process that does its work. Returns how the command had ended.
+    pub fn kill(&self, mut child: Child) -> std::process::ExitStatus {
+        let _ = child.kill();
+        let status = child.wait().unwrap();
+        loop {
+            let workers = self.workers();
+            if workers.is_empty() {
+                return status;
+            }
+            for worker in workers {
+                let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Settles whatever was left, and gives its id and what is said of it then. What was consented to is waited for, what was
+    /// not is ended.
     pub fn settle(&self) -> Vec<(String, String)> {
+        let begun = Instant::now();
+        while self
+            .recoveries()
+            .iter()
+            .any(|(_, state, told)| state == "under way" && !told.ends_with("deciding what to do"))
+        {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", self.recoveries());
+            std::thread::sleep(Duration::from_millis(20));
+        }
         for (id, state, _) in self.recoveries() {
-            assert_ne!(state, "under way", "{id}");
+            if state == "under way" {
+                let output = self.command(&["abort", &id]).output().unwrap();
+                assert!(output.status.success(), "{id}: {}", String::from_utf8_lossy(&output.stderr));
+            }
             if state == "left" {
                 let output = self.command(&["resume", &id]).output().unwrap();
                 assert!(output.status.success(), "{id}: {}", String::from_utf8_lossy(&output.stderr));
@@ -176,8 +220,9 @@ pub fn random(seed: &mut u64) -> f64 {
     fraction
 }
 
+/// Every other time the process that does the work is killed too.
 #[test]
-fn fm_01_02_a_recovery_that_is_killed_at_any_instant_is_settled_and_nothing_is_half_done() {
+fn fm_01_02_a_command_that_is_killed_at_any_instant_is_settled_and_nothing_is_half_done() {
     let incident = Incident::new("fm_01_02");
     let begun = Instant::now();
     assert!(incident.start().wait().unwrap().success());
@@ -191,8 +236,12 @@ fn fm_01_02_a_recovery_that_is_killed_at_any_instant_is_settled_and_nothing_is_h
         let delay = whole.mul_f64(random(&mut seed) * 1.1);
         let mut child = incident.start();
         std::thread::sleep(delay);
-        let _ = child.kill();
-        let status = child.wait().unwrap();
+        let status = if run % 2 == 0 {
+            incident.kill(child)
+        } else {
+            let _ = child.kill();
+            child.wait().unwrap()
+        };
         killed += u32::from(status.signal().is_some());
         let why = format!("run {run}, killed after {delay:?}");
         let settled = incident.settle();
@@ -245,11 +294,10 @@ fn an_undo_that_is_killed_at_any_instant_is_settled_too() {
         assert!(incident.start().wait().unwrap().success());
         let id = incident.settle()[0].0.clone();
         let mut undo = incident.command(&["undo", &id, "--consent", "public.t"]);
-        let mut child = undo.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let child = undo.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let delay = Duration::from_millis(400).mul_f64(random(&mut seed));
         std::thread::sleep(delay);
-        let _ = child.kill();
-        let _ = child.wait();
+        incident.kill(child);
         let settled = incident.settle();
         let now = state(&incident.conninfo);
         let done = now == incident.damaged;
@@ -269,7 +317,8 @@ fn a_recovery_under_way_is_shown_kept_from_others_and_aborted() {
     let (mut child, holder) = incident.waiting();
     let (id, standing, told) = incident.recoveries().pop().unwrap();
     assert_eq!(standing, "under way", "{told}");
-    assert!(told.contains(&format!("process {}", child.id())), "{told}");
+    assert_eq!(incident.workers().len(), 1);
+    assert!(told.contains(&format!("process {}", incident.workers()[0])), "{told}");
     let refused = incident.command(&["resume", &id]).output().unwrap();
     assert_eq!(refused.status.code(), Some(3), "{}", String::from_utf8_lossy(&refused.stderr));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("still under way, process"));
@@ -298,11 +347,10 @@ fn what_killed_recoveries_have_left_is_listed_and_removed_after_consent() {
     assert!(incident.start().wait().unwrap().success());
     psql(&incident.conninfo, DAMAGE);
     psql(&incident.conninfo, "create schema restore_staging_mine");
-    let (mut child, holder) = incident.waiting();
+    let (child, holder) = incident.waiting();
     let (_, _, words) = run(&["clean"]);
     assert!(words.contains("is connected") && words.contains("does not carry our mark"), "{words}");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    incident.kill(child);
     incident.let_go(holder);
     incident.until(
         "select count(*) from pg_stat_activity where application_name ~ '^lifeboat ' and datname = current_database()",
@@ -346,24 +394,21 @@ fn what_killed_recoveries_have_left_is_listed_and_removed_after_consent() {
 fn fm_24_a_recovery_that_is_suspended_is_in_nobody_elses_hands() {
     let incident = Incident::new("fm_24");
     let (mut child, holder) = incident.waiting();
-    let signal = |name: &str| {
-        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
-    };
-    signal("-STOP");
+    let signal = |signal: Signal| kill(Pid::from_raw(incident.workers()[0]), signal).unwrap();
+    signal(Signal::SIGSTOP);
     let (id, standing, _) = incident.recoveries().pop().unwrap();
     assert_eq!(standing, "under way");
     assert_eq!(incident.command(&["resume", &id]).output().unwrap().status.code(), Some(3));
     incident.let_go(holder);
-    signal("-CONT");
+    signal(Signal::SIGCONT);
     assert!(child.wait().unwrap().success());
     assert_eq!(state(&incident.conninfo), incident.repaired);
     incident.again();
 
     // Killed while it was suspended, it is settled by another process, once.
-    let (mut child, holder) = incident.waiting();
-    assert!(Command::new("kill").args(["-STOP", &child.id().to_string()]).status().unwrap().success());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let (child, holder) = incident.waiting();
+    signal(Signal::SIGSTOP);
+    incident.kill(child);
     incident.let_go(holder);
     let settled = incident.settle();
     assert!(settled[0].1.contains("changed: nothing"), "{settled:?}");
@@ -377,7 +422,7 @@ fn the_console_lists_what_was_left_in_the_middle_first_and_settles_it() {
     // Ended well, then one that is killed while its merge waits.
     assert!(incident.start().wait().unwrap().success());
     psql(&incident.conninfo, DAMAGE);
-    let (mut child, holder) = incident.waiting();
+    let (child, holder) = incident.waiting();
     let home = incident.folder.path().display().to_string();
     let environment = [("HOME", home.as_str()), ("XDG_CONFIG_HOME", &home)];
     let console = || {
@@ -385,11 +430,10 @@ fn the_console_lists_what_was_left_in_the_middle_first_and_settles_it() {
         Terminal::start(env!("CARGO_BIN_EXE_lifeboat"), &arguments, &environment, 24, 80)
     };
     let mut watching = console();
-    watching.wait_for(&format!("under way in process {}", child.id()));
+    watching.wait_for(&format!("under way in process {}", incident.workers()[0]));
     watching.send("q");
     assert!(watching.child.wait().unwrap().success());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    incident.kill(child);
     incident.let_go(holder);
     let mut terminal = console();
     terminal.wait_for("left in the middle: its process is gone");
@@ -438,9 +482,8 @@ fn fm_08_ctrl_c_at_any_instant_ends_as_it_says() {
 #[test]
 fn a_journal_that_was_edited_is_not_gone_on_from() {
     let incident = Incident::new("edited");
-    let (mut child, holder) = incident.waiting();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let (child, holder) = incident.waiting();
+    incident.kill(child);
     incident.let_go(holder);
     let id = incident.recoveries().pop().unwrap().0;
     let journal = incident.path(".local/state/lifeboat/recoveries").join(&id).join("journal.jsonl");

@@ -17,6 +17,8 @@ use lifeboat::recovery::journal;
 use lifeboat::recovery::plan::Plan;
 use lifeboat::recovery::record::{Fact, Incident as When, Scope};
 use lifeboat::recovery::worker::{Event, Request, Stage, Viewer, Workers};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -30,7 +32,7 @@ fn worker(incident: &Incident, task: &serde_json::Value) -> (Child, Result<Strin
     let system = System { database: Some(incident.conninfo.clone()), ..System::named("default") };
     let order = json!({
         "system": system, "dump": incident.path("t.dump"), "state": state_folder(incident), "operator": journal::operator(),
-        "task": task,
+        "task": task, "away": "Person",
     });
     let mut command = incident.command(&["worker"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -551,11 +553,79 @@ fn where_two_people_are_required_one_is_not_enough() {
     let journal = String::from_utf8(journal.stdout).unwrap();
     let line = journal.lines().find(|line| line.contains("consent given by")).unwrap();
     assert!(line.contains("alice as ") && line.contains(" and bob as "), "{line}");
-    // Without a screen there is one person only.
-    let undo = incident.command(&["undo", &id, "--consent", "public.t", "--config", &config]).output().unwrap();
-    assert_eq!(undo.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&undo.stderr).contains("requires the consent of a second person"));
+    // A command gives the first consent as well, and waits for the second.
+    let mut undo = incident.command(&["undo", &id, "--consent", "public.t", "--config", &config]);
+    let undo = undo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while incident.recoveries()[0].0 == id {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut second = console_of(&incident, "bob", &["--config", &config, "attach"]);
+    second.wait_for("has consented.");
     assert_eq!(state(&incident.conninfo), incident.repaired);
+    second_consent(&mut second);
+    second.wait_for("The report, also in");
+    let undo = undo.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&undo.stderr);
+    assert!(undo.status.success() && told.contains("A second person consents"), "{told}");
+    assert!(String::from_utf8_lossy(&undo.stdout).contains("# Recovery"), "{undo:?}");
+    assert_eq!(state(&incident.conninfo), incident.damaged);
+}
+
+#[test]
+fn a_command_without_a_screen_may_go_and_its_recovery_goes_on() {
+    let incident = Incident::new("command_gone");
+    // Hung up, then killed, while the merge waits for the application.
+    let (mut child, holder) = incident.waiting();
+    signal(&child, "-HUP");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(child.try_wait().unwrap().is_none(), "it needs no terminal");
+    let looking = console(&incident, &["attach"]);
+    looking.wait_for("2 consoles look on");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    incident.let_go(holder);
+    looking.wait_for("Done, and proved");
+    drop(looking);
+    assert!(incident.settle()[0].1.contains("500 inserted, 9,000 updated"));
+    assert_eq!(state(&incident.conninfo), incident.repaired);
+
+    // What was not consented to is left when the command that could have is gone.
+    let id = incident.recoveries()[0].0.clone();
+    let mut undo = console(&incident, &["undo", &id]);
+    undo.wait_for("Type public.t to consent:");
+    undo.child.kill().unwrap();
+    undo.child.wait().unwrap();
+    assert_eq!(incident.workers().len(), 1);
+    let begun = Instant::now();
+    while !incident.workers().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", incident.recoveries());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(incident.recoveries().iter().all(|(_, state, _)| state == "ended"), "{:?}", incident.recoveries());
+
+    // Ctrl-C at the question ends it at once.
+    let mut undo = console(&incident, &["undo", &id]);
+    undo.wait_for("Type public.t to consent:");
+    undo.send("\x03");
+    assert_eq!(undo.child.wait().unwrap().exit_code(), 130);
+    assert!(incident.workers().is_empty());
+    assert_eq!(state(&incident.conninfo), incident.repaired);
+
+    // Its process is killed under it: it says what may have happened, and what to do.
+    incident.again();
+    let holder = incident.hold();
+    let mut recover = incident.command(&["recover"]);
+    recover.arg("--answers").arg(incident.path("answers.toml")).arg("--dump").arg(incident.path("t.dump"));
+    let recover = recover.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    incident.until_merge_waits();
+    kill(Pid::from_raw(incident.workers()[0]), Signal::SIGKILL).unwrap();
+    let output = recover.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{told}");
+    assert!(told.contains("has ended in the middle") && told.contains("lifeboat resume 20"), "{told}");
+    incident.let_go(holder);
+    incident.settle();
+    assert_eq!(state(&incident.conninfo), incident.damaged);
 }
 
 #[test]
@@ -690,5 +760,38 @@ impl Drop for Ssh {
         self.cut();
         let _ = self.server.kill();
         let _ = self.server.wait();
+    }
+}
+
+/// systemd itself cannot be had in a test; what its client is asked for, and that it is not needed, can.
+#[test]
+fn where_systemd_ends_sessions_the_worker_goes_into_a_scope_of_its_own() {
+    let incident = Incident::new("scope");
+    let programs = incident.path("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let (client, asked) = (programs.join("systemd-run"), incident.path("asked"));
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    for fate in ["exec \"$@\"", "echo 'Failed to connect to bus' >&2; exit 1"] {
+        let script = format!(
+            "#!/bin/sh\necho \"$@\" > {}\nwhile [ \"$1\" != -- ]; do shift; done; shift\n{fate}\n",
+            asked.display()
+        );
+        std::fs::write(&client, script).unwrap();
+        std::fs::set_permissions(&client, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut recover = Command::new("unshare");
+        let within = "mount -t tmpfs none /run && mkdir -p /run/systemd/system || exit 99; exec \"$@\"";
+        recover.args(["--mount", "sh", "-c", within, "sh", env!("CARGO_BIN_EXE_lifeboat"), "recover"]);
+        recover.arg("--answers").arg(incident.path("answers.toml")).arg("--dump").arg(incident.path("t.dump"));
+        recover.args(["--database", &incident.conninfo]).env("HOME", incident.folder.path()).env("PATH", &path);
+        let output = recover.output().unwrap();
+        if output.status.code() == Some(99) || String::from_utf8_lossy(&output.stderr).starts_with("unshare:") {
+            crate::not_run("a scope of its own needs the right to mount a file system");
+            return;
+        }
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(state(&incident.conninfo), incident.repaired);
+        let asked = std::fs::read_to_string(&asked).unwrap();
+        assert!(asked.contains("--scope") && asked.trim_end().ends_with("lifeboat worker"), "{fate}: {asked}");
+        incident.again();
     }
 }

@@ -173,6 +173,11 @@ impl Viewer {
         let _ = self.requests.send(request);
     }
 
+    /// Where to ask from elsewhere.
+    pub fn requests(&self) -> UnboundedSender<Request> {
+        self.requests.clone()
+    }
+
     /// Takes in what changed; gives back an event that is for the screen.
     pub fn take(&mut self, event: Event) -> Option<Event> {
         match event {

@@ -16,10 +16,10 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::{Event, Input, Viewer, serve};
+use super::{Event, Input, Start, Viewer, serve};
 use crate::config::System;
 use crate::error::{Error, Result};
-use crate::recovery::journal::{self, Line, Operator};
+use crate::recovery::journal::{self, Operator};
 use crate::recovery::run::Standing;
 use crate::recovery::systems::Systems;
 use crate::recovery::{Flow, Recovery};
@@ -32,6 +32,24 @@ const ENDING: Duration = Duration::from_secs(2);
 /// How long a worker may take to begin.
 const BEGINNING: Duration = Duration::from_secs(20);
 
+/// How long a recovery waits for an answer with nobody looking on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Away {
+    /// Half a day: whoever began it in a console comes back.
+    Person,
+    /// Some seconds: a command that is gone answers no more.
+    Command,
+}
+
+impl Away {
+    pub(super) fn longest(self) -> Duration {
+        match self {
+            Self::Person => Duration::from_hours(12),
+            Self::Command => Duration::from_secs(10),
+        }
+    }
+}
+
 /// How a console gets at workers.
 pub enum Workers {
     /// Each in a process of its own, which outlives the console.
@@ -40,6 +58,8 @@ pub enum Workers {
         system: System,
         /// A dump on disk in place of the system's repository.
         dump: Option<PathBuf>,
+        /// Who may come back to them.
+        away: Away,
     },
     /// In this process: what they work on goes away with it.
     Here {
@@ -58,13 +78,17 @@ struct Order {
     state: PathBuf,
     operator: Operator,
     task: Task,
+    away: Away,
 }
 
+/// By their ids: recoveries whose process has ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Task {
     Begin(Flow),
-    /// Of the recovery with this id, whose process has ended.
+    /// Go on with what was being decided, or settle what was consented to.
     TakeOver(String),
+    /// Settle what was consented to, or leave it.
+    Settle(String),
 }
 
 type Attached = (Viewer, UnboundedReceiver<Event>);
@@ -88,6 +112,13 @@ impl Workers {
         self.start(Task::TakeOver(id.into()), state).await
     }
 
+    /// Finds out what became of a recovery whose process has ended, brings it to its end, and looks on at that.
+    ///
+    /// Errors: it is under way; it is not there, or its journal is damaged.
+    pub async fn settle(&self, id: &str, state: &Path) -> Result<Attached> {
+        self.start(Task::Settle(id.into()), state).await
+    }
+
     /// Looks on at a recovery that is under way.
     ///
     /// Errors: its process has no socket, since it is none of ours or has just ended.
@@ -96,7 +127,7 @@ impl Workers {
         let stream = connect(&folder).await.map_err(|error| {
             Error::target(format!("cannot attach to recovery {id}"))
                 .detail(error)
-                .hint("It may have just ended, or runs in a command without a screen: lifeboat status tells.")
+                .hint("It may have just ended: lifeboat status tells.")
         })?;
         // Whoever can write into the folder could have put a socket there; only root and we ourselves can.
         let owner = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
@@ -109,9 +140,9 @@ impl Workers {
     async fn start(&self, task: Task, state: &Path) -> Result<Attached> {
         let operator = journal::operator();
         match self {
-            Self::Detached { system, dump } => {
+            Self::Detached { system, dump, away } => {
                 let (system, dump, state) = (system.clone(), dump.clone(), state.to_owned());
-                let order = Order { system, dump, state, operator, task };
+                let order = Order { system, dump, state, operator, task, away: *away };
                 let id = tokio::time::timeout(BEGINNING, spawn(&order)).await.unwrap_or_else(|_| {
                     Err(Error::target("the worker did not begin in time")
                         .hint("This machine may be overloaded. lifeboat status tells whether it has begun since."))
@@ -119,24 +150,31 @@ impl Workers {
                 Self::attach(&id, &order.state).await
             }
             Self::Here { systems, system } => {
-                let (recovery, lines) = open(&task, system, state, operator)?;
+                let (recovery, start) = open(&task, system, state, operator)?;
                 let failed = |error| Error::bug("no socket could be made").detail(error);
                 let (ours, theirs) = UnixStream::pair().map_err(failed)?;
                 let (inputs, incoming) = unbounded_channel();
                 let _ = inputs.send(Input::Arrived(theirs));
-                tokio::spawn(serve(recovery, lines, systems.clone(), (inputs, incoming), false));
+                tokio::spawn(serve(recovery, start, systems.clone(), (inputs, incoming), None));
                 Viewer::attach(ours).await
             }
         }
     }
 }
 
-fn open(task: &Task, system: &System, state: &Path, operator: Operator) -> Result<(Recovery, Vec<Line>)> {
-    let (recovery, lines) = match task {
-        Task::Begin(flow) => (Recovery::start(flow.clone(), &system.name, state, operator)?, Vec::new()),
-        Task::TakeOver(id) => Recovery::reopen(id, state, operator)?,
+fn open(task: &Task, system: &System, state: &Path, operator: Operator) -> Result<(Recovery, Start)> {
+    let (recovery, start) = match task {
+        Task::Begin(flow) => (Recovery::start(flow.clone(), &system.name, state, operator)?, Start::Anew),
+        Task::TakeOver(id) => {
+            let (recovery, lines) = Recovery::reopen(id, state, operator)?;
+            (recovery, Start::Again(lines))
+        }
+        Task::Settle(id) => {
+            let (recovery, lines) = Recovery::reopen(id, state, operator)?;
+            (recovery, Start::Settle(lines))
+        }
     };
-    Ok((recovery.with_rpo(system.rpo), lines))
+    Ok((recovery.with_rpo(system.rpo), start))
 }
 
 /// Starts this program again as a worker. Returns the recovery's id when it has begun and can be attached to.
@@ -204,9 +242,9 @@ pub async fn attend() -> Result<()> {
             .hint("Workers are started by the console: lifeboat.")
     })?;
     crate::panics::keep();
-    let begun = open(&order.task, &order.system, &order.state, order.operator.clone()).and_then(|(recovery, lines)| {
+    let begun = open(&order.task, &order.system, &order.state, order.operator.clone()).and_then(|(recovery, start)| {
         let listener = listen(&recovery.folder())?;
-        Ok((recovery, lines, listener))
+        Ok((recovery, start, listener))
     });
     let answer = begun.as_ref().map(|(recovery, ..)| recovery.id.clone()).map_err(Clone::clone);
     let answer =
@@ -215,12 +253,13 @@ pub async fn attend() -> Result<()> {
     let mut stdout = tokio::io::stdout();
     let _ = stdout.write_all((answer + "\n").as_bytes()).await;
     let _ = stdout.flush().await;
-    let Ok((recovery, lines, listener)) = begun else { return Ok(()) };
+    let Ok((recovery, start, listener)) = begun else { return Ok(()) };
     let folder = recovery.folder();
     let (inputs, incoming) = unbounded_channel();
     tokio::spawn(let_in(listener, inputs.clone()));
     tokio::spawn(heed_signals(inputs.clone()));
-    serve(recovery, lines, Arc::new(Systems::new(order.system, order.dump)), (inputs, incoming), true).await;
+    let systems = Arc::new(Systems::new(order.system, order.dump));
+    serve(recovery, start, systems, (inputs, incoming), Some(order.away)).await;
     let _ = fs::remove_file(folder.join(SOCKET));
     Ok(())
 }

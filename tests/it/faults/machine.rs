@@ -1,6 +1,7 @@
 //! Faults of the machine that the operator works on, met by the built program: whatever fails, production is as it was or
 //! as it was approved, and the program says which.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -120,7 +121,7 @@ fn fm_21_a_full_disk_of_the_operator_stops_before_anything_is_changed() {
     for size in ["4k", "8k", "12k", "16k", "24k", "1m"] {
         let folder = tempfile::tempdir().unwrap();
         let Some(_disk) = Small::mount(folder.path(), size) else {
-            eprintln!("*** NOT RUN: fm_21 needs the right to mount a file system ***");
+            crate::not_run("fm_21 needs the right to mount a file system");
             return;
         };
         let (applied, words) = incident.under(&format!("a disk of {size}"), &[], folder.path());
@@ -145,24 +146,110 @@ fn calls(incident: &Incident, call: &str, home: &Path) -> usize {
     std::fs::read_to_string(&log).unwrap().lines().filter(|line| line.contains(&format!(" {call}("))).count()
 }
 
+/// A disk between the program and the real one, which counts what reaches it, fails, and loses what does not reach it.
+struct Disk {
+    folder: tempfile::TempDir,
+    library: PathBuf,
+}
+
+impl Disk {
+    fn new(incident: &Incident) -> Self {
+        let library = incident.path("fsync.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/faults/fsync.c");
+        let compiled =
+            Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+        assert!(compiled.unwrap().success());
+        Self { folder: tempfile::tempdir().unwrap(), library }
+    }
+
+    /// The recovery over this disk, with a fault at one call.
+    fn recover(&self, incident: &Incident, home: &Path, fault: &str) -> Output {
+        for file in std::fs::read_dir(self.folder.path()).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let preload = format!("LD_PRELOAD={}", self.library.display());
+        let disk = format!("DISK={}", self.folder.path().display());
+        incident.recover(&["env", &preload, &disk, fault], home)
+    }
+
+    /// So many calls were made.
+    fn count(&self) -> u64 {
+        std::fs::metadata(self.folder.path().join("count")).unwrap().len()
+    }
+
+    /// Makes a folder as it is found after the power was lost: with what was synced and nothing else.
+    fn restore(&self, inode: u64, path: &Path) {
+        std::fs::create_dir(path).unwrap();
+        let Ok(entries) = std::fs::read_to_string(self.folder.path().join(inode.to_string())) else { return };
+        for entry in entries.lines() {
+            let (inode, name) = entry.split_once(' ').unwrap();
+            let kept = self.folder.path().join(inode);
+            if name.contains('.') && !name.starts_with('.') {
+                std::fs::write(path.join(name), std::fs::read(kept).unwrap_or_default()).unwrap();
+            } else {
+                self.restore(inode.parse().unwrap(), &path.join(name));
+            }
+        }
+    }
+}
+
 #[test]
 fn fm_19_a_failed_fsync_is_never_followed_by_a_claim() {
     let incident = Incident::new("fm_19");
+    let disk = Disk::new(&incident);
     let home = tempfile::tempdir().unwrap();
-    let number = calls(&incident, "fsync", home.path());
+    assert!(disk.recover(&incident, home.path(), "FAIL=0").status.success());
+    assert!(incident.applied("no fault"));
+    let number = disk.count();
     assert!(number > 8, "{number} fsyncs");
     let mut applied = 0;
     for n in 1..=number {
-        let inject = format!("inject=fsync:error=EIO:when={n}");
-        let wrapper = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", &inject];
-        let output = incident.recover(&wrapper, home.path());
+        let home = tempfile::tempdir().unwrap();
+        let output = disk.recover(&incident, home.path(), &format!("FAIL={n}"));
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "fsync {n} of {number} failed, and all was said to be well");
         assert!(words.contains("cannot write the journal") || words.contains("cannot create"), "{n}: {words}");
-        let done = incident.applied(&inject);
+        let done = incident.applied(&format!("fsync {n}"));
         assert!(!done || words.contains("stays done") || words.contains("50 inserted"), "{n}: {words}");
-        applied += usize::from(done);
+        applied += u64::from(done);
     }
+    assert!(applied > 0 && applied < number, "{applied} of {number}");
+}
+
+#[test]
+fn fm_20_after_a_power_cut_at_any_fsync_the_journal_knows_what_production_holds() {
+    let incident = Incident::new("fm_20");
+    let disk = Disk::new(&incident);
+    let first = tempfile::tempdir().unwrap();
+    assert!(disk.recover(&incident, first.path(), "CUT=0").status.success());
+    assert!(incident.applied("no cut"));
+    let (number, mut applied) = (disk.count(), 0);
+    for n in 1..=number {
+        let (home, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        assert!(!disk.recover(&incident, home.path(), &format!("CUT={n}")).status.success());
+        let found = after.path().join("home");
+        disk.restore(std::fs::metadata(home.path()).unwrap().ino(), &found);
+        let status = incident.command(&[], &found).args(["status", "--json"]).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        for recovery in status["recoveries"].as_array().unwrap() {
+            if recovery["state"] == "left" {
+                let resumed =
+                    incident.command(&[], &found).arg("resume").arg(recovery["recovery"].as_str().unwrap()).output();
+                let resumed = resumed.unwrap();
+                assert!(resumed.status.success(), "cut at {n}: {}", String::from_utf8_lossy(&resumed.stderr));
+            } else {
+                assert_eq!(recovery["state"], "ended", "cut at {n}: {recovery}");
+            }
+        }
+        let staged = psql(&incident.conninfo, "select count(*) from pg_namespace where nspname ~ '^restore_staging_'");
+        assert_eq!(staged, "0", "cut at {n}: {status}");
+        let status = incident.command(&[], &found).args(["status"]).output().unwrap();
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        let done = incident.applied(&format!("cut at fsync {n}"));
+        assert_eq!(status.contains("50 inserted, 200 updated"), done, "cut at {n}: {status}");
+        applied += u64::from(done);
+    }
+    println!("cut at each of {number} calls, {applied} had been applied");
     assert!(applied > 0 && applied < number, "{applied} of {number}");
 }
 
@@ -181,6 +268,7 @@ fn fm_18_any_system_call_may_fail() {
         ("connect", "ECONNREFUSED"),
         ("sendto", "ECONNRESET"),
         ("recvfrom", "ECONNRESET"),
+        ("clone3", "EAGAIN"),
     ] {
         let number = calls(&incident, call, home.path());
         // All of them where they are few; else the first ones, and some over the whole length.

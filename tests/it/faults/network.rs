@@ -89,7 +89,7 @@ impl Drop for Elsewhere {
 #[test]
 fn fm_13_locks_are_free_ten_seconds_after_the_operator_vanished() {
     let Some(elsewhere) = Elsewhere::new() else {
-        eprintln!("*** NOT RUN: fm_13 needs the right to make a network namespace ***");
+        crate::not_run("fm_13 needs the right to make a network namespace");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
