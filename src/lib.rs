@@ -81,9 +81,8 @@
 //! - A row that moved since the preview stops the whole merge. Leaving such rows out would need consent to a number that
 //!   nobody has seen; comparing again keeps the operator's choice and shows the new numbers.
 //! - `search_path` is ours while we read and hash, and the role's own while rows are written: triggers expect it.
-//! - A drill's worker is a task in the console's process: its sandbox goes away with the console. The commands without a
-//!   screen (`recover`, `undo`, `clean`, `resume`) do their work in their own process; `status`, `abort` and `resume` know them,
-//!   `attach` does not.
+//! - A drill's worker is a task in the console's process: its sandbox goes away with the console. `diff` does its work in its
+//!   own process: it changes nothing, and what it staged goes with it.
 
 pub mod backup;
 pub mod cli;
