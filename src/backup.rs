@@ -23,6 +23,7 @@ mod seal;
 mod sftp;
 mod storage;
 mod tree;
+mod walk;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,13 +38,14 @@ use crate::text;
 use index::Index;
 use seal::Seal;
 use storage::{Failure, Storage, Stored, Why};
-use tree::Node;
 
 pub use file::File;
 pub use location::{Location, Password};
 pub use lock::{REFRESH, SharedLock};
 pub use place::{Place, ReadSeek};
-pub use tree::{Entries, Entry, EntryKind};
+pub use rustic_core::Id as BlobId;
+pub use tree::{Attribute, Entries, Entry, EntryKind, Node};
+pub use walk::Visit;
 
 /// One backup in a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -235,6 +237,37 @@ impl Repository {
         let nodes = self.folder(snapshot, folders)?;
         let folder = if folders.is_empty() { String::new() } else { format!("/{}", folders.join("/")) };
         Ok(child(&nodes, name, folders, snapshot)?.entry(&folder))
+    }
+
+    /// Everything that is recorded of what is at a path; the root is a folder without a name.
+    pub fn node(&self, snapshot: &Snapshot, path: &str) -> Result<Node> {
+        let names = tree::names(path);
+        let Some((name, folders)) = names.split_last() else {
+            let tree = snapshot.tree.parse().ok();
+            return Ok(Node::root(tree));
+        };
+        let nodes = self.folder(snapshot, folders)?;
+        child(&nodes, name, folders, snapshot).cloned()
+    }
+
+    /// What is in a folder, by its content's id.
+    pub fn nodes(&self, folder: &BlobId) -> Result<Arc<Vec<Node>>> {
+        Ok(self.tree(folder)?)
+    }
+
+    /// Opens a file by its node. `shown` names it in errors.
+    pub fn open_node(&self, node: &Node, shown: String) -> Result<File> {
+        File::new(self.clone(), shown, node.content.clone())
+    }
+
+    /// The bytes of a part of a file, proven by their SHA-256, which is `id`.
+    pub fn part(&self, id: &BlobId) -> Result<Vec<u8>> {
+        self.blob(index::BlobKind::Data, id)
+    }
+
+    /// How many bytes a part of a file has.
+    pub fn part_length(&self, id: &BlobId) -> Result<u32> {
+        self.blob_length(id)
     }
 
     /// Opens a file by its literal path: no name in it is a pattern, and symlinks are not followed.

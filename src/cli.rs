@@ -13,10 +13,14 @@ use tokio::sync::watch as latest;
 
 use crate::config::{Config, System};
 use crate::error::{Error, Result};
+use crate::files::choice::Policy;
+use crate::files::write::Own;
 use crate::progress::{Progress, Report};
+use crate::recovery::answers::Script;
 use crate::recovery::worker::{self, Away, Workers};
 use crate::text;
 
+mod files;
 mod headless;
 mod watch;
 
@@ -40,6 +44,9 @@ Examples:
   lifeboat points                           what can be brought back
   lifeboat tables 1a2b3c4d                  what lies in a recovery point
   lifeboat diff 1a2b3c4d public.orders      backup against production, row by row; changes nothing
+  lifeboat find important-doc               which snapshots hold such a file
+  lifeboat versions /srv/a.pdf              what contents it has had, and when
+  lifeboat restore-files 1a2b3c4d /srv/a.pdf   bring it back, beside what is there
   lifeboat recover --answers answers.toml   a whole recovery from a file
   lifeboat status                           what is under way, and what was left in the middle
   lifeboat attach                           back to a recovery whose terminal was lost
@@ -116,6 +123,74 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List a folder of a snapshot, beside what is here now
+    Ls {
+        /// A snapshot, or SNAPSHOT:PATH
+        point: String,
+        /// Everything beneath it, a path a line
+        #[arg(long, short)]
+        recursive: bool,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Search the files of all snapshots, or of one, by some letters of the path
+    #[command(after_help = format!("Words that narrow a search: {}", crate::files::catalog::QUERY_HELP))]
+    Find {
+        #[arg(required = true)]
+        words: Vec<String>,
+        /// Search only this snapshot
+        #[arg(long, value_name = "SNAPSHOT")]
+        point: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the contents that one path has had over all snapshots
+    Versions {
+        path: String,
+        /// Compare two of them line by line: each is a snapshot, or "live"
+        #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
+        diff: Option<Vec<String>>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what changed between two snapshots, the worst folders first
+    Changes {
+        before: String,
+        after: String,
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a file of a snapshot
+    Cat {
+        /// SNAPSHOT:PATH
+        file: String,
+    },
+    /// Bring files and folders back: into a new folder, or in place of the present ones, which are kept
+    RestoreFiles {
+        /// A snapshot
+        point: String,
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+        /// The whole path of a folder that is not there yet (default: one in the home folder)
+        #[arg(long, value_name = "FOLDER", conflicts_with = "in_place")]
+        into: Option<PathBuf>,
+        /// Put them back where they were; what stands there is kept as NAME.pre-RECOVERY
+        #[arg(long)]
+        in_place: bool,
+        /// In place: only what is gone
+        #[arg(long, requires = "in_place")]
+        missing_only: bool,
+        /// Whose they will be
+        #[arg(long, value_enum)]
+        owner: Option<Owner>,
+        /// What you would type to consent, in place: the file's name, or "put back 2 files"
+        #[arg(long, value_name = "WORDS")]
+        consent: Option<String>,
+    },
     /// Take back what a recovery wrote, for the rows that nobody changed since
     Undo {
         recovery: String,
@@ -157,6 +232,17 @@ enum Command {
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
     Man,
+}
+
+/// Whose files will be.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Owner {
+    /// Whoever has the recorded name here
+    Names,
+    /// The recorded numbers
+    Numbers,
+    /// Whoever runs this
+    Me,
 }
 
 #[derive(Debug, Subcommand)]
@@ -272,13 +358,37 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
     match command {
         Command::Console { dump } => console(system, dump, None, state).await,
         Command::Attach { recovery } => console(system, None, recovery, state).await,
-        Command::Points { json } => headless::points(system, json).await,
+        Command::Points { json } => Box::pin(headless::points(system, json)).await,
         Command::Tables { point, json } => headless::tables(system, &point, json).await,
         Command::Diff { point, tables, json, rows, key } => {
             Box::pin(headless::diff(system, &headless::Diff { point, tables, rows, key }, json)).await
         }
         Command::Recover { answers, dump, json } => {
             Box::pin(headless::recover(system, &answers, dump, &state, json)).await
+        }
+        Command::Ls { point, recursive, json } => files::ls(system, &point, recursive, json).await,
+        Command::Find { words, point, limit, json } => files::find(system, point.as_deref(), &words, limit, json).await,
+        Command::Versions { path, diff, json } => {
+            let pair = diff.and_then(|pair| <[String; 2]>::try_from(pair).ok()).map(|[from, to]| (from, to));
+            files::versions(system, &path, pair, json).await
+        }
+        Command::Changes { before, after, limit, json } => files::changes(system, &before, &after, limit, json).await,
+        Command::Cat { file } => files::cat(system, &file).await,
+        Command::RestoreFiles { point, paths, into, in_place, missing_only, owner, consent } => {
+            let script = Script {
+                point: Some(point),
+                files: paths,
+                into: into.map(|folder| whole(&folder)).transpose()?,
+                in_place,
+                policy: missing_only.then_some(Policy::Missing),
+                own: owner.map(|owner| match owner {
+                    Owner::Names => Own::Names,
+                    Owner::Numbers => Own::Numbers,
+                    Owner::Me => Own::Me,
+                }),
+                ..Script::default()
+            };
+            headless::restore_files(system, &script, consent, &state).await
         }
         Command::Resume { recovery } => Box::pin(headless::resume(system, &recovery, &state)).await,
         Command::Abort { recovery } => Box::pin(headless::abort(system, &recovery, &state)).await,
@@ -295,6 +405,12 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         | Command::Completions { .. }
         | Command::Man => Err(Error::bug("a command was lost on its way")),
     }
+}
+
+/// The whole path of one that may be relative to where we are.
+fn whole(path: &Path) -> Result<String> {
+    let whole = std::path::absolute(path).map_err(|error| Error::operator("that is no path").detail(error))?;
+    whole.into_os_string().into_string().map_err(|_| Error::operator("a folder to restore into needs a name in UTF-8"))
 }
 
 async fn console(system: System, dump: Option<PathBuf>, attach: Option<String>, state: PathBuf) -> Result<()> {

@@ -89,6 +89,7 @@ pub mod cli;
 pub mod config;
 pub mod drill;
 pub mod error;
+pub mod files;
 mod panics;
 pub mod postgres;
 pub mod progress;

@@ -41,6 +41,13 @@ pub enum Flow {
         /// The earlier recovery's id.
         recovery: String,
     },
+    /// Take back the files that an earlier recovery put in place; see [`flows::undo`].
+    UndoFiles {
+        /// The earlier recovery's id.
+        recovery: String,
+        /// As its journal has them.
+        placed: Vec<crate::files::put::Placed>,
+    },
 }
 
 impl Flow {
@@ -49,9 +56,15 @@ impl Flow {
         match self {
             Self::Rows => flows::rows::next(record),
             Self::Undo { recovery } => flows::undo::next(recovery, record),
+            Self::UndoFiles { recovery, placed } => flows::undo::next_files(recovery, placed, record),
             Self::Clean(keep) => flows::clean::next(keep, record),
         }
     }
+}
+
+/// Whether a recovery may have staged something in the database.
+fn has_staged(lines: &[journal::Line]) -> bool {
+    lines.iter().any(|line| matches!(line.entry, Entry::Answered { fact: Fact::Stage }))
 }
 
 /// One attempt, with an id, a folder, a journal and a record of what is known.
@@ -173,8 +186,9 @@ impl Recovery {
         }
         // A disk or a server that fails may be why it is left, and there is nobody left to tell.
         let progress = crate::progress::Progress::default();
-        let dropped = systems.execute(&self.id, &plan::Step::DropScratch, "", &progress).await;
-        if dropped.is_ok() && !journal::is_finished(&lines) {
+        let cleaned =
+            !has_staged(&lines) || systems.execute(&self.id, &plan::Step::DropScratch, "", &progress).await.is_ok();
+        if cleaned && !journal::is_finished(&lines) {
             let failed = matches!(lines.last(), Some(journal::Line { entry: Entry::NotApplied { .. }, .. }));
             let outcome = if failed { journal::Outcome::Failed } else { journal::Outcome::Abandoned };
             if self.journal.write(Entry::Finished { outcome }).is_ok() && failed {

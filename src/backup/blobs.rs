@@ -45,7 +45,7 @@ impl Repository {
     }
 
     /// Tries every copy of a blob, and once more after reading the index again when it was moved or is new.
-    fn fetch(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>, Failure> {
+    pub(super) fn fetch(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>, Failure> {
         let index = self.index()?;
         match self.fetch_by(kind, id, &index) {
             Err(failure) if failure.why == Why::Missing => {

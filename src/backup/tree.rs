@@ -25,10 +25,11 @@ pub struct Entry {
 }
 
 /// What restic calls a node's type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryKind {
     /// A regular file.
+    #[default]
     File,
     /// restic's `dir`.
     Folder,
@@ -52,18 +53,59 @@ pub struct Entries {
 /// How deep a walk goes: beyond any path that an operating system can open.
 pub(super) const MAX_DEPTH: usize = 1024;
 
-/// A folder's content, as it is in a tree blob.
-pub(super) struct Node {
+/// One thing in a folder, with everything that restic recorded of it.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
     /// The name as [`Entry::path`] writes it.
     pub name: String,
+    /// The bytes of the name, where `name` is not simply them.
+    pub(super) raw: Option<Box<[u8]>>,
+    /// A symlink is one itself, whatever it points to.
     pub kind: EntryKind,
+    /// In bytes; 0 for everything but files.
     pub size: u64,
+    /// In the zone of the machine; `None`: not recorded, or not a time.
     pub modified: Option<DateTime<FixedOffset>>,
     /// The blobs of a file, in order.
     pub content: Vec<Id>,
+    /// Of a folder: what is in it.
     pub subtree: Option<Id>,
     /// Where a symlink points.
     pub target: String,
+    /// Permissions with set-uid, set-gid and sticky as `chmod` takes them.
+    pub mode: u32,
+    /// Of the owner, as it was on that machine.
+    pub uid: u32,
+    /// Of the group, as it was on that machine.
+    pub gid: u32,
+    /// The owner's name there; empty when it had none.
+    pub user: String,
+    /// The group's name there; empty when it had none.
+    pub group: String,
+    /// How many names the file had; 0 when not recorded.
+    pub links: u64,
+    /// With `device`: tells hard links of one file.
+    pub inode: u64,
+    /// Of the file system that it was on.
+    pub device: u64,
+    /// Extended attributes, ACLs among them.
+    pub attributes: Vec<Attribute>,
+}
+
+/// An extended attribute, as restic recorded it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Attribute {
+    /// With its name space: `user.comment`, `system.posix_acl_access`.
+    pub name: String,
+    /// Bytes.
+    #[serde(default, deserialize_with = "base64")]
+    pub value: Vec<u8>,
+}
+
+fn base64<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    use base64::Engine as _;
+    let text = Option::<String>::deserialize(from)?.unwrap_or_default();
+    base64::prelude::BASE64_STANDARD.decode(text).map_err(serde::de::Error::custom)
 }
 
 #[derive(Deserialize)]
@@ -83,7 +125,27 @@ struct NodeOfFile {
     subtree: Option<Id>,
     #[serde(default)]
     linktarget: String,
+    #[serde(default)]
+    mode: u32,
+    #[serde(default)]
+    uid: u32,
+    #[serde(default)]
+    gid: u32,
+    #[serde(default)]
+    user: String,
+    #[serde(default)]
+    group: String,
+    #[serde(default)]
+    links: u64,
+    #[serde(default)]
+    inode: u64,
+    #[serde(default)]
+    device_id: u64,
+    extended_attributes: Option<Vec<Attribute>>,
 }
+
+/// Go's bits for set-uid, set-gid and sticky, and those of `chmod`.
+const SPECIAL: [(u32, u32); 3] = [(1 << 23, 0o4000), (1 << 22, 0o2000), (1 << 20, 0o1000)];
 
 /// Reads the JSON of a tree blob.
 pub(super) fn parse(json: &[u8]) -> Result<Vec<Node>, String> {
@@ -99,14 +161,26 @@ impl From<NodeOfFile> for Node {
             "symlink" => EntryKind::Symlink,
             _ => EntryKind::Other,
         };
+        let special = SPECIAL.iter().filter(|(go, _)| node.mode & go != 0).map(|(_, chmod)| chmod).sum::<u32>();
+        let (name, raw) = written(node.name);
         Self {
-            name: written(node.name),
+            name,
+            raw,
             kind,
             size: if kind == EntryKind::File { node.size } else { 0 },
             modified: node.mtime.and_then(|time| DateTime::parse_from_rfc3339(&time).ok()),
             content: node.content.unwrap_or_default(),
             subtree: node.subtree,
             target: node.linktarget,
+            mode: node.mode & 0o777 | special,
+            uid: node.uid,
+            gid: node.gid,
+            user: node.user,
+            group: node.group,
+            links: node.links,
+            inode: node.inode,
+            device: node.device_id,
+            attributes: node.extended_attributes.unwrap_or_default(),
         }
     }
 }
@@ -115,10 +189,23 @@ impl Node {
     pub(super) fn entry(&self, folder: &str) -> Entry {
         Entry { path: format!("{folder}/{}", self.name), kind: self.kind, size: self.size, modified: self.modified }
     }
+
+    /// What stands above everything: a folder without a name.
+    pub fn root(subtree: Option<Id>) -> Self {
+        Self { kind: EntryKind::Folder, subtree, ..Self::default() }
+    }
+
+    /// The bytes of the name, when it can be one of a file here: not empty, `.` or `..`, without `/` and NUL.
+    pub fn file_name(&self) -> Option<&[u8]> {
+        let bytes = self.raw.as_deref().unwrap_or(self.name.as_bytes());
+        let fit = !matches!(bytes, b"" | b"." | b"..") && !bytes.contains(&b'/') && !bytes.contains(&0);
+        fit.then_some(bytes)
+    }
 }
 
-/// A stored name as text. restic stores names quoted as Go does; `rustic_core` knows how to take that back.
-fn written(name: String) -> String {
+/// A stored name as text, and its bytes where the text is not them. restic stores names quoted as Go does; `rustic_core`
+/// knows how to take that back.
+fn written(name: String) -> (String, Option<Box<[u8]>>) {
     let stored = rustic_core::repofile::Node { name, ..Default::default() };
     let name = stored.name();
     let bytes = name.as_bytes();
@@ -137,7 +224,8 @@ fn written(name: String) -> String {
         }
         chunk.invalid().iter().for_each(|byte| push_hex(&mut text, *byte));
     }
-    text
+    let raw = (text.as_bytes() != bytes).then(|| bytes.into());
+    (text, raw)
 }
 
 fn push_hex(text: &mut String, byte: u8) {
@@ -194,7 +282,7 @@ mod tests {
             ("...", "..."),
             ("file[1].pdf", "file[1].pdf"),
         ] {
-            assert_eq!(written(stored.into()), name);
+            assert_eq!(written(stored.into()).0, name);
         }
     }
 

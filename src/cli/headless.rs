@@ -14,6 +14,7 @@ use super::{print, recovery_folder, with_progress};
 use crate::config::{Config, Environment, RepositorySettings, System};
 use crate::drill::sandbox::{self, Sandbox};
 use crate::error::{Error, Result};
+use crate::files::choice::Choice;
 use crate::postgres::diff::{Class, Filter, TableDiff};
 use crate::postgres::name::Name;
 use crate::progress::Progress;
@@ -21,9 +22,9 @@ use crate::recovery::answers::Script;
 use crate::recovery::flows;
 use crate::recovery::journal::{self, Entry, Line};
 use crate::recovery::plan::{Plan, Step};
-use crate::recovery::record::{Contents, Finding, Look, NamedKey, State};
+use crate::recovery::record::{Contents, Finding, Look, NamedKey, Record, State};
 use crate::recovery::run::Standing;
-use crate::recovery::systems::Systems;
+use crate::recovery::systems::{Evidence, Systems};
 use crate::recovery::worker::{Away, Workers};
 use crate::recovery::{Flow, report};
 use crate::text::{self, clean};
@@ -369,23 +370,33 @@ fn read_done(state: &Path, id: &str) -> Result<Vec<Line>> {
 }
 
 pub async fn undo(system: System, earlier: &str, consent: Option<String>, state: &Path) -> Result<()> {
-    recovery_folder(state, earlier)?;
-    consented(system, Flow::Undo { recovery: earlier.into() }, consent, state).await
+    let folder = recovery_folder(state, earlier)?;
+    // A recovery of another machine has no journal here, and may have written rows.
+    let lines = journal::read(&folder).unwrap_or_default();
+    let flow = report::undo_of(earlier, &lines).unwrap_or(Flow::Undo { recovery: earlier.into() });
+    consented(system, flow, &Script::default(), consent, state).await
+}
+
+/// Brings files back from a snapshot.
+pub async fn restore_files(system: System, script: &Script, consent: Option<String>, state: &Path) -> Result<()> {
+    // Into a folder that is not there yet nothing has to be typed.
+    let consent = if script.in_place { consent } else { Some(String::new()) };
+    consented(system, Flow::Rows, script, consent, state).await
 }
 
 /// Lists what recoveries have left in production and why, and removes what nobody needs any more.
 pub async fn clean_up(system: System, consent: Option<String>, state: &Path) -> Result<()> {
     let keep = flows::clean::Keep { undo_seconds: system.keep_undo.as_secs(), open: Standing::open(state) };
-    consented(system, Flow::Clean(keep), consent, state).await
+    consented(system, Flow::Clean(keep), &Script::default(), consent, state).await
 }
 
 /// A flow that asks nothing but consent.
-async fn consented(system: System, flow: Flow, consent: Option<String>, state: &Path) -> Result<()> {
+async fn consented(system: System, flow: Flow, script: &Script, consent: Option<String>, state: &Path) -> Result<()> {
     let workers = Workers::Detached { system, dump: None, away: Away::Command };
     let mut watch = Watch::begin(&workers, flow, state).await?;
     let id = watch.id().to_owned();
     let outcome = async {
-        let plan = watch.decide(&Script::default()).await?;
+        let plan = watch.decide(script).await?;
         if let (Flow::Clean(keep), Some(Finding::Leftovers(found))) =
             (watch.flow(), watch.record().finding(&Look::Leftovers))
         {
@@ -393,6 +404,11 @@ async fn consented(system: System, flow: Flow, consent: Option<String>, state: &
                 let fate =
                     flows::clean::kept(keep, leftover).map_or_else(|| "goes".into(), |why| format!("stays: {why}"));
                 print(&clean(&format!("{}: {}; {fate}", leftover.schema, flows::clean::reason(leftover))))?;
+            }
+        }
+        if let Some(choice) = choice_of(watch.record()) {
+            for (path, why) in &choice.left_out {
+                print(&clean(&format!("left out: {path}: {why}")))?;
             }
         }
         for step in &plan.steps {
@@ -409,7 +425,25 @@ async fn consented(system: System, flow: Flow, consent: Option<String>, state: &
     }
     .await;
     watch.end(outcome, state).await?;
-    print(&report::markdown(&read_done(state, &id)?))
+    let lines = read_done(state, &id)?;
+    print(&report::markdown(&lines))?;
+    // What is done is done; that some of it could not be is no success.
+    let restored = lines.iter().find_map(|line| match &line.entry {
+        Entry::Applied { evidence: Evidence::Restored(restored), .. } => Some(restored),
+        _ => None,
+    });
+    match restored {
+        Some(restored) if restored.failures > 0 => Err(Error::backup(format!(
+            "{} could not be brought back",
+            text::counted(restored.failures, "file", "files")
+        ))
+        .hint("The report names them. Another recovery point may hold them: lifeboat versions PATH.")),
+        _ => Ok(()),
+    }
+}
+
+fn choice_of(record: &Record) -> Option<&Choice> {
+    record.findings().find_map(|finding| if let Finding::Chosen(choice) = finding { Some(choice) } else { None })
 }
 
 async fn ask(watch: &mut Watch, plan: &Plan) -> Result<String> {
@@ -456,7 +490,7 @@ pub async fn verify(system: System, recovery: &str, state: &Path) -> Result<()> 
             let (of, hash) = match step {
                 Step::MergeRows { changes } => (recovery, &changes.hash),
                 Step::UndoRows { recovery: earlier, undo } => (earlier.as_str(), &undo.hash),
-                Step::Prove { .. } | Step::DropScratch | Step::RemoveLeftovers { .. } => continue,
+                _ => continue,
             };
             match live.anchor(of, hash).await {
                 Ok(Some(head)) if heads.contains(&head) => print("the head that production keeps is among them")?,

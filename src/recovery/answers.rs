@@ -22,8 +22,10 @@ use serde::Deserialize;
 
 use super::flows::rows::parse_incident;
 use super::flows::{Answers, Place, Question};
-use super::record::{Fact, Incident, NamedKey, Record, Scope};
+use super::record::{Fact, Incident, NamedKey, Record, Scope, Where};
 use crate::error::{Error, Result};
+use crate::files::choice::Policy;
+use crate::files::write::Own;
 use crate::postgres::diff::{Class, TableDiff};
 use crate::postgres::merge::{Choice, Triggers};
 use crate::postgres::name::Name;
@@ -39,8 +41,21 @@ pub struct Script {
     pub point: Option<String>,
     /// The dump's path in the point; `None` will do when there is only one.
     pub dump: Option<String>,
-    /// At least one, each as [`Name::parse`] reads it.
+    /// At least one, each as [`Name::parse`] reads it, unless `files` are named.
+    #[serde(default)]
     pub tables: Vec<String>,
+    /// Files and folders of the recovery point, by their whole paths.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// The new folder that files go into; `None`: the proposed one.
+    pub into: Option<String>,
+    /// Files go back where they were.
+    #[serde(default)]
+    pub in_place: bool,
+    /// `None`: what is gone and what changed.
+    pub policy: Option<Policy>,
+    /// `None`: what the flow recommends.
+    pub own: Option<Own>,
     /// The columns that pair rows of a table without a key.
     #[serde(default)]
     pub key: Vec<String>,
@@ -143,6 +158,8 @@ impl Script {
             Answers::Key { table, .. } => {
                 Ok(Fact::Keys(vec![NamedKey { table: table.clone(), columns: self.key.clone() }]))
             }
+            Answers::Files { .. } => Ok(Fact::Files(self.files.clone())),
+            Answers::Folder { proposed } => Ok(Fact::Folder(self.into.clone().unwrap_or_else(|| proposed.clone()))),
             Answers::Rows(diffs) => diffs.iter().map(|diff| self.rows_of(diff)).collect::<Result<_>>().map(Fact::Rows),
         }
     }
@@ -184,7 +201,10 @@ impl Script {
 
     fn choose(&self, question: &Question, choices: &[super::flows::Choice]) -> Result<Fact> {
         let wanted = choices.iter().find(|choice| match &choice.fact {
-            Fact::Scope(scope) => *scope == Scope::Tables,
+            Fact::Scope(scope) => *scope == if self.files.is_empty() { Scope::Tables } else { Scope::Files },
+            Fact::Where(place) => *place == if self.in_place { Where::InPlace } else { Where::Beside },
+            Fact::Policy(policy) => self.policy.map_or(choice.recommended, |wanted| wanted == *policy),
+            Fact::Own(own) => self.own.map_or(choice.recommended, |wanted| wanted == *own),
             Fact::Dump(path) => self.dump.as_ref().map_or(choice.recommended, |wanted| wanted == path),
             Fact::Triggers(triggers) => match self.triggers {
                 Some(Firing::Fire) => *triggers == Triggers::Fire,

@@ -2,6 +2,7 @@
 //! [`Record`](super::record::Record), read from top to bottom, run again from the top after every answer.
 
 pub mod clean;
+pub mod files;
 pub mod rows;
 pub mod undo;
 
@@ -54,6 +55,16 @@ pub enum Answers {
     },
     /// Which differing rows to write.
     Rows(Vec<TableDiff>),
+    /// Files and folders of a recovery point, marked while it is browsed.
+    Files {
+        /// The chosen one.
+        point: Point,
+    },
+    /// The whole path of a folder that is not there yet, typed.
+    Folder {
+        /// What an empty line means.
+        proposed: String,
+    },
 }
 
 /// One way to answer, with what it leads to.

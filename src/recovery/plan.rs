@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::journal::Operator;
+use crate::backup::EntryKind;
 use crate::error::{Error, Result};
+use crate::files::choice::{Action, Choice, Destination, Item};
+use crate::files::put::Placed;
 use crate::postgres::merge::{ChangeSet, Undo};
 use crate::postgres::name::quote;
 use crate::postgres::stage::Leftover;
@@ -37,6 +40,23 @@ pub enum Step {
     },
     /// Remove the staging schema.
     DropScratch,
+    /// Bring files back into a folder that is not there yet.
+    RestoreFiles {
+        /// As it was looked at and shown.
+        choice: Choice,
+    },
+    /// Put files back where they were; what stands there is kept.
+    PutFiles {
+        /// As it was looked at and shown.
+        choice: Choice,
+    },
+    /// Exchange files that an earlier recovery put in place with what it kept of them.
+    UndoFiles {
+        /// The earlier one's id.
+        recovery: String,
+        /// As they were looked at and shown.
+        placed: Vec<Placed>,
+    },
     /// Remove schemas that other recoveries have left.
     RemoveLeftovers {
         /// As they were shown.
@@ -62,9 +82,11 @@ impl Step {
     pub fn effect(&self) -> Effect {
         match self {
             Self::Prove { .. } => Effect::Read,
-            Self::DropScratch => Effect::Scratch,
+            Self::DropScratch | Self::RestoreFiles { .. } => Effect::Scratch,
             Self::RemoveLeftovers { .. } => Effect::Final,
-            Self::MergeRows { .. } | Self::UndoRows { .. } => Effect::Live,
+            Self::MergeRows { .. } | Self::UndoRows { .. } | Self::PutFiles { .. } | Self::UndoFiles { .. } => {
+                Effect::Live
+            }
         }
     }
 
@@ -81,6 +103,26 @@ impl Step {
                 format!("take back {} written by recovery {recovery}", text::counted(rows, "row", "rows"))
             }
             Self::DropScratch => "remove the staging schema".into(),
+            Self::RestoreFiles { choice } => {
+                let Destination::Beside(folder) = &choice.destination else { return "bring files back".into() };
+                let files = text::counted(choice.measure.files, "file", "files");
+                format!("bring {files} ({}) back into {}", text::bytes(choice.measure.bytes), text::clean(folder))
+            }
+            Self::PutFiles { choice } => {
+                let of = |action| choice.items.iter().filter(|item| item.action == action).count() as u64;
+                let (new, replaced) = (of(Action::Create), of(Action::Replace));
+                format!(
+                    "put {} back in place, {} of them instead of a present one",
+                    text::counted(new + replaced, "file", "files"),
+                    text::count(replaced)
+                )
+            }
+            Self::UndoFiles { recovery, placed } => {
+                format!(
+                    "take back {} put in place by recovery {recovery}",
+                    text::counted(placed.len() as u64, "file", "files")
+                )
+            }
             Self::RemoveLeftovers { leftovers } => {
                 format!("remove {}", text::counted(leftovers.len() as u64, "schema", "schemas"))
             }
@@ -96,6 +138,27 @@ impl Step {
                 let drop = |leftover: &Leftover| format!("DROP SCHEMA {} CASCADE", quote(&leftover.schema));
                 leftovers.iter().map(drop).collect()
             }
+            Self::RestoreFiles { choice } => {
+                let into = if let Destination::Beside(folder) = &choice.destination { folder } else { "" };
+                let paths = choice.paths.iter().map(|path| format!(" --include {}", shell(path)));
+                vec![format!(
+                    "restic restore {} --target {}{}",
+                    short(&choice.point),
+                    shell(into),
+                    paths.collect::<String>()
+                )]
+            }
+            Self::PutFiles { choice } => choice.items.iter().map(|item| by_hand(item, &choice.point)).collect(),
+            Self::UndoFiles { placed, .. } => placed
+                .iter()
+                .map(|one| {
+                    let (path, aside) = (one.path.display().to_string(), one.aside.display().to_string());
+                    match one.before {
+                        Some(_) => format!("mv --exchange {} {}", shell(&aside), shell(&path)),
+                        None => format!("mv --no-clobber {} {}", shell(&path), shell(&aside)),
+                    }
+                })
+                .collect(),
             Self::Prove { .. } | Self::DropScratch => Vec::new(),
         }
     }
@@ -106,9 +169,49 @@ impl Step {
             Self::MergeRows { changes } => changes.tables.iter().map(|table| table.table.to_string()).collect(),
             Self::UndoRows { undo, .. } => undo.tables.iter().map(|table| table.table.to_string()).collect(),
             Self::RemoveLeftovers { .. } => vec![self.title()],
-            Self::Prove { .. } | Self::DropScratch => Vec::new(),
+            Self::PutFiles { choice } => {
+                let files: Vec<_> = choice.items.iter().filter(|item| item.action != Action::MakeFolder).collect();
+                match files.as_slice() {
+                    [one] => vec![last_name(&one.path)],
+                    several => vec![format!("put back {}", text::counted(several.len() as u64, "file", "files"))],
+                }
+            }
+            Self::UndoFiles { placed, .. } => match placed.as_slice() {
+                [one] => vec![last_name(&one.path.display().to_string())],
+                several => vec![format!("take back {}", text::counted(several.len() as u64, "file", "files"))],
+            },
+            Self::Prove { .. } | Self::DropScratch | Self::RestoreFiles { .. } => Vec::new(),
         }
     }
+}
+
+/// What a person would type for one item.
+fn by_hand(item: &Item, point: &str) -> String {
+    let path = shell(&item.path);
+    let ready = shell(&format!("{}.new", item.path));
+    let get = format!("restic dump {} {path} > {ready}", short(point));
+    match (item.action, item.kind) {
+        (Action::MakeFolder, _) => format!("mkdir {path}"),
+        (Action::Create, EntryKind::Symlink) => format!("ln -s ... {path}"),
+        (Action::Create, _) => format!("{get} && mv --no-clobber {ready} {path}"),
+        (Action::Replace, _) => format!("{get} && mv --exchange {ready} {path}"),
+    }
+}
+
+fn short(point: &str) -> &str {
+    point.get(..8).unwrap_or(point)
+}
+
+/// A name that can be typed: the last of a path, as it is shown.
+fn last_name(path: &str) -> String {
+    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    text::clean(name).trim().to_owned()
+}
+
+/// Quoted for a shell.
+fn shell(text: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:@%".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// What will be done, frozen.

@@ -8,6 +8,10 @@ use std::time::Duration;
 use chrono::{DateTime, FixedOffset, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::files::beside::Measure;
+use crate::files::choice::{self as files, Destination, Policy};
+use crate::files::put::Placed;
+use crate::files::write::Own;
 use crate::postgres::archive;
 use crate::postgres::diff::{Pair, TableDiff};
 use crate::postgres::merge::{ChangeSet, Choice, Triggers, Undo};
@@ -37,6 +41,26 @@ pub enum Fact {
     Rows(Vec<Choice>),
     /// What the tables' own triggers do while rows are written.
     Triggers(Triggers),
+    /// The files and folders that come back, by their paths in the recovery point.
+    Files(Vec<String>),
+    /// Where files go.
+    Where(Where),
+    /// The whole path of the new folder that files go into.
+    Folder(String),
+    /// Which of the files that are still there are replaced.
+    Policy(Policy),
+    /// Whose the files will be.
+    Own(Own),
+}
+
+/// Where files go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Where {
+    /// Into a new folder.
+    Beside,
+    /// Where they were.
+    InPlace,
 }
 
 /// What the operator knows of the time.
@@ -115,6 +139,33 @@ pub enum Look {
     },
     /// The schemas that recoveries have left in production.
     Leftovers,
+    /// How much files are, and what this machine makes of them.
+    Gather {
+        /// Its full id.
+        point: String,
+        /// As they were marked.
+        paths: Vec<String>,
+    },
+    /// What bringing files back would meet, item by item.
+    Choose {
+        /// Its full id.
+        point: String,
+        /// As they were marked.
+        paths: Vec<String>,
+        /// Where they go.
+        destination: Destination,
+        /// Which of those that are there are replaced.
+        policy: Policy,
+        /// Whose they will be.
+        own: Own,
+    },
+    /// Which of the files that an earlier recovery put in place can be taken back.
+    Placed {
+        /// Its id.
+        recovery: String,
+        /// As its journal has them.
+        placed: Vec<Placed>,
+    },
 }
 
 /// What a look found.
@@ -134,7 +185,31 @@ pub enum Finding {
     Undo(Undo),
     /// All of the database, also those that are in use.
     Leftovers(Vec<Leftover>),
+    /// Nothing was written.
+    Gathered(Gathered),
+    /// Nothing was written.
+    Chosen(files::Choice),
+    /// Those that nobody has changed since, and why the others stay, by path.
+    Placed(Vec<Placed>, Vec<(String, String)>),
 }
+
+/// What was marked, and what this machine makes of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gathered {
+    /// How much it is.
+    pub measure: Measure,
+    /// Owners who are somebody else here, or nobody.
+    pub strangers: Vec<files::Stranger>,
+    /// This machine.
+    pub host: String,
+    /// A folder that is not there, to bring files back into.
+    pub folder: String,
+    /// Whether this user may give files to others.
+    pub privileged: bool,
+}
+
+/// The id of the one recovery point that a dump on disk is.
+pub const DISK: &str = "on disk";
 
 /// A moment that can be brought back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -305,7 +380,8 @@ impl Record {
 
     /// Drops what was staged, compared and frozen.
     pub fn forget_diffs(&mut self) {
-        self.findings.retain(|(made, _)| !matches!(made, Look::Diff { .. } | Look::Freeze { .. }));
+        let staged = |look: &Look| matches!(look, Look::Diff { .. } | Look::Freeze { .. } | Look::Choose { .. });
+        self.findings.retain(|(made, _)| !staged(made));
     }
 
     /// `None`: not answered; that nobody knows is an answer.
@@ -351,6 +427,31 @@ impl Record {
     /// `None`: not answered, as when no trigger would fire.
     pub fn triggers(&self) -> Option<Triggers> {
         self.answers.iter().find_map(|fact| if let Fact::Triggers(triggers) = fact { Some(*triggers) } else { None })
+    }
+
+    /// `None`: not answered.
+    pub fn files(&self) -> Option<&[String]> {
+        self.answers.iter().find_map(|fact| if let Fact::Files(files) = fact { Some(&**files) } else { None })
+    }
+
+    /// `None`: not answered.
+    pub fn place(&self) -> Option<Where> {
+        self.answers.iter().find_map(|fact| if let Fact::Where(place) = fact { Some(*place) } else { None })
+    }
+
+    /// `None`: not answered, as when files go in place.
+    pub fn folder(&self) -> Option<&str> {
+        self.answers.iter().find_map(|fact| if let Fact::Folder(folder) = fact { Some(folder.as_str()) } else { None })
+    }
+
+    /// `None`: not answered, as when files go beside.
+    pub fn policy(&self) -> Option<Policy> {
+        self.answers.iter().find_map(|fact| if let Fact::Policy(policy) = fact { Some(*policy) } else { None })
+    }
+
+    /// `None`: not answered, as when all owners are the same here.
+    pub fn own(&self) -> Option<Own> {
+        self.answers.iter().find_map(|fact| if let Fact::Own(own) = fact { Some(*own) } else { None })
     }
 
     /// The points found, if they were looked for.

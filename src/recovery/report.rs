@@ -4,11 +4,16 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use super::Flow;
 use super::journal::{self, Entry, Line, Outcome};
 use super::plan::{Effect, Plan, Step};
-use super::record::{Fact, Finding, Incident, Look, Record, Scope};
+use super::record::{Fact, Finding, Incident, Look, Record, Scope, Where};
 use super::systems::Evidence;
 use crate::error::{Error, Result};
+use crate::files::beside::Restored;
+use crate::files::choice::{Action, Policy};
+use crate::files::put::Put;
+use crate::files::write::{Notes, Own};
 use crate::postgres::merge::{Applied, Choice, Proof, Triggers};
 use crate::text::{self, clean, counted};
 
@@ -28,8 +33,10 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
         Look::Tables { .. } => "server",
         Look::Diff { .. } => "difference",
         Look::Freeze { .. } => "change-set",
-        Look::Undo { .. } => "what can be taken back",
+        Look::Undo { .. } | Look::Placed { .. } => "what can be taken back",
         Look::Leftovers => "what recoveries have left",
+        Look::Gather { .. } => "files",
+        Look::Choose { .. } => "choice of files",
     };
     let outcome = match finding {
         Finding::Points(_) => return None,
@@ -87,6 +94,7 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
             })),
             changes.hash
         ),
+        Finding::Gathered(_) | Finding::Chosen(_) | Finding::Placed(..) => summary_of_files(finding)?,
         Finding::Leftovers(leftovers) => {
             join(leftovers.iter().map(|leftover| format!("{} ({})", leftover.schema, text::bytes(leftover.bytes))))
         }
@@ -102,6 +110,29 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
         })),
     };
     Some((what.into(), outcome))
+}
+
+fn summary_of_files(finding: &Finding) -> Option<String> {
+    Some(match finding {
+        Finding::Gathered(gathered) => format!(
+            "{} in {}, {}",
+            counted(gathered.measure.files, "file", "files"),
+            counted(gathered.measure.folders, "folder", "folders"),
+            text::bytes(gathered.measure.bytes)
+        ),
+        Finding::Chosen(choice) => format!(
+            "{} to put in place, {} the same, {} left out",
+            counted(choice.writes(), "file", "files"),
+            text::count(choice.same),
+            text::count(choice.left_out.len() as u64)
+        ),
+        Finding::Placed(can, cannot) => format!(
+            "{}, {} kept as they are",
+            counted(can.len() as u64, "file", "files"),
+            text::count(cannot.len() as u64)
+        ),
+        _ => return None,
+    })
 }
 
 fn join(parts: impl Iterator<Item = String>) -> String {
@@ -174,10 +205,42 @@ pub fn changed(lines: &[Line]) -> String {
             done.push(format!("{} of earlier recoveries removed", counted(schemas.len() as u64, "schema", "schemas")));
         }
     }
+    for line in lines {
+        match &line.entry {
+            Entry::Applied { evidence: Evidence::PutFiles(put), .. } => done.push(told_put(put)),
+            Entry::Applied { evidence: Evidence::UndoneFiles(put), .. } => {
+                done.push(format!("{} taken back", counted(put.placed.len() as u64, "file", "files")));
+            }
+            _ => {}
+        }
+    }
     if let Some((_, step)) = open(lines).filter(|(_, step)| step.effect() >= Effect::Live) {
         done.push(format!("not known whether it was done: {}", step.title()));
     }
     if done.is_empty() { "nothing".into() } else { done.join("; ") }
+}
+
+fn told_put(put: &Put) -> String {
+    let files = put.placed.iter().filter(|placed| placed.action != Action::MakeFolder).count() as u64;
+    let kept = put.placed.iter().filter(|placed| placed.before.is_some()).count() as u64;
+    format!(
+        "{} put in place, {} kept beside them",
+        counted(files, "file", "files"),
+        counted(kept, "earlier one", "earlier ones")
+    )
+}
+
+/// The flow that takes back what a recovery did; `None`: it did nothing that could be.
+pub fn undo_of(recovery: &str, lines: &[Line]) -> Option<Flow> {
+    lines.iter().rev().find_map(|line| match &line.entry {
+        Entry::Applied { evidence: Evidence::Merged(_) | Evidence::Undone(_), .. } => {
+            Some(Flow::Undo { recovery: recovery.into() })
+        }
+        Entry::Applied { evidence: Evidence::PutFiles(put) | Evidence::UndoneFiles(put), .. } => {
+            Some(Flow::UndoFiles { recovery: recovery.into(), placed: put.placed.clone() })
+        }
+        _ => None,
+    })
 }
 
 /// The step of the last plan that was begun and whose outcome nobody wrote down, with its place.
@@ -221,7 +284,7 @@ fn push_plan(page: &mut String, hash: &str, typed: &str, plan: &Plan) {
     }
     let statements: Vec<_> = plan.steps.iter().flat_map(Step::statements).collect();
     if !statements.is_empty() {
-        let _ = writeln!(page, "\n```sql");
+        let _ = writeln!(page, "\n```");
         for line in statements.iter().flat_map(|statement| statement.lines()) {
             let _ = writeln!(page, "{}", clean(line));
         }
@@ -247,6 +310,9 @@ fn push_evidence(page: &mut String, evidence: &Evidence) {
             page.push('\n');
         }
         Evidence::Proved(proof) => push_proof(page, proof),
+        Evidence::Restored(restored) => push_restored(page, restored),
+        Evidence::PutFiles(put) => push_put(page, "What was put in place", put),
+        Evidence::UndoneFiles(put) => push_put(page, "What was taken back", put),
         Evidence::Removed(schemas) => {
             let _ = writeln!(page, "## What was removed\n");
             for schema in schemas {
@@ -256,6 +322,53 @@ fn push_evidence(page: &mut String, evidence: &Evidence) {
         }
         Evidence::ScratchDropped => {}
     }
+}
+
+fn push_restored(page: &mut String, restored: &Restored) {
+    let _ = writeln!(
+        page,
+        "## What was brought back\n\nInto `{}`: {} ({}), {}, {}. Each file was read again after it was written, and is the \
+         same as in the snapshot, part by part, by SHA-256.\n",
+        clean(&restored.folder),
+        counted(restored.files, "file", "files"),
+        text::bytes(restored.bytes),
+        counted(restored.folders, "folder", "folders"),
+        counted(restored.symlinks, "symlink", "symlinks")
+    );
+    if restored.failures > 0 {
+        let _ = writeln!(page, "**{} could not be brought back:**\n", counted(restored.failures, "file", "files"));
+        for (path, why) in &restored.failed {
+            let _ = writeln!(page, "- `{}`: {}", clean(path), clean(why));
+        }
+        page.push('\n');
+    }
+    push_notes(page, &restored.notes);
+}
+
+fn push_put(page: &mut String, title: &str, put: &Put) {
+    let _ = writeln!(page, "## {title}\n\n| path | what stood there is now |\n|---|---|");
+    for placed in &put.placed {
+        let kept = match (&placed.action, &placed.before) {
+            (Action::MakeFolder, _) => "(a new folder)".into(),
+            (_, None) => "(nothing stood there)".into(),
+            (_, Some(_)) => cell(&placed.aside.display().to_string()),
+        };
+        let _ = writeln!(page, "| {} | {kept} |", cell(&placed.path.display().to_string()));
+    }
+    page.push('\n');
+    push_notes(page, &put.notes);
+}
+
+fn push_notes(page: &mut String, notes: &Notes) {
+    if notes.0.is_empty() {
+        return;
+    }
+    let _ = writeln!(page, "Not applied:\n");
+    for (what, (times, example)) in &notes.0 {
+        let _ =
+            writeln!(page, "- {}: {}, for example `{}`", clean(what), counted(*times, "time", "times"), clean(example));
+    }
+    page.push('\n');
 }
 
 fn push_proof(page: &mut String, proof: &Proof) {
@@ -316,6 +429,20 @@ pub fn told(entry: &Entry) -> String {
                 counted(proof.tables.iter().map(|table| table.differing).sum(), "written row", "written rows")
             ),
             Evidence::ScratchDropped => "staging schema removed".into(),
+            Evidence::Restored(restored) => format!(
+                "{} brought back into {}{}",
+                counted(restored.files, "file", "files"),
+                restored.folder,
+                if restored.failures > 0 {
+                    format!(", {} FAILED", text::count(restored.failures))
+                } else {
+                    String::new()
+                }
+            ),
+            Evidence::PutFiles(put) => told_put(put),
+            Evidence::UndoneFiles(put) => {
+                format!("{} taken back", counted(put.placed.len() as u64, "file", "files"))
+            }
             Evidence::Removed(schemas) => format!("removed: {}", schemas.join(", ")),
         },
         Entry::NotApplied { error, .. } => format!("not applied, rolled back: {error}"),
@@ -346,6 +473,15 @@ fn told_fact(fact: &Fact) -> String {
         Fact::Rows(choices) => join(choices.iter().map(told_choice)),
         Fact::Triggers(Triggers::Fire) => "triggers fire".into(),
         Fact::Triggers(Triggers::Skip) => "triggers skipped".into(),
+        Fact::Files(paths) => format!("files {}", join(paths.iter().cloned())),
+        Fact::Where(Where::Beside) => "beside what is there".into(),
+        Fact::Where(Where::InPlace) => "in place".into(),
+        Fact::Folder(folder) => format!("into {folder}"),
+        Fact::Policy(Policy::Missing) => "only what is gone".into(),
+        Fact::Policy(Policy::MissingAndChanged) => "what is gone and what changed".into(),
+        Fact::Own(Own::Numbers) => "owners by number".into(),
+        Fact::Own(Own::Names) => "owners by name".into(),
+        Fact::Own(Own::Me) => "owned by whoever runs this".into(),
     }
 }
 

@@ -173,8 +173,14 @@ pub async fn resume(
     }
     recovery.journal.write(Entry::Resumed { operator: recovery.operator.clone().here() })?;
     let open = report::open(lines).map(|(number, step)| (number, step.clone()));
-    let live = open.clone().filter(|(_, step)| step.effect() == Effect::Live);
-    let found = systems.take_over(&recovery.id, live.as_ref().map(|(_, step)| step)).await?;
+    let live =
+        open.clone().filter(|(_, step)| step.effect() == Effect::Live || matches!(step, Step::RestoreFiles { .. }));
+    let has_staged = super::has_staged(lines);
+    let found = if live.is_some() || has_staged {
+        systems.take_over(&recovery.id, live.as_ref().map(|(_, step)| step)).await?
+    } else {
+        None
+    };
     let (plan, since) = lines
         .iter()
         .enumerate()
@@ -212,7 +218,9 @@ pub async fn resume(
         }
         return Ok(Settled::Done);
     }
-    systems.execute(&recovery.id, &Step::DropScratch, "", progress).await?;
+    if has_staged {
+        systems.execute(&recovery.id, &Step::DropScratch, "", progress).await?;
+    }
     recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned })?;
     report::write(recovery.journal.folder())?;
     Ok(Settled::Nothing)
@@ -296,7 +304,19 @@ fn kept(step: &Step, evidence: &Evidence) -> Result<()> {
                 .hint("The merge is committed. Undo takes it back; lifeboat undo shows what it would do first."));
             }
         }
-        (Step::DropScratch, Evidence::ScratchDropped) | (Step::RemoveLeftovers { .. }, Evidence::Removed(_)) => {}
+        (Step::PutFiles { choice }, Evidence::PutFiles(put)) => {
+            if put.placed.len() != choice.items.len() {
+                return Err(Error::bug("other files were put in place than the plan promised"));
+            }
+        }
+        (Step::UndoFiles { placed, .. }, Evidence::UndoneFiles(put)) => {
+            if put.placed.len() != placed.len() {
+                return Err(Error::bug("other files were taken back than the plan promised"));
+            }
+        }
+        (Step::RestoreFiles { .. }, Evidence::Restored(_))
+        | (Step::DropScratch, Evidence::ScratchDropped)
+        | (Step::RemoveLeftovers { .. }, Evidence::Removed(_)) => {}
         _ => return Err(Error::bug("a step answered with the evidence of another step")),
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! Repository reads block, so they run on blocking threads. One connection serves a recovery; when it was lost it is made
 //! again, and the staging schema is found as it was.
 
+mod files;
 mod points;
 
 use std::collections::HashMap;
@@ -13,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::plan::Step;
-use super::record::{Contents, Finding, Look, NamedKey, Point, ServerFacts, TableState, Tables};
+use super::record::{Contents, DISK, Finding, Look, NamedKey, Point, ServerFacts, TableState, Tables};
 use crate::backup::{Place, REFRESH, Repository, SharedLock, Snapshot};
 use crate::config::System;
 use crate::error::{Error, Kind, Result};
+use crate::files::beside::Restored;
+use crate::files::put::{self, Put};
 use crate::postgres::archive::{Archive, Table};
 use crate::postgres::claim;
 use crate::postgres::connect::{self, Conninfo, Server};
@@ -27,7 +30,7 @@ use crate::postgres::schema;
 use crate::postgres::stage::{self, Scratch};
 use crate::progress::{Progress, Unit};
 use crate::text;
-use points::{DISK, disk_point, location, look_into, search, source};
+use points::{disk_point, location, look_into, search, source};
 
 /// Dumps whose tables of contents are kept; a database of many thousand tables has a large one.
 const KEPT_OPEN: usize = 4;
@@ -46,6 +49,12 @@ pub enum Evidence {
     ScratchDropped,
     /// These schemas of other recoveries are gone.
     Removed(Vec<String>),
+    /// Files lie in a new folder, and were read again.
+    Restored(Restored),
+    /// Files were put in place, and what stood there is kept.
+    PutFiles(Put),
+    /// Files were taken back; what was taken back is kept.
+    UndoneFiles(Put),
 }
 
 /// Everything outside that one configured system needs.
@@ -56,6 +65,7 @@ pub struct Systems {
     repository: Mutex<Option<Repository>>,
     archives: Mutex<HashMap<(String, String), Archive>>,
     session: Mutex<Session>,
+    listing: Mutex<files::Listing>,
 }
 
 /// The connection, and what is staged through it.
@@ -80,7 +90,14 @@ pub struct Listed {
 impl Systems {
     /// Opens nothing yet. A dump on `disk` takes the place of the system's repository.
     pub fn new(system: System, disk: Option<PathBuf>) -> Self {
-        Self { system, disk, repository: Mutex::default(), archives: Mutex::default(), session: Mutex::default() }
+        Self {
+            system,
+            disk,
+            repository: Mutex::default(),
+            archives: Mutex::default(),
+            session: Mutex::default(),
+            listing: Mutex::default(),
+        }
     }
 
     /// Whether what changes production needs the consent of two people.
@@ -463,6 +480,20 @@ impl Systems {
                 let server = session.server(&self.system, recovery).await?;
                 stage::leftovers(&server.client).await.map(Finding::Leftovers)
             }
+            Look::Gather { point, paths } => self.gather(point, paths, progress).await.map(Finding::Gathered),
+            Look::Choose { point, paths, destination, policy, own } => {
+                let to = (destination, *policy, *own);
+                self.choose(recovery, (point, paths), to, progress).await.map(Finding::Chosen)
+            }
+            Look::Placed { placed, .. } => {
+                progress.begin("looking what can be taken back", Unit::Items, None);
+                let placed = placed.clone();
+                blocking(move || {
+                    let (can, cannot) = put::undoable(&placed);
+                    Ok(Finding::Placed(can, cannot))
+                })
+                .await
+            }
         }
     }
 
@@ -487,6 +518,9 @@ impl Systems {
                 }
                 session.resolved(&self.system, recovery, earlier, &undo.hash, outcome).await.map(Evidence::Undone)
             }
+            Step::RestoreFiles { choice } => self.restore_files(recovery, choice, progress).await,
+            Step::PutFiles { choice } => self.put_files(recovery, choice, progress).await,
+            Step::UndoFiles { placed, .. } => self.undo_files(placed, progress).await,
             Step::DropScratch => {
                 let mut session = self.session.lock().await;
                 session.drop_scratch(&self.system, recovery).await?;
@@ -509,6 +543,9 @@ impl Systems {
     /// Takes over from a process of the same recovery that has ended: finds the scratch space it left, and what became of
     /// the step that it may have been in the middle of. `None`: the step was not committed, and will not be any more.
     pub async fn take_over(&self, recovery: &str, open: Option<&Step>) -> Result<Option<Evidence>> {
+        if let Some(step @ (Step::RestoreFiles { .. } | Step::PutFiles { .. } | Step::UndoFiles { .. })) = open {
+            return self.settle_files(recovery, step).await;
+        }
         let mut session = self.session.lock().await;
         let server = session.server(&self.system, recovery).await?;
         let outcome = match open {

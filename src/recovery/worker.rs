@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 pub use link::Viewer;
 pub use place::{Away, Workers, attend};
-pub use protocol::{Change, Event, Request, Stage, View};
+pub use protocol::{Change, Event, FilesAsked, FilesTold, Request, Stage, View};
 
 use super::flows::Next;
 use super::journal::{self, Entry, Line, Operator};
@@ -304,6 +304,10 @@ impl Worker {
                 let rows = caught(systems.matches(table, &filter)).await;
                 Event::Counted { table, filter, rows }
             }),
+            Request::Files(asked) => self.reply(number, |systems| async move {
+                let told = caught(files(&systems, &asked)).await;
+                Event::Files(asked, told)
+            }),
             Request::End => self.ending = true,
         }
     }
@@ -508,6 +512,22 @@ impl Worker {
         self.recovery = None;
         for seat in self.seats {
             seat.close().await;
+        }
+    }
+}
+
+/// So much of a file is shown at a time.
+const PART: usize = 64 << 10;
+
+async fn files(systems: &Systems, asked: &FilesAsked) -> Result<FilesTold> {
+    match asked {
+        FilesAsked::Folder { point, path } => systems.folder(point, path).await.map(FilesTold::Folder),
+        FilesAsked::Search { point, typed } => {
+            systems.search(point, typed, &Progress::default()).await.map(FilesTold::Search)
+        }
+        FilesAsked::Versions { path } => systems.versions(path, &Progress::default()).await.map(FilesTold::Versions),
+        FilesAsked::Inside { point, path, offset } => {
+            systems.look_into_file(point, path, *offset, PART).await.map(FilesTold::Inside)
         }
     }
 }

@@ -14,10 +14,11 @@ use super::Console;
 use super::filter::FilterLine;
 use super::keymap::{self, Action, Place};
 use super::screens::done::Done;
+use super::screens::files::Files;
 use super::screens::home::{Earlier, Home};
 use super::screens::plan::Review;
 use super::screens::points::Points;
-use super::screens::question::{KeyColumns, One, Refused, Time};
+use super::screens::question::{Folder, KeyColumns, One, Refused, Time};
 use super::screens::rows::RowsScreen;
 use super::screens::run::{Failed, Running, Waiting};
 use super::screens::tables::Tables;
@@ -310,7 +311,12 @@ impl App {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Start => self.come_in(Coming::Begin(Flow::Rows)),
-            Command::Undo(recovery) => self.come_in(Coming::Begin(Flow::Undo { recovery })),
+            Command::Undo(recovery) => {
+                let folder = self.console.state.join("recoveries").join(&recovery);
+                let lines = journal::read(&folder).unwrap_or_default();
+                let flow = report::undo_of(&recovery, &lines).unwrap_or(Flow::Undo { recovery });
+                self.come_in(Coming::Begin(flow));
+            }
             Command::Clean => {
                 let open = Standing::open(&self.console.state);
                 let keep = Keep { undo_seconds: self.console.keep_undo.as_secs(), open };
@@ -492,6 +498,10 @@ impl App {
                 cursor: super::table::Cursor::default(),
             }),
             Answers::Rows(diffs) => Screen::Rows(Box::new(RowsScreen::new(diffs))),
+            Answers::Files { point } => Screen::Files(Box::new(Files::new(point))),
+            Answers::Folder { proposed } => {
+                Screen::Folder(Folder { question, proposed, input: tui_input::Input::default(), error: None })
+            }
         }
     }
 
@@ -506,8 +516,13 @@ impl App {
         self.request(Request::Inside { point });
     }
 
-    /// Lets the rows screen fetch what it needs first.
+    /// Lets a screen of rows or files fetch what it needs first.
     fn fetch_rows(&mut self) {
+        if let Screen::Files(files) = &mut self.screen
+            && let Some(command) = files.pending()
+        {
+            self.obey(command);
+        }
         if let Screen::Rows(rows) = &mut self.screen {
             let mut wanted = Vec::new();
             while let Some(command) = rows.pending() {

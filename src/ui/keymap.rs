@@ -67,6 +67,8 @@ pub enum Action {
     Undo,
     /// Opens the report of an earlier recovery.
     Report,
+    /// Shows the contents that the selected path has had.
+    Versions,
     /// Removes what recoveries have left in production, after consent.
     Clean,
     /// Tries what failed again; what was compared is compared anew.
@@ -98,6 +100,14 @@ pub enum Place {
     Choice,
     /// The dump's tables beside production.
     Tables,
+    /// A folder of a snapshot.
+    Files,
+    /// What a search through a snapshot found.
+    Found,
+    /// The contents that a path has had.
+    Versions,
+    /// A file, looked into.
+    Inside,
     /// The columns of a named key.
     Key,
     /// Tables, transactions and columns of the diff.
@@ -156,6 +166,10 @@ const LISTS: &[Place] = &[
     Place::Points,
     Place::Choice,
     Place::Tables,
+    Place::Files,
+    Place::Found,
+    Place::Versions,
+    Place::Inside,
     Place::Key,
     Place::Overview,
     Place::Rows,
@@ -186,7 +200,7 @@ pub const BINDINGS: &[Binding] = &[
     Binding {
         keys: &[Key::Char(' ')],
         action: Action::Mark,
-        places: &[P::Tables, P::Key],
+        places: &[P::Tables, P::Key, P::Files, P::Found],
         label: "mark",
         help: "Mark or unmark what is selected.",
     },
@@ -196,6 +210,48 @@ pub const BINDINGS: &[Binding] = &[
         places: &[P::Tables, P::Key],
         label: "go on",
         help: "Go on with what is marked.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Files, P::Found],
+        label: "open",
+        help: "Open the selected folder, or look into the selected file.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Left), Key::Char('h')],
+        action: Action::Left,
+        places: &[P::Files],
+        label: "up",
+        help: "To the folder above.",
+    },
+    Binding {
+        keys: &[Key::Char('/')],
+        action: Action::Filter,
+        places: &[P::Files, P::Found],
+        label: "search",
+        help: "Search the whole snapshot by some letters of the path, as you type.",
+    },
+    Binding {
+        keys: &[Key::Char('v')],
+        action: Action::Versions,
+        places: &[P::Files, P::Found],
+        label: "versions",
+        help: "The contents that the selected path has had over all snapshots.",
+    },
+    Binding {
+        keys: &[Key::Char('w')],
+        action: Action::Write,
+        places: &[P::Files, P::Found, P::Versions, P::Inside],
+        label: "go on",
+        help: "Go on with what is marked. Nothing is written before you have seen where it goes.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Versions, P::Inside],
+        label: "close",
+        help: "Back to where you were.",
     },
     Binding {
         keys: &[Key::Char('a')],
@@ -558,12 +614,16 @@ pub fn bindings(place: Place) -> impl Iterator<Item = &'static Binding> {
 mod tests {
     use super::*;
 
-    const PLACES: [Place; 17] = [
+    const PLACES: [Place; 21] = [
         Place::Home,
         Place::Time,
         Place::Points,
         Place::Choice,
         Place::Tables,
+        Place::Files,
+        Place::Found,
+        Place::Versions,
+        Place::Inside,
         Place::Key,
         Place::Overview,
         Place::Rows,

@@ -1,6 +1,7 @@
 //! The screens: plain structs that draw what a flow returned and hand back what the operator did. None of them decides.
 
 pub mod done;
+pub mod files;
 pub mod home;
 pub mod plan;
 pub mod points;
@@ -74,6 +75,10 @@ pub enum Screen {
     Points(points::Points),
     /// Which tables are damaged.
     Tables(tables::Tables),
+    /// Which files come back.
+    Files(Box<files::Files>),
+    /// Into which folder.
+    Folder(question::Folder),
     /// What differs, and what is to be written.
     Rows(Box<rows::RowsScreen>),
     /// The plan, and consent.
@@ -93,12 +98,13 @@ impl Screen {
     pub fn place(&self) -> Place {
         match self {
             Self::Home(_) => Place::Home,
-            Self::Time(_) => Place::Time,
+            Self::Time(_) | Self::Folder(_) => Place::Time,
             Self::Choice(_) => Place::Choice,
             Self::Key(_) => Place::Key,
             Self::Refused(_) => Place::Refused,
             Self::Points(_) => Place::Points,
             Self::Tables(_) => Place::Tables,
+            Self::Files(screen) => screen.place(),
             Self::Rows(screen) => screen.place(),
             Self::Plan(_) => Place::Plan,
             Self::Waiting(_) => Place::Waiting,
@@ -111,7 +117,8 @@ impl Screen {
     /// Whether keys are text now.
     pub fn wants_text(&self) -> bool {
         match self {
-            Self::Time(_) => true,
+            Self::Time(_) | Self::Folder(_) => true,
+            Self::Files(screen) => screen.wants_text(),
             Self::Points(screen) => screen.filter.typing(),
             Self::Tables(screen) => screen.filter.typing(),
             Self::Rows(screen) => screen.wants_text(),
@@ -131,6 +138,8 @@ impl Screen {
     pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
         match self {
             Self::Time(screen) => screen.typed(key),
+            Self::Folder(screen) => screen.typed(key),
+            Self::Files(screen) => screen.typed(key),
             Self::Points(screen) => screen.typed(key),
             Self::Tables(screen) => screen.typed(key),
             Self::Rows(screen) => screen.typed(key),
@@ -150,11 +159,12 @@ impl Screen {
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match self {
             Self::Home(screen) => screen.act(action),
-            Self::Time(_) | Self::Refused(_) => (action == Action::Back).then_some(Command::Back),
+            Self::Time(_) | Self::Folder(_) | Self::Refused(_) => (action == Action::Back).then_some(Command::Back),
             Self::Choice(screen) => screen.act(action),
             Self::Key(screen) => screen.act(action),
             Self::Points(screen) => screen.act(action),
             Self::Tables(screen) => screen.act(action),
+            Self::Files(screen) => screen.act(action),
             Self::Rows(screen) => screen.act(action),
             Self::Plan(screen) => screen.act(action),
             Self::Waiting(_) | Self::Running(_) => None,
@@ -173,6 +183,8 @@ impl Screen {
             Self::Refused(screen) => screen.draw(frame, area, theme),
             Self::Points(screen) => screen.draw(frame, area, theme),
             Self::Tables(screen) => screen.draw(frame, area, theme),
+            Self::Files(screen) => screen.draw(frame, area, theme),
+            Self::Folder(screen) => screen.draw(frame, area, theme),
             Self::Rows(screen) => screen.draw(frame, area, theme),
             Self::Plan(screen) => screen.draw(frame, area, theme),
             Self::Waiting(screen) => screen.draw(frame, area, theme),
@@ -188,6 +200,7 @@ pub fn same_question(left: &Screen, asked: &Screen) -> bool {
     match (left, asked) {
         (Screen::Rows(left), Screen::Rows(asked)) => left.same_tables(asked),
         (Screen::Tables(left), Screen::Tables(asked)) => left.tables == asked.tables,
+        (Screen::Files(left), Screen::Files(asked)) => left.point == asked.point,
         (Screen::Time(left), Screen::Time(asked)) => left.question == asked.question,
         (Screen::Choice(left), Screen::Choice(asked)) => left.title == asked.title && left.choices == asked.choices,
         _ => false,

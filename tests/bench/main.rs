@@ -464,6 +464,7 @@ async fn workers(stage: &Stage) {
     let (dump, beneath) = (stage.path("small.dump"), stage.path("state/lifeboat"));
     let order = serde_json::json!({
         "system": system, "dump": dump, "state": beneath, "operator": journal::operator(), "task": { "Begin": Flow::Rows },
+        "away": "Person",
     });
     let mut child = Command::new(LIFEBOAT).arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(order.to_string().as_bytes()).unwrap();

@@ -5,6 +5,12 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
+use lifeboat::backup::EntryKind;
+use lifeboat::files::beside::Measure;
+use lifeboat::files::choice::{self as files, Action, Destination, Item, Stranger};
+use lifeboat::files::live::Present;
+use lifeboat::files::put::Placed;
+use lifeboat::files::write::Own;
 use lifeboat::postgres::archive::{self, Estimate, Format, Header};
 use lifeboat::postgres::diff::{Class, Drift, Pair, TableDiff};
 use lifeboat::postgres::merge::{ChangeSet, Choice, Load, TableChange, TableUndo, Triggers, Undo, Violation};
@@ -15,7 +21,8 @@ use lifeboat::recovery::Flow;
 use lifeboat::recovery::flows::{self, Answers, Next, Place};
 use lifeboat::recovery::plan::{Effect, Plan};
 use lifeboat::recovery::record::{
-    Contents, Dump, Fact, Finding, Incident, Look, NamedKey, Point, Record, Scope, ServerFacts, TableState, Tables,
+    Contents, Dump, Fact, Finding, Gathered, Incident, Look, NamedKey, Point, Record, Scope, ServerFacts, TableState,
+    Tables,
 };
 
 const DEEPEST: usize = 32;
@@ -262,6 +269,7 @@ fn findings(look: &Look) -> Vec<(&'static str, Finding)> {
             ("a foreign key would fail", Finding::Frozen(changes(rows, *triggers, true))),
             ("all would fit", Finding::Frozen(changes(rows, *triggers, false))),
         ],
+        Look::Gather { .. } | Look::Choose { .. } | Look::Placed { .. } => findings_of_files(look),
         Look::Undo { .. } => {
             let undo = |rows, kept| {
                 Finding::Undo(Undo {
@@ -281,6 +289,101 @@ fn findings(look: &Look) -> Vec<(&'static str, Finding)> {
         }
         Look::Leftovers => leftovers(),
     }
+}
+
+fn findings_of_files(look: &Look) -> Vec<(&'static str, Finding)> {
+    match look {
+        Look::Gather { .. } => vec![
+            ("files of another machine", Finding::Gathered(gathered("another", vec![]))),
+            (
+                "a user who may not give files away",
+                Finding::Gathered(Gathered { privileged: false, ..gathered("db-server", vec![]) }),
+            ),
+            (
+                "owners who are others here",
+                Finding::Gathered(gathered(
+                    "db-server",
+                    vec![Stranger { uid: 1004, was: "alice".into(), is: "bob".into() }],
+                )),
+            ),
+        ],
+        Look::Choose { destination, own, .. } => match destination {
+            Destination::Beside(_) => vec![("there is room", Finding::Chosen(chosen(destination, *own, vec![])))],
+            Destination::InPlace => vec![
+                ("all is there", Finding::Chosen(chosen(destination, *own, vec![]))),
+                ("one is gone", Finding::Chosen(chosen(destination, *own, vec![item("/srv/a.pdf")]))),
+                (
+                    "two are gone",
+                    Finding::Chosen(chosen(destination, *own, vec![item("/srv/a.pdf"), item("/srv/b.pdf")])),
+                ),
+            ],
+        },
+        Look::Placed { placed, .. } => vec![
+            (
+                "all changed since",
+                Finding::Placed(vec![], vec![("/srv/a.pdf".into(), "somebody has changed it since".into())]),
+            ),
+            ("as it was put", Finding::Placed(placed.clone(), vec![])),
+        ],
+        _ => vec![],
+    }
+}
+
+fn gathered(host: &str, strangers: Vec<Stranger>) -> Gathered {
+    Gathered {
+        measure: Measure { files: 2, folders: 1, symlinks: 0, others: 1, bytes: 3_000_000, complete: true },
+        strangers,
+        host: host.into(),
+        folder: "/root/restored-bbbbbbbb".into(),
+        privileged: true,
+    }
+}
+
+fn item(path: &str) -> Item {
+    Item {
+        path: path.into(),
+        action: Action::Create,
+        kind: EntryKind::File,
+        size: 7,
+        content: "c".into(),
+        present: None,
+    }
+}
+
+fn chosen(destination: &Destination, own: Own, items: Vec<Item>) -> files::Choice {
+    files::Choice {
+        point: "b".repeat(8),
+        paths: vec!["/srv".into()],
+        destination: destination.clone(),
+        own,
+        measure: gathered("", vec![]).measure,
+        same: 2 - items.len() as u64,
+        items,
+        left_out: [("/srv/fifo".to_owned(), "devices, pipes and sockets are not made".to_owned())].into(),
+        free: 9_000_000_000,
+    }
+}
+
+fn placed() -> Vec<Placed> {
+    let now = Present {
+        kind: EntryKind::File,
+        size: 7,
+        inode: 1,
+        device: 1,
+        links: 1,
+        modified: (0, 0),
+        changed: (0, 0),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+    };
+    vec![Placed {
+        path: "/srv/a.pdf".into(),
+        action: Action::Create,
+        aside: "/srv/a.pdf.pre-20260115_143205_a1b2".into(),
+        now,
+        before: None,
+    }]
 }
 
 /// Every way to answer that makes a difference.
@@ -316,6 +419,10 @@ fn facts(answers: &Answers) -> Vec<(String, Fact)> {
             ("id".into(), Fact::Keys(vec![NamedKey { table: table.clone(), columns: vec!["id".into()] }])),
             ("none".into(), Fact::Keys(vec![NamedKey { table: table.clone(), columns: vec![] }])),
         ],
+        Answers::Files { .. } => {
+            vec![("nothing".into(), Fact::Files(vec![])), ("a folder".into(), Fact::Files(vec!["/srv".into()]))]
+        }
+        Answers::Folder { proposed } => vec![("the proposed one".into(), Fact::Folder(proposed.clone()))],
         Answers::Rows(diffs) => {
             let choose = |classes: &[Class]| {
                 Fact::Rows(
@@ -354,6 +461,7 @@ impl Walk {
         let next = match &self.flow {
             Flow::Rows => flows::rows::next(record),
             Flow::Undo { recovery } => flows::undo::next(recovery, record),
+            Flow::UndoFiles { recovery, placed } => flows::undo::next_files(recovery, placed, record),
             Flow::Clean(keep) => flows::clean::next(keep, record),
         };
         let indent = "  ".repeat(depth);
@@ -408,7 +516,8 @@ impl Walk {
 
     /// Whether the same judgement was printed already, with all that follows from it.
     fn again(&mut self, next: &Next, record: &Record, indent: &str) -> bool {
-        let again = !self.seen.insert(format!("{next:?} {:?} {:?}", record.tables(), record.keys()));
+        let again =
+            !self.seen.insert(format!("{next:?} {:?} {:?} {:?}", record.tables(), record.keys(), record.scope()));
         if again {
             let _ = writeln!(self.tree, "{indent}  (as above)");
         }
@@ -416,7 +525,10 @@ impl Walk {
     }
 
     fn plan(&mut self, plan: &Plan, indent: &str) {
-        assert!(!plan.phrase().is_empty(), "a plan that changes production asks for a typed name");
+        assert!(
+            plan.effect() < Effect::Live || !plan.phrase().is_empty(),
+            "a plan that changes production asks for a typed name"
+        );
         for step in &plan.steps {
             let effect = match step.effect() {
                 Effect::Read => "read   ",
@@ -449,6 +561,12 @@ fn clean() {
 #[test]
 fn undo() {
     insta::assert_snapshot!(tree(Flow::Undo { recovery: "20260115_143205_a1b2".into() }));
+}
+
+#[test]
+fn undo_files() {
+    let flow = Flow::UndoFiles { recovery: "20260115_143205_a1b2".into(), placed: placed() };
+    insta::assert_snapshot!(tree(flow));
 }
 
 #[test]

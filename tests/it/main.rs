@@ -10,6 +10,7 @@ mod console;
 mod decisions;
 mod diff;
 mod faults;
+mod files;
 mod merge;
 mod recover;
 mod resume;

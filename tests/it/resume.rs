@@ -118,14 +118,7 @@ impl Incident {
 
     /// The processes that do the work of this incident's recoveries.
     pub fn workers(&self) -> Vec<i32> {
-        let home = format!("HOME={}", self.folder.path().display());
-        let has = |process: &std::path::Path, file: &str, word: &str| {
-            let words = std::fs::read(process.join(file)).unwrap_or_default();
-            words.split(|byte| *byte == 0).any(|found| found == word.as_bytes())
-        };
-        let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-        let ours = processes.filter(|process| has(process, "cmdline", "worker") && has(process, "environ", &home));
-        ours.filter_map(|process| process.file_name()?.to_str()?.parse().ok()).collect()
+        workers(&format!("HOME={}", self.folder.path().display()))
     }
 
     /// Kills a command and the process that does its work. Returns how the command had ended.
@@ -148,19 +141,18 @@ impl Incident {
     /// not is ended.
     pub fn settle(&self) -> Vec<(String, String)> {
         let begun = Instant::now();
-        while self
-            .recoveries()
-            .iter()
-            .any(|(_, state, told)| state == "under way" && !told.ends_with("deciding what to do"))
-        {
+        // One that has just been started may not have begun its recovery yet.
+        while !self.workers().is_empty() {
             assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", self.recoveries());
-            std::thread::sleep(Duration::from_millis(20));
+            for (id, state, told) in self.recoveries() {
+                if state == "under way" && told.ends_with("deciding what to do") {
+                    let output = self.command(&["abort", &id]).output().unwrap();
+                    assert!(output.status.success(), "{id}: {}", String::from_utf8_lossy(&output.stderr));
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
         for (id, state, _) in self.recoveries() {
-            if state == "under way" {
-                let output = self.command(&["abort", &id]).output().unwrap();
-                assert!(output.status.success(), "{id}: {}", String::from_utf8_lossy(&output.stderr));
-            }
             if state == "left" {
                 let output = self.command(&["resume", &id]).output().unwrap();
                 assert!(output.status.success(), "{id}: {}", String::from_utf8_lossy(&output.stderr));
@@ -206,6 +198,17 @@ impl Incident {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The workers that have this in their environment.
+pub fn workers(home: &str) -> Vec<i32> {
+    let has = |process: &std::path::Path, file: &str, word: &str| {
+        let words = std::fs::read(process.join(file)).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|found| found == word.as_bytes())
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let ours = processes.filter(|process| has(process, "cmdline", "worker") && has(process, "environ", home));
+    ours.filter_map(|process| process.file_name()?.to_str()?.parse().ok()).collect()
 }
 
 pub fn kills() -> u32 {

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("backup", &["error", "progress", "secret", "text"]),
     ("postgres", &["error", "progress", "secret", "text"]),
+    ("files", &["backup", "error", "progress", "text"]),
     ("config", &["error", "secret", "text"]),
-    ("recovery", &["backup", "config", "error", "panics", "postgres", "progress", "secret", "text"]),
+    ("recovery", &["backup", "config", "error", "files", "panics", "postgres", "progress", "secret", "text"]),
     ("drill", &["backup", "config", "error", "postgres", "progress", "recovery", "secret", "text"]),
-    ("ui", &["config", "drill", "error", "panics", "postgres", "progress", "recovery", "text"]),
+    ("ui", &["config", "drill", "error", "files", "panics", "postgres", "progress", "recovery", "text"]),
     ("text", &[]),
     ("error", &["text"]),
     ("panics", &["error", "text"]),

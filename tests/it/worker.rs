@@ -112,7 +112,7 @@ fn answer(question: &Question) -> Fact {
             choices.iter().find(|choice| choice.recommended || tables(&choice.fact)).unwrap().fact.clone()
         }
         Answers::Tables(tables) => Fact::Tables(vec![tables[0].backup.name.clone()]),
-        Answers::Key { .. } => panic!("the table has a key"),
+        Answers::Key { .. } | Answers::Files { .. } | Answers::Folder { .. } => panic!("{question:?}"),
         Answers::Rows(diffs) => Fact::Rows(vec![Choice {
             table: diffs[0].table.clone(),
             classes: BTreeSet::from([Class::Missing, Class::Changed]),

@@ -18,7 +18,7 @@ use crate::postgres::merge::{ChangeSet, Triggers};
 use crate::postgres::name::Name;
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{
-    Contents, Fact, Finding, Incident, Look, NamedKey, Point, Record, Scope, State, TableState, Tables,
+    Contents, DISK, Fact, Finding, Incident, Look, NamedKey, Point, Record, Scope, State, TableState, Tables,
 };
 use crate::text;
 
@@ -32,7 +32,14 @@ pub fn next(record: &Record) -> Next {
         );
     }
     let Some(incident) = record.incident() else { return Next::Ask(ask_incident()) };
-    let Some(scope) = record.scope() else { return Next::Ask(ask_scope()) };
+    let Some(scope) = record.scope() else { return Next::Ask(ask_scope(points)) };
+    if scope == Scope::Files {
+        let Some(point) = record.point() else { return Next::Ask(ask_point_of_files(record, points, incident)) };
+        let Some(point) = points.iter().find(|found| found.id == point) else {
+            return refuse("the recovery point is not there any more", &["Go back and choose another one."]);
+        };
+        return super::files::next(record, point);
+    }
     if scope != Scope::Tables {
         return refuse(
             "this branch is not built yet",
@@ -202,6 +209,25 @@ fn holds_dump(record: &Record, point: &Point) -> Option<bool> {
     }
 }
 
+/// Files may lie in any point; the newest before the incident is proposed.
+fn ask_point_of_files(record: &Record, points: &[Point], incident: Incident) -> Question {
+    let newest = |incident| points.iter().filter(|point| point.instant <= incident).max_by_key(|point| point.instant);
+    let proposed = if let Incident::At(incident) = incident { newest(incident) } else { None };
+    let mut question = ask_point(record, points, incident, proposed);
+    if let Answers::Point(ranked) = &mut question.answers {
+        for ranked in ranked.iter_mut().filter(|ranked| ranked.place == Place::NoDump) {
+            ranked.place = match incident {
+                Incident::At(incident) => {
+                    let loss = (incident - ranked.point.instant.to_utc()).to_std().unwrap_or_default();
+                    Place::Before { loss }
+                }
+                Incident::Unknown => Place::Unranked,
+            };
+        }
+    }
+    question
+}
+
 fn ask_point(record: &Record, points: &[Point], incident: Incident, proposed: Option<&Point>) -> Question {
     let ranked = rank(record, points, incident, proposed);
     let loss =
@@ -245,7 +271,7 @@ fn rank(record: &Record, points: &[Point], incident: Incident, proposed: Option<
     points.iter().map(|point| RankedPoint { point: point.clone(), place: place(point) }).collect()
 }
 
-fn ask_scope() -> Question {
+fn ask_scope(points: &[Point]) -> Question {
     let not_built = |label: &str, scope, consequences: &[&str]| Choice {
         label: label.into(),
         consequences: consequences.iter().map(ToString::to_string).collect(),
@@ -263,6 +289,16 @@ fn ask_scope() -> Question {
         recommended: true,
         unavailable: None,
     };
+    let files = Choice {
+        label: "Some files".into(),
+        consequences: vec![
+            "Files and folders come back beside the present ones, or in their place; what is there is kept.".into(),
+            "Can be undone.".into(),
+        ],
+        fact: Fact::Scope(Scope::Files),
+        recommended: false,
+        unavailable: points.iter().all(|point| point.id == DISK).then(|| "a dump on disk holds no files".into()),
+    };
     Question {
         title: "What has to come back?".into(),
         why: "The smallest scope that covers the damage loses least: everything written since the recovery point is kept \
@@ -270,7 +306,7 @@ fn ask_scope() -> Question {
             .into(),
         answers: Answers::One(vec![
             tables,
-            not_built("Some files", Scope::Files, &["Files and folders of the recovery point come back beside the present ones."]),
+            files,
             not_built("A moment in time", Scope::Moment, &[
                 "A base backup and WAL are replayed to just before the damage.",
                 "Loses least of all, takes longest; needs archived WAL.",

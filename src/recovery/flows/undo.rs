@@ -3,6 +3,7 @@
 //! Nothing is asked but consent: what can be taken back is looked up fresh, and the rows that cannot are listed.
 
 use super::{Next, Refusal};
+use crate::files::put::Placed;
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{Finding, Look, Record};
 
@@ -17,4 +18,15 @@ pub fn next(recovery: &str, record: &Record) -> Next {
         });
     }
     Next::Ready(Plan { steps: vec![Step::UndoRows { recovery: recovery.into(), undo: undo.clone() }] })
+}
+
+/// What comes next in taking back the files that `recovery` put in place.
+pub fn next_files(recovery: &str, placed: &[Placed], record: &Record) -> Next {
+    let look = Look::Placed { recovery: recovery.into(), placed: placed.to_vec() };
+    let Some(Finding::Placed(can, cannot)) = record.finding(&look) else { return Next::Look(look) };
+    if can.is_empty() {
+        let hints = cannot.iter().take(5).map(|(path, why)| format!("{path}: {why}.")).collect();
+        return Next::Refuse(Refusal { why: "none of these files can be taken back".into(), hints });
+    }
+    Next::Ready(Plan { steps: vec![Step::UndoFiles { recovery: recovery.into(), placed: can.clone() }] })
 }

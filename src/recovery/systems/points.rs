@@ -7,7 +7,7 @@ use crate::config::System;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::archive::{self, Archive, Format, Source};
 use crate::progress::{Progress, Unit};
-use crate::recovery::record::{Contents, Dump, Point};
+use crate::recovery::record::{Contents, DISK, Dump, Point};
 
 /// A walk for dumps stops after so many files; a file server's snapshot is not searched to its end for one.
 const WALK_LIMIT: usize = 20_000;
@@ -16,9 +16,6 @@ const LOOK_INTO_ALL: usize = 64;
 /// Enough to tell a dump from another file.
 const FIRST_BYTES: u64 = 4096;
 const DUMP_NAMES: [&str; 9] = [".dump", ".pgdump", ".backup", ".bak", ".sql", ".sql.gz", ".sql.zst", ".tar", "toc.dat"];
-
-/// The id of the one recovery point that a dump on disk is.
-pub(super) const DISK: &str = "on disk";
 
 pub(super) fn disk_point(path: &std::path::Path) -> Result<Point> {
     let facts = std::fs::metadata(path).map_err(|error| {

@@ -5,6 +5,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files::catalog::Hits;
+use crate::files::history::Versions;
+use crate::files::live::Beside;
+use crate::files::look::Inside;
 use crate::postgres::diff::{Filter, Page};
 use crate::progress::Report;
 use crate::recovery::Flow;
@@ -75,6 +79,8 @@ pub enum Request {
         /// Which rows are counted.
         filter: Filter,
     },
+    /// Something of a snapshot's files; answered to the asker only.
+    Files(FilesAsked),
     /// Ends the recovery: what runs is cancelled, what was staged is removed.
     End,
 }
@@ -121,10 +127,58 @@ pub enum Event {
         /// Errors: as of a page.
         rows: Result<u64>,
     },
+    /// Something of a snapshot's files, and what was asked.
+    Files(FilesAsked, Result<FilesTold>),
     /// What was asked for was not done, and why: a line for the operator.
     Refused(String),
     /// The recovery has been left, and its worker ends.
     Gone,
+}
+
+/// What a viewer that browses a snapshot wants to see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FilesAsked {
+    /// What is in a folder, beside what is here now.
+    Folder {
+        /// The snapshot's full id.
+        point: String,
+        /// From the root of the snapshot.
+        path: String,
+    },
+    /// The best matches of what was typed.
+    Search {
+        /// The snapshot's full id.
+        point: String,
+        /// As [`Query::parse`](crate::files::catalog::Query::parse) reads it.
+        typed: String,
+    },
+    /// The contents that a path has had.
+    Versions {
+        /// From the root of the snapshots.
+        path: String,
+    },
+    /// A part of a file.
+    Inside {
+        /// The snapshot's full id.
+        point: String,
+        /// From the root of the snapshot.
+        path: String,
+        /// Where the part begins.
+        offset: u64,
+    },
+}
+
+/// What it saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FilesTold {
+    /// Of a folder.
+    Folder(Vec<Beside>),
+    /// Of a search.
+    Search(Hits),
+    /// Of a path.
+    Versions(Versions),
+    /// Of a file.
+    Inside(Inside),
 }
 
 /// How a record changes.

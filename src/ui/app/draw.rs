@@ -7,7 +7,7 @@ use ratatui::widgets::{Clear, Paragraph, Wrap};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{App, Leaving, Overlay, palette};
-use crate::recovery::record::{Fact, Incident};
+use crate::recovery::record::{Fact, Incident, Where};
 use crate::text::{clean, fit};
 use crate::ui::keymap::{self, Action, Place};
 use crate::ui::screens::Screen;
@@ -187,7 +187,13 @@ fn told_of_leaving(leaving: Leaving, screen: &Screen) -> Vec<Line<'static>> {
 /// An answer as a step of the breadcrumb.
 fn crumb(fact: &Fact) -> Option<String> {
     match fact {
-        Fact::Incident(_) | Fact::Stage | Fact::Triggers(_) => None,
+        Fact::Incident(_) | Fact::Stage | Fact::Triggers(_) | Fact::Folder(_) | Fact::Policy(_) | Fact::Own(_) => None,
+        Fact::Files(paths) => match paths.as_slice() {
+            [one] => one.rsplit('/').next().map(str::to_owned),
+            several => Some(format!("{} paths", several.len())),
+        },
+        Fact::Where(Where::Beside) => Some("beside".into()),
+        Fact::Where(Where::InPlace) => Some("in place".into()),
         Fact::Point(point) => Some(point.get(..8).unwrap_or(point).to_owned()),
         Fact::Scope(scope) => Some(format!("{scope:?}").to_lowercase()),
         Fact::Dump(path) => path.rsplit('/').next().map(str::to_owned),

@@ -91,6 +91,12 @@ impl App {
                 }
                 self.fetch_rows();
             }
+            Event::Files(asked, told) => {
+                if let Screen::Files(files) = &mut self.screen {
+                    files.told(&asked, told);
+                }
+                self.fetch_rows();
+            }
             Event::Refused(why) => {
                 self.show();
                 self.notice = Some(why);

@@ -12,6 +12,7 @@ use tui_input::backend::crossterm::EventHandler as _;
 use unicode_width::UnicodeWidthStr;
 
 use super::{Command, in_a_line};
+use crate::files::choice::{self, Choice, Destination};
 use crate::postgres::merge::{ChangeSet, TableChange, Triggers, Undo};
 use crate::recovery::flows::clean;
 use crate::recovery::plan::{Effect, Plan, Step};
@@ -175,6 +176,17 @@ impl Review {
                         page.push(Line::raw(text::clean(&told).into_owned()));
                     }
                 }
+                Step::RestoreFiles { choice } | Step::PutFiles { choice } => push_files(&mut page, choice, theme),
+                Step::UndoFiles { placed, .. } => {
+                    for placed in placed {
+                        let (path, aside) = (placed.path.display(), placed.aside.display());
+                        let told = match placed.before {
+                            Some(_) => format!("   {path}  <->  {aside}"),
+                            None => format!("   {path}  ->  {aside}"),
+                        };
+                        page.push(Line::raw(text::clean(&told).into_owned()));
+                    }
+                }
                 Step::Prove { .. } | Step::DropScratch => {}
             }
         }
@@ -190,6 +202,45 @@ impl Review {
             }
         }
         page
+    }
+}
+
+fn push_files(page: &mut Vec<Line<'static>>, choice: &Choice, theme: Theme) {
+    page.push(Line::raw(format!("   {} are free there.", text::bytes(choice.free))));
+    match &choice.destination {
+        Destination::Beside(folder) => {
+            for path in &choice.paths {
+                let told = format!("   {path}  ->  {folder}{path}");
+                page.push(Line::raw(text::clean(&told).into_owned()));
+            }
+        }
+        Destination::InPlace => {
+            page.push(Line::raw("   All of it or nothing. What is not as you saw it stops everything."));
+            for item in &choice.items {
+                let size = text::bytes(item.size);
+                let (told, style) = match (item.action, &item.present) {
+                    (choice::Action::MakeFolder, _) => (format!("   + {}/  a new folder", item.path), theme.text()),
+                    (choice::Action::Replace, Some(present)) => (
+                        format!(
+                            "   ~ {}  {size} instead of {}, which is kept as {}.pre-RECOVERY",
+                            item.path,
+                            text::bytes(present.size),
+                            item.path.rsplit('/').next().unwrap_or_default()
+                        ),
+                        theme.changed(),
+                    ),
+                    _ => (format!("   - {}  {size}, nothing stands there", item.path), theme.missing()),
+                };
+                page.push(Line::styled(text::clean(&told).into_owned(), style));
+            }
+            if choice.same > 0 {
+                let same = text::counted(choice.same, "file is", "files are");
+                page.push(Line::styled(format!("   {same} there already, with the same content"), theme.quiet()));
+            }
+        }
+    }
+    for (path, why) in &choice.left_out {
+        page.push(Line::styled(text::clean(&format!("   LEFT OUT {path}: {why}")).into_owned(), theme.live()));
     }
 }
 

@@ -91,6 +91,56 @@ impl Time {
     }
 }
 
+/// The path of a new folder is typed; an empty line is the proposed one.
+#[derive(Debug)]
+pub struct Folder {
+    /// Its title and reason are shown above the line.
+    pub question: Question,
+    /// What an empty line means.
+    pub proposed: String,
+    /// What was typed so far.
+    pub input: Input,
+    /// Why Enter did not take the text; gone with the next key.
+    pub error: Option<String>,
+}
+
+impl Folder {
+    /// Takes a key into the line; Enter answers, Esc goes back.
+    pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
+        match key.code {
+            KeyCode::Esc => return Some(Command::Back),
+            KeyCode::Enter => {
+                let typed = self.input.value().trim();
+                let folder = if typed.is_empty() { &self.proposed } else { typed };
+                if folder.starts_with('/') {
+                    return Some(Command::Answer(Fact::Folder(folder.to_owned())));
+                }
+                self.error = Some("give the whole path: it begins with /".into());
+            }
+            _ => {
+                self.error = None;
+                self.input.handle_event(&crossterm::event::Event::Key(key));
+            }
+        }
+        None
+    }
+
+    /// Draws the line.
+    pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
+        let below = draw_head(frame, area, theme, &self.question.title, &self.question.why);
+        let prompt = "New folder: ";
+        let mut lines = vec![
+            Line::from(vec![Span::styled(prompt, theme.key()), Span::raw(clean(self.input.value()).into_owned())]),
+            Line::raw(""),
+        ];
+        lines.extend(self.error.iter().map(|error| Line::styled(error.clone(), theme.bad())));
+        lines.push(Line::styled("Enter goes on, Esc goes back.", theme.quiet()));
+        frame.render_widget(Paragraph::new(lines), below);
+        let column = u16::try_from(prompt.width() + self.input.visual_cursor()).unwrap_or(0);
+        frame.set_cursor_position(Position { x: (below.x + column).min(below.right().saturating_sub(1)), y: below.y });
+    }
+}
+
 /// One of a few choices, each with what it leads to.
 #[derive(Debug)]
 pub struct One {

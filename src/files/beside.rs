@@ -1,0 +1,370 @@
+//! Bringing files back beside: into a folder that was not there, with their paths kept.
+//!
+//! ```text
+//!   make PLACE.partial-ID (0700) -> folders and files beneath it -> dress folders -> sync -> rename to PLACE
+//! ```
+//!
+//! The last act makes the result usable, and it is one act. What fails before it, or is cancelled, takes the partial folder
+//! away again. A file whose bytes are damaged in the repository is left out and named; everything else comes back.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::write::{self, Folder, Notes, Own};
+use crate::backup::{EntryKind, Node, Repository, Snapshot, Visit};
+use crate::error::{Error, Kind, Result};
+use crate::progress::{Progress, Unit};
+
+/// Files that wait for the threads that write them.
+const BATCH: usize = 2048;
+
+/// So many of the files that could not be brought back are named.
+const NAMED: usize = 1000;
+
+/// How much there is to bring back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measure {
+    /// Regular files.
+    pub files: u64,
+    /// Folders, without those above what was chosen.
+    pub folders: u64,
+    /// Symlinks.
+    pub symlinks: u64,
+    /// Devices, pipes, sockets: never made.
+    pub others: u64,
+    /// Of all files.
+    pub bytes: u64,
+    /// Whether every folder could be read.
+    pub complete: bool,
+}
+
+/// What was brought back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Where it lies.
+    pub folder: String,
+    /// Written, read again, and the same as in the snapshot.
+    pub files: u64,
+    /// Made.
+    pub folders: u64,
+    /// Made.
+    pub symlinks: u64,
+    /// Of those files.
+    pub bytes: u64,
+    /// What could not be brought back, and why; the first [`NAMED`] of `failures`.
+    pub failed: Vec<(String, String)>,
+    /// So many could not.
+    pub failures: u64,
+    /// What could not be applied to what was brought back.
+    pub notes: Notes,
+}
+
+impl Restored {
+    fn fail(&mut self, path: &Path, why: impl Into<String>) {
+        self.failures += 1;
+        if self.failed.len() < NAMED {
+            self.failed.push((path.display().to_string(), why.into()));
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.files += other.files;
+        self.folders += other.folders;
+        self.symlinks += other.symlinks;
+        self.bytes += other.bytes;
+        self.failures += other.failures;
+        self.failed.extend(other.failed);
+        self.failed.truncate(NAMED);
+        self.notes.merge(other.notes);
+    }
+}
+
+/// Counts what lies at some paths of a snapshot and beneath them.
+pub fn measure(repository: &Repository, snapshot: &Snapshot, paths: &[String], progress: &Progress) -> Result<Measure> {
+    let mut measure = Measure { complete: true, ..Measure::default() };
+    let mut roots = Vec::new();
+    for path in paths {
+        let node = repository.node(snapshot, path)?;
+        measure.add(&node);
+        roots.extend(node.subtree.map(|subtree| (subtree, ())));
+    }
+    progress.begin("counting", Unit::Items, None);
+    repository.walk(roots, progress, |(), visit, more| {
+        let Visit::Nodes(nodes) = visit else {
+            measure.complete = false;
+            return Ok(());
+        };
+        progress.advance(nodes.len() as u64);
+        for node in &nodes {
+            measure.add(node);
+            more.extend(node.subtree.map(|subtree| (subtree, ())));
+        }
+        Ok(())
+    })?;
+    Ok(measure)
+}
+
+impl Measure {
+    fn add(&mut self, node: &Node) {
+        match node.kind {
+            EntryKind::File => {
+                self.files += 1;
+                self.bytes += node.size;
+            }
+            EntryKind::Folder => self.folders += 1,
+            EntryKind::Symlink => self.symlinks += 1,
+            EntryKind::Other => self.others += 1,
+        }
+    }
+}
+
+/// The name under which a folder is filled.
+fn partial(folder: &Path, recovery: &str) -> Result<(PathBuf, Vec<u8>, Vec<u8>)> {
+    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
+        return Err(Error::operator(format!("{} is no place for a new folder", folder.display()))
+            .hint("Name a folder that is not there yet, in one that is."));
+    };
+    let mut filled = name.as_bytes().to_vec();
+    filled.extend_from_slice(format!(".partial-{recovery}").as_bytes());
+    Ok((parent.to_owned(), name.as_bytes().to_vec(), filled))
+}
+
+/// Removes what a process that ended has left of a folder that it was filling. Returns whether the folder was finished.
+pub fn settle(folder: &Path, recovery: &str) -> Result<bool> {
+    let (parent, name, filled) = partial(folder, recovery)?;
+    let Ok(held) = Folder::open(&parent) else { return Ok(false) };
+    let left = held.shown(&filled);
+    if held.present(&filled)?.is_some() {
+        std::fs::remove_dir_all(&left).map_err(|error| {
+            Error::target(format!("cannot remove {}", left.display())).detail(error).hint("Remove it by hand.")
+        })?;
+        return Ok(false);
+    }
+    Ok(held.present(&name)?.is_some())
+}
+
+/// Brings back what lies at some paths of a snapshot, into a folder that is not there yet.
+pub fn restore(
+    (repository, snapshot): (&Repository, &Snapshot),
+    paths: &[String],
+    (folder, own): (&Path, Own),
+    recovery: &str,
+    (measure, progress): (&Measure, &Progress),
+) -> Result<Restored> {
+    let (parent, name, filled) = partial(folder, recovery)?;
+    let held = Folder::open(&parent)?;
+    if held.present(&name)?.is_some() {
+        return Err(Error::refused(format!("{} is there already", folder.display()))
+            .hint("Name a folder that is not there yet: nothing is overwritten."));
+    }
+    held.make(&filled)?;
+    progress.begin("writing files", Unit::Bytes, Some(measure.bytes));
+    let root = held.beneath(Path::new(std::ffi::OsStr::from_bytes(&filled)));
+    let outcome = root.and_then(|root| {
+        let work = Work { repository, own, root, links: Mutex::default(), progress };
+        let mut restored = work.all(snapshot, paths)?;
+        progress.check()?;
+        work.root.sync_all()?;
+        held.rename(&filled, &name)?;
+        held.sync()?;
+        restored.folder = folder.display().to_string();
+        Ok(restored)
+    });
+    if outcome.is_err() {
+        // What went wrong matters more than what could not be cleaned up after it; `resume` removes the rest.
+        let _ = std::fs::remove_dir_all(held.shown(&filled));
+    }
+    outcome
+}
+
+/// A folder that is made, by its path beneath the root.
+struct Made {
+    path: PathBuf,
+    node: Node,
+}
+
+struct Work<'a> {
+    repository: &'a Repository,
+    own: Own,
+    root: Folder,
+    /// Files of several names: the first of them that was written.
+    links: Mutex<HashMap<(u64, u64), PathBuf>>,
+    progress: &'a Progress,
+}
+
+impl Work<'_> {
+    fn all(&self, snapshot: &Snapshot, paths: &[String]) -> Result<Restored> {
+        let mut restored = Restored::default();
+        let mut made: Vec<Made> = Vec::new();
+        let mut roots = Vec::new();
+        let mut top: Vec<(PathBuf, Vec<Node>)> = Vec::new();
+        for path in paths {
+            let (above, node) = self.above(snapshot, path, &mut made)?;
+            match (node.subtree, node.file_name()) {
+                (Some(subtree), Some(name)) if node.kind == EntryKind::Folder => {
+                    let path = above.join(std::ffi::OsStr::from_bytes(name));
+                    if self.make(&path).is_ok() {
+                        roots.push((subtree, made.len()));
+                        made.push(Made { path, node });
+                        restored.folders += 1;
+                    }
+                }
+                (Some(subtree), None) => {
+                    // The whole snapshot.
+                    roots.push((subtree, made.len()));
+                    made.push(Made { path: above, node });
+                }
+                _ => top.push((above, vec![node])),
+            }
+        }
+        let mut waiting = top;
+        self.repository.walk(roots, self.progress, |folder, visit, more| {
+            let path = made[folder].path.clone();
+            let nodes = match visit {
+                Visit::Nodes(nodes) => nodes,
+                Visit::Damaged(why) => {
+                    restored.fail(&path, why);
+                    return Ok(());
+                }
+                Visit::TooDeep => {
+                    restored.fail(&path, "it lies deeper than a path can be");
+                    return Ok(());
+                }
+            };
+            let mut files = Vec::new();
+            for mut node in nodes {
+                let (Some(subtree), Some(name)) = (node.subtree, node.file_name()) else {
+                    files.push(node);
+                    continue;
+                };
+                let path = path.join(std::ffi::OsStr::from_bytes(name));
+                match self.make(&path) {
+                    Ok(()) => {
+                        more.push((subtree, made.len()));
+                        restored.folders += 1;
+                        node.content = Vec::new();
+                        made.push(Made { path, node });
+                    }
+                    Err(error) if write::is_final(&error) => return Err(error),
+                    Err(error) => restored.fail(&path, error.message),
+                }
+            }
+            if !files.is_empty() {
+                waiting.push((path, files));
+            }
+            if waiting.iter().map(|(_, files)| files.len()).sum::<usize>() >= BATCH {
+                restored.merge(self.files(std::mem::take(&mut waiting))?);
+            }
+            Ok(())
+        })?;
+        restored.merge(self.files(waiting)?);
+        // Folders last, the deepest first: what is made in one changes its times.
+        for Made { path, node } in made.iter().rev().filter(|made| !made.path.as_os_str().is_empty()) {
+            match self.root.beneath(path) {
+                Ok(folder) => write::dress(&folder, node, self.own, path, &mut restored.notes),
+                Err(error) => restored.notes.add(error.message, path),
+            }
+        }
+        Ok(restored)
+    }
+
+    /// Makes the folders above a path, as the snapshot has them. Returns the path of the last, and what is at the path.
+    fn above(&self, snapshot: &Snapshot, path: &str, made: &mut Vec<Made>) -> Result<(PathBuf, Node)> {
+        let mut names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+        let node = self.repository.node(snapshot, path)?;
+        names.pop();
+        let (mut here, mut there) = (PathBuf::new(), String::new());
+        for name in names {
+            there.push('/');
+            there.push_str(name);
+            let node = self.repository.node(snapshot, &there)?;
+            let Some(name) = node.file_name() else {
+                return Err(Error::backup(format!("{path} has a name in it that can be none of a folder")));
+            };
+            here.push(std::ffi::OsStr::from_bytes(name));
+            if !made.iter().any(|made| made.path == here) {
+                self.make(&here)?;
+                made.push(Made { path: here.clone(), node });
+            }
+        }
+        Ok((here, node))
+    }
+
+    fn make(&self, path: &Path) -> Result<()> {
+        let parent = self.root.beneath(path.parent().unwrap_or(Path::new("")))?;
+        parent.make(path.file_name().unwrap_or_default().as_bytes())
+    }
+
+    fn files(&self, waiting: Vec<(PathBuf, Vec<Node>)>) -> Result<Restored> {
+        let done: Vec<Restored> =
+            waiting.into_par_iter().map(|(folder, nodes)| self.files_of(&folder, &nodes)).collect::<Result<_>>()?;
+        let mut all = Restored::default();
+        for one in done {
+            all.merge(one);
+        }
+        Ok(all)
+    }
+
+    fn files_of(&self, folder: &Path, nodes: &[Node]) -> Result<Restored> {
+        let mut restored = Restored::default();
+        let held = self.root.beneath(folder)?;
+        for node in nodes {
+            self.progress.check()?;
+            let Some(name) = node.file_name() else {
+                restored.fail(&folder.join(&node.name), "that is no name of a file");
+                continue;
+            };
+            let path = folder.join(std::ffi::OsString::from_vec(name.to_vec()));
+            let done = match node.kind {
+                EntryKind::File => self.file(&held, name, node, &path, &mut restored),
+                EntryKind::Symlink => {
+                    held.link(name, node, self.own, &mut restored.notes).map(|()| restored.symlinks += 1)
+                }
+                EntryKind::Folder => Err(Error::backup("a folder without content")),
+                EntryKind::Other => Err(Error::refused("devices, pipes and sockets are not made")),
+            };
+            match done {
+                Ok(()) => {}
+                Err(error) if error.kind == Kind::Cancelled || write::is_final(&error) => return Err(error),
+                Err(error) => restored.fail(&path, error.to_string()),
+            }
+        }
+        Ok(restored)
+    }
+
+    fn file(&self, held: &Folder, name: &[u8], node: &Node, path: &Path, restored: &mut Restored) -> Result<()> {
+        if node.links > 1 {
+            let first = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(first) = first.get(&(node.device, node.inode)) {
+                self.root.link_again(first, path)?;
+                restored.files += 1;
+                return Ok(());
+            }
+        }
+        let file = held.create(name)?;
+        let written = write::fill(&file, self.repository, node, path, self.progress).and_then(|()| {
+            if write::holds(&file, self.repository, node)? {
+                return Ok(());
+            }
+            Err(Error::target("what was written is not what was read again").hint("Check the disk."))
+        });
+        if let Err(error) = written {
+            // Bytes that are not the snapshot's do not stay under its name.
+            let _ = held.remove(name);
+            return Err(error);
+        }
+        write::dress(&file, node, self.own, path, &mut restored.notes);
+        if node.links > 1 {
+            let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            links.insert((node.device, node.inode), path.to_owned());
+        }
+        restored.files += 1;
+        restored.bytes += node.size;
+        Ok(())
+    }
+}

@@ -1,0 +1,397 @@
+//! What is to be brought back, frozen: where each thing goes, what stands there now, and what is left out. What is shown is
+//! what is done: [`super::put`] does nothing that is not here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::beside::{self, Measure};
+use super::live::{self, Present};
+use super::write::{Folder, Own};
+use crate::backup::{EntryKind, Node, Repository, Snapshot};
+use crate::error::{Error, Kind, Result};
+use crate::progress::{Progress, Unit};
+
+/// More files than this are not put in place one by one: they are brought back beside, and moved.
+const MOST: usize = 10_000;
+
+/// Where things go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Destination {
+    /// Into this folder, which is not there yet; paths are kept beneath it.
+    Beside(String),
+    /// Where they were.
+    InPlace,
+}
+
+/// Which files are put in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Only those that are gone.
+    Missing,
+    /// Those that are gone, and those with other content; the present ones are kept under another name.
+    MissingAndChanged,
+}
+
+/// What happens at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Nothing stands there.
+    Create,
+    /// What stands there changes places with what comes back, and is kept.
+    Replace,
+    /// A folder that is not there.
+    MakeFolder,
+}
+
+/// One thing that is put in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// In the snapshot, and on this machine.
+    pub path: String,
+    /// What happens there.
+    pub action: Action,
+    /// A symlink is one itself.
+    pub kind: EntryKind,
+    /// In bytes; 0 for everything but files.
+    pub size: u64,
+    /// SHA-256, in hex, over the ids of the parts, or over the target of a symlink: what will be there.
+    pub content: String,
+    /// What stands there, as it was looked at.
+    pub present: Option<Present>,
+}
+
+/// What is to be brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The snapshot's full id.
+    pub point: String,
+    /// What was marked.
+    pub paths: Vec<String>,
+    /// Where it goes.
+    pub destination: Destination,
+    /// Whose it will be.
+    pub own: Own,
+    /// How much it is.
+    pub measure: Measure,
+    /// What is put in place; empty when it goes beside.
+    pub items: Vec<Item>,
+    /// In place: so many are there already, with the same content.
+    pub same: u64,
+    /// What will not be done, and why: by path.
+    pub left_out: BTreeMap<String, String>,
+    /// Bytes that are free where it goes.
+    pub free: u64,
+}
+
+impl Choice {
+    /// How many things are written in place, folders not counted.
+    pub fn writes(&self) -> u64 {
+        self.items.iter().filter(|item| item.action != Action::MakeFolder).count() as u64
+    }
+}
+
+/// An owner of the snapshot who is somebody else on this machine, or nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stranger {
+    /// The number there.
+    pub uid: u32,
+    /// The name there; empty when it had none.
+    pub was: String,
+    /// Who has the number here; empty: nobody.
+    pub is: String,
+}
+
+/// Looks what bringing back would meet.
+///
+/// Errors: a path that the snapshot does not hold; not enough space; more than can be put in place one by one.
+pub fn freeze(
+    (repository, snapshot): (&Repository, &Snapshot),
+    paths: &[String],
+    (destination, policy, own): (&Destination, Policy, Own),
+    recovery: &str,
+    progress: &Progress,
+) -> Result<Choice> {
+    let measure = beside::measure(repository, snapshot, paths, progress)?;
+    let mut choice = Choice {
+        point: snapshot.id.clone(),
+        paths: paths.to_vec(),
+        destination: destination.clone(),
+        own,
+        measure,
+        items: Vec::new(),
+        same: 0,
+        left_out: BTreeMap::new(),
+        free: 0,
+    };
+    match destination {
+        Destination::Beside(folder) => {
+            let folder = Path::new(folder);
+            let parent = folder.parent().filter(|_| folder.is_absolute()).ok_or_else(|| {
+                Error::operator(format!("{} is no place for a new folder", folder.display()))
+                    .hint("Give the whole path of a folder that is not there yet, in one that is.")
+            })?;
+            let held = Folder::open(parent)?;
+            if Present::at(folder)?.is_some() {
+                return Err(Error::refused(format!("{} is there already", folder.display()))
+                    .hint("Name a folder that is not there yet: nothing is overwritten."));
+            }
+            choice.free = held.free()?;
+            enough(&held, measure.bytes, measure.files + measure.folders + measure.symlinks)?;
+        }
+        Destination::InPlace => in_place(repository, snapshot, policy, recovery, &mut choice, progress)?,
+    }
+    Ok(choice)
+}
+
+/// Refuses before anything is written what would not fit.
+fn enough(held: &Folder, bytes: u64, files: u64) -> Result<()> {
+    let free = held.free()?;
+    if bytes > free {
+        return Err(Error::refused(format!(
+            "{} are free at {}, and {} are to be written",
+            crate::text::bytes(free),
+            held.path.display(),
+            crate::text::bytes(bytes)
+        ))
+        .hint("Free some space, choose less, or choose another place."));
+    }
+    match held.free_files()? {
+        Some(free) if files > free => Err(Error::refused(format!(
+            "{} can hold {} more files, and {} are to be made",
+            held.path.display(),
+            crate::text::count(free),
+            crate::text::count(files)
+        ))
+        .hint("Choose less, or choose another place.")),
+        _ => Ok(()),
+    }
+}
+
+fn in_place(
+    repository: &Repository,
+    snapshot: &Snapshot,
+    policy: Policy,
+    recovery: &str,
+    choice: &mut Choice,
+    progress: &Progress,
+) -> Result<()> {
+    progress.begin("looking what stands there now", Unit::Items, None);
+    let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    let mut open: Vec<(String, Node)> = Vec::new();
+    for path in choice.paths.iter().rev() {
+        open.push((path.clone(), repository.node(snapshot, path)?));
+    }
+    while let Some((path, node)) = open.pop() {
+        progress.check()?;
+        progress.advance(1);
+        let Some(here) = here(repository, snapshot, &path)? else {
+            choice.left_out.insert(path, "that is no name of a file".into());
+            continue;
+        };
+        let present = match Present::at(&here) {
+            Ok(present) => present,
+            Err(error) => {
+                choice.left_out.insert(path, error.to_string());
+                continue;
+            }
+        };
+        let mut push = |action| {
+            choice.items.push(Item {
+                path: path.clone(),
+                action,
+                kind: node.kind,
+                size: node.size,
+                content: content(&node),
+                present: present.clone(),
+            });
+        };
+        if node.kind == EntryKind::Folder {
+            match &present {
+                None => push(Action::MakeFolder),
+                Some(present) if present.kind == EntryKind::Folder => {}
+                Some(_) => {
+                    choice.left_out.insert(path, "a folder comes back, and something else stands there".into());
+                    continue;
+                }
+            }
+            let nodes = node.subtree.map(|id| repository.nodes(&id)).transpose();
+            match nodes {
+                Ok(nodes) => {
+                    for child in nodes.iter().flat_map(|nodes| nodes.iter().rev()) {
+                        open.push((format!("{}/{}", path.trim_end_matches('/'), child.name), child.clone()));
+                    }
+                }
+                Err(error) if error.kind == Kind::Backup => {
+                    choice.left_out.insert(path, error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+            continue;
+        }
+        match action(repository, &node, &here, present.as_ref(), policy, recovery)? {
+            Ok(Some(action)) => push(action),
+            Ok(None) => choice.same += 1,
+            Err(why) => {
+                choice.left_out.insert(path, why);
+                continue;
+            }
+        }
+        if choice.items.len() > MOST {
+            return Err(Error::refused(format!(
+                "more than {} things would be put in place",
+                crate::text::count(MOST as u64)
+            ))
+            .hint("Choose less, or bring them back beside and move the folder."));
+        }
+        if let Some((parent, device)) = nearest(&here) {
+            let entry = needed.entry(device).or_insert((parent, 0));
+            entry.1 += node.size;
+        }
+    }
+    for (folder, bytes) in needed.values() {
+        let held = Folder::open(folder)?;
+        choice.free = choice.free.max(held.free()?);
+        enough(&held, *bytes, 0)?;
+    }
+    Ok(())
+}
+
+/// What is to be done with one file or symlink; `Ok(None)`: it is there. The inner error: why it is left out.
+fn action(
+    repository: &Repository,
+    node: &Node,
+    here: &Path,
+    present: Option<&Present>,
+    policy: Policy,
+    recovery: &str,
+) -> Result<std::result::Result<Option<Action>, String>> {
+    if node.kind == EntryKind::Other {
+        return Ok(Err("devices, pipes and sockets are not made".into()));
+    }
+    let name = here.file_name().unwrap_or_default().as_bytes();
+    if aside(name, recovery).len() > 255 {
+        return Ok(Err("its name is too long to keep the present one under another".into()));
+    }
+    let above = here.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok());
+    if let Some(Err(error)) = above.map(Folder::open) {
+        return Ok(Err(format!("{}: {}", error.message, error.hints.first().cloned().unwrap_or_default())));
+    }
+    let Some(present) = present else { return Ok(Ok(Some(Action::Create))) };
+    Ok(match (node.kind, present.kind) {
+        (EntryKind::File, EntryKind::File)
+            if node.size == present.size && live::has_content(repository, node, here)? =>
+        {
+            Ok(None)
+        }
+        (EntryKind::Symlink, EntryKind::Symlink)
+            if std::fs::read_link(here).is_ok_and(|target| target.as_os_str().as_bytes() == node.target.as_bytes()) =>
+        {
+            Ok(None)
+        }
+        (_, EntryKind::Folder) => Err("a folder stands there".into()),
+        (_, EntryKind::Other) => Err("a device, pipe or socket stands there".into()),
+        (EntryKind::File, EntryKind::Symlink) => Err("a symlink stands there; it is not followed".into()),
+        _ if present.links > 1 => Err(format!(
+            "what stands there has {} names (hard links): the others would keep the present content",
+            present.links
+        )),
+        _ if policy == Policy::Missing => {
+            Err("something else stands there, and only what is missing was chosen".into())
+        }
+        _ => Ok(Some(Action::Replace)),
+    })
+}
+
+/// The nearest folder above that is there, and its file system.
+fn nearest(path: &Path) -> Option<(PathBuf, u64)> {
+    path.ancestors().skip(1).find_map(|above| {
+        let present = Present::at(above).ok().flatten()?;
+        (present.kind == EntryKind::Folder).then(|| (above.to_owned(), present.device))
+    })
+}
+
+/// The path of this machine; `None`: a name in it can be none of a file.
+pub fn here(repository: &Repository, snapshot: &Snapshot, path: &str) -> Result<Option<PathBuf>> {
+    let (mut here, mut there) = (PathBuf::from("/"), String::new());
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        there.push('/');
+        there.push_str(name);
+        // Only names that are written with escapes are not simply their bytes.
+        if !name.contains("\\x") {
+            here.push(name);
+            continue;
+        }
+        match repository.node(snapshot, &there)?.file_name() {
+            Some(name) => here.push(OsStr::from_bytes(name)),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(here))
+}
+
+/// The name under which what stood there is kept.
+pub fn aside(name: &[u8], recovery: &str) -> Vec<u8> {
+    [name, b".pre-", recovery.as_bytes()].concat()
+}
+
+/// The name under which what comes back is made ready.
+pub fn ready(name: &[u8], recovery: &str) -> Vec<u8> {
+    [name, b".new-", recovery.as_bytes()].concat()
+}
+
+/// What will be there, as one hash.
+pub fn content(node: &Node) -> String {
+    let mut hash = Sha256::new();
+    for id in &node.content {
+        hash.update(id.to_hex().as_str());
+    }
+    hash.update(node.target.as_bytes());
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Owners of what was chosen who are somebody else here, or nobody; only the things themselves and what is directly in them
+/// are looked at when there are very many.
+pub fn strangers(
+    repository: &Repository,
+    snapshot: &Snapshot,
+    paths: &[String],
+    progress: &Progress,
+) -> Result<Vec<Stranger>> {
+    let mut owners: BTreeSet<(u32, String)> = BTreeSet::new();
+    let mut roots = Vec::new();
+    for path in paths {
+        let node = repository.node(snapshot, path)?;
+        if !path.trim_matches('/').is_empty() {
+            owners.insert((node.uid, node.user.clone()));
+        }
+        roots.extend(node.subtree.map(|subtree| (subtree, ())));
+    }
+    progress.begin("looking whose files they are", Unit::Items, None);
+    repository.walk(roots, progress, |(), visit, more| {
+        if let crate::backup::Visit::Nodes(nodes) = visit {
+            progress.advance(nodes.len() as u64);
+            for node in &nodes {
+                owners.insert((node.uid, node.user.clone()));
+                more.extend(node.subtree.map(|subtree| (subtree, ())));
+            }
+        }
+        Ok(())
+    })?;
+    let here = |uid: u32| {
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+        user.map_or_else(String::new, |user| user.name)
+    };
+    Ok(owners
+        .into_iter()
+        .map(|(uid, was)| Stranger { uid, is: here(uid), was })
+        .filter(|stranger| stranger.was != stranger.is)
+        .collect())
+}

@@ -1,0 +1,341 @@
+//! Writing files: beneath folders that are held open, one name at a time, never through a symlink.
+//!
+//! A file is made under a name that was free, filled from proven bytes, dressed (owner, permissions, attributes, times), read
+//! again and compared. What cannot be applied is noted, never silently left out.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawMode, ResolveFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::live::Present;
+use crate::backup::{BlobId, Node, Repository};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// What is read and written at a time.
+const BUFFER: usize = 1 << 20;
+/// A run of zeros of this length, at such an offset, becomes a hole.
+const PAGE: usize = 4096;
+/// Attributes that lend rights to whoever runs the file.
+const LENDS_RIGHTS: [&str; 1] = ["security.capability"];
+
+/// A folder that is held open: what is done beneath it is done there, whatever becomes of its path.
+#[derive(Debug)]
+pub struct Folder {
+    fd: OwnedFd,
+    /// For messages.
+    pub path: PathBuf,
+}
+
+const HOLD: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+impl Folder {
+    /// Opens an absolute path. Errors: a symlink stands on the way; whatever the system says.
+    pub fn open(path: &Path) -> Result<Self> {
+        let cannot = |error| failed("open", path, error);
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        let fd = rustix::fs::openat2(root.map_err(cannot)?, relative, HOLD, Mode::empty(), BENEATH).map_err(cannot)?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Opens what lies beneath, by a path without symlinks.
+    pub fn beneath(&self, path: &Path) -> Result<Self> {
+        let shown = self.path.join(path);
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let fd = rustix::fs::openat2(&self.fd, path, HOLD, Mode::empty(), BENEATH)
+            .map_err(|error| failed("open", &shown, error))?;
+        Ok(Self { fd, path: shown })
+    }
+
+    /// The path of a name in it, for messages.
+    pub fn shown(&self, name: &[u8]) -> PathBuf {
+        self.path.join(std::ffi::OsStr::from_bytes(name))
+    }
+
+    /// Makes a folder that was not there, for nobody else to enter.
+    pub fn make(&self, name: &[u8]) -> Result<()> {
+        rustix::fs::mkdirat(&self.fd, name, Mode::RWXU).map_err(|error| failed("make", &self.shown(name), error))
+    }
+
+    /// Makes a file that was not there, for nobody else to read.
+    pub fn create(&self, name: &[u8]) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR);
+        made.map(File::from).map_err(|error| failed("make", &self.shown(name), error))
+    }
+
+    /// Makes a symlink that was not there, dressed as far as symlinks can be.
+    pub fn link(&self, name: &[u8], node: &Node, own: Own, notes: &mut Notes) -> Result<()> {
+        let shown = self.shown(name);
+        rustix::fs::symlinkat(node.target.as_bytes(), &self.fd, name).map_err(|error| failed("make", &shown, error))?;
+        let (uid, gid) = own.ids(node);
+        let owned = rustix::fs::chownat(&self.fd, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+        notes.unless(owned, "the owner of symlinks", &shown);
+        if let Some(times) = times(node) {
+            let set = rustix::fs::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW);
+            notes.unless(set, "the times of symlinks", &shown);
+        }
+        Ok(())
+    }
+
+    /// Gives a file that was made here a further name.
+    pub fn link_again(&self, first: &Path, path: &Path) -> Result<()> {
+        rustix::fs::linkat(&self.fd, first, &self.fd, path, AtFlags::empty())
+            .map_err(|error| failed("make", &self.path.join(path), error))
+    }
+
+    /// What stands at a name.
+    pub fn present(&self, name: &[u8]) -> Result<Option<Present>> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            // The standard library knows how to read kinds and times; the folder is reached through its descriptor.
+            Ok(_) => Present::at(&self.by_descriptor(name)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(failed("look at", &self.shown(name), error)),
+        }
+    }
+
+    /// A path that leads through the held folder, whatever became of its own.
+    fn by_descriptor(&self, name: &[u8]) -> PathBuf {
+        use std::os::fd::AsRawFd as _;
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).join(std::ffi::OsStr::from_bytes(name))
+    }
+
+    /// Opens a regular file in it to read.
+    pub fn read(&self, name: &[u8]) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = rustix::fs::openat(&self.fd, name, flags, Mode::empty());
+        opened.map(File::from).map_err(|error| failed("open", &self.shown(name), error))
+    }
+
+    /// Puts two names in each other's place, in one act.
+    pub fn exchange(&self, a: &[u8], b: &[u8]) -> Result<()> {
+        rustix::fs::renameat_with(&self.fd, a, &self.fd, b, rustix::fs::RenameFlags::EXCHANGE)
+            .map_err(|error| failed("exchange", &self.shown(b), error))
+    }
+
+    /// Gives what stands at a name another one, which has to be free.
+    pub fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        rustix::fs::renameat_with(&self.fd, from, &self.fd, to, rustix::fs::RenameFlags::NOREPLACE)
+            .map_err(|error| failed("rename", &self.shown(from), error))
+    }
+
+    /// Removes a file that we made.
+    pub fn remove(&self, name: &[u8]) -> Result<()> {
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
+            .map_err(|error| failed("remove", &self.shown(name), error))
+    }
+
+    /// Removes a folder that we made, when nothing is in it.
+    pub fn remove_folder(&self, name: &[u8]) -> Result<()> {
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
+            .map_err(|error| failed("remove", &self.shown(name), error))
+    }
+
+    /// Returns when the names in it are on disk.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.fd).map_err(|error| failed("write", &self.path, error))
+    }
+
+    /// Returns when everything on its file system is on disk.
+    pub fn sync_all(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.fd).map_err(|error| failed("write", &self.path, error))
+    }
+
+    /// Bytes that we may still write on its file system.
+    pub fn free(&self) -> Result<u64> {
+        let facts = rustix::fs::fstatvfs(&self.fd).map_err(|error| failed("look at", &self.path, error))?;
+        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    }
+
+    /// Files that may still be made on its file system; `None`: it does not count them.
+    pub fn free_files(&self) -> Result<Option<u64>> {
+        let facts = rustix::fs::fstatvfs(&self.fd).map_err(|error| failed("look at", &self.path, error))?;
+        Ok((facts.f_files > 0).then_some(facts.f_favail))
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// An error of the file system, in words.
+pub fn failed(doing: &str, path: &Path, error: Errno) -> Error {
+    let hint = match error {
+        Errno::LOOP | Errno::NOTDIR => {
+            "A symlink, or something else that is no folder, stands on the way; it is not followed. Bring it back beside, \
+             and move it by hand."
+        }
+        Errno::NOSPC => "The disk is full. Free some space, or choose another place.",
+        Errno::DQUOT => "The quota of this user is used up. Free some space, or choose another place.",
+        Errno::ROFS => "The file system is mounted read-only. Choose another place.",
+        Errno::ACCESS | Errno::PERM => "This user may not do that there. Choose another place, or run as the owner.",
+        Errno::EXIST => "Something stands there already, and nothing is overwritten. Choose another place.",
+        Errno::NAMETOOLONG => "The name is longer than this file system allows.",
+        Errno::XDEV => "It lies on another file system.",
+        _ => "Check the path and the file system.",
+    };
+    Error::target(format!("cannot {doing} {}", path.display())).detail(std::io::Error::from(error)).hint(hint)
+}
+
+/// An error after which nothing more can be written there.
+pub fn is_final(error: &Error) -> bool {
+    let detail = error.detail.as_deref().unwrap_or_default();
+    [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO]
+        .iter()
+        .any(|errno| detail == std::io::Error::from(*errno).to_string())
+}
+
+/// Whose files will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Own {
+    /// The recorded numbers.
+    Numbers,
+    /// The users and groups who have the recorded names here, or the numbers where nobody has.
+    Names,
+    /// Whoever runs this.
+    Me,
+}
+
+impl Own {
+    fn ids(self, node: &Node) -> (Option<Uid>, Option<Gid>) {
+        let user = || nix::unistd::User::from_name(&node.user).ok().flatten().map(|user| user.uid.as_raw());
+        let group = || nix::unistd::Group::from_name(&node.group).ok().flatten().map(|group| group.gid.as_raw());
+        let (uid, gid) = match self {
+            Self::Numbers => (node.uid, node.gid),
+            Self::Names => (user().unwrap_or(node.uid), group().unwrap_or(node.gid)),
+            Self::Me => return (None, None),
+        };
+        // The number that means "leave it" can be nobody's.
+        let valid = |id: u32| id != u32::MAX;
+        (valid(uid).then(|| Uid::from_raw(uid)), valid(gid).then(|| Gid::from_raw(gid)))
+    }
+}
+
+/// What could not be applied: each kind with how often, and one example.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notes(pub BTreeMap<String, (u64, String)>);
+
+impl Notes {
+    /// Notes what was left out.
+    pub fn add(&mut self, what: impl Into<String>, path: &Path) {
+        self.0.entry(what.into()).or_insert_with(|| (0, path.display().to_string())).0 += 1;
+    }
+
+    fn unless(&mut self, done: rustix::io::Result<()>, what: &str, path: &Path) {
+        if let Err(error) = done {
+            self.add(format!("{what}: {}", std::io::Error::from(error)), path);
+        }
+    }
+
+    /// Takes in those of another.
+    pub fn merge(&mut self, other: Self) {
+        for (what, (times, example)) in other.0 {
+            self.0.entry(what).or_insert_with(|| (0, example)).0 += times;
+        }
+    }
+}
+
+/// Writes a file's content; runs of zeros become holes.
+pub fn fill(file: &File, repository: &Repository, node: &Node, shown: &Path, progress: &Progress) -> Result<()> {
+    let mut source = repository.open_node(node, shown.display().to_string())?;
+    let length = source.len();
+    let mut buffer = vec![0; BUFFER.min(usize::try_from(length).unwrap_or(BUFFER)).max(1)];
+    let mut at = 0;
+    while at < length {
+        progress.check()?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match source.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) => return Err(Error::from_read(error, || format!("cannot read {}", shown.display()))),
+            }
+        }
+        write_dense(file, &buffer[..filled], at)
+            .map_err(|error| failed("write", shown, Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        at += filled as u64;
+        progress.advance(filled as u64);
+        if filled == 0 {
+            break;
+        }
+    }
+    file.set_len(length).map_err(|error| failed("write", shown, Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+}
+
+/// Writes the pages that are not empty. Buffers begin at multiples of a page.
+fn write_dense(file: &File, bytes: &[u8], at: u64) -> std::io::Result<()> {
+    let mut begin = None;
+    for (number, page) in bytes.chunks(PAGE).enumerate() {
+        let empty = page.len() == PAGE && page.iter().all(|byte| *byte == 0);
+        match (empty, begin) {
+            (false, None) => begin = Some(number * PAGE),
+            (true, Some(from)) => {
+                file.write_all_at(&bytes[from..number * PAGE], at + from as u64)?;
+                begin = None;
+            }
+            _ => {}
+        }
+    }
+    begin.map_or(Ok(()), |from| file.write_all_at(&bytes[from..], at + from as u64))
+}
+
+/// Whether a file has exactly the content of a node: every part is read and hashed against its id.
+pub fn holds(file: &File, repository: &Repository, node: &Node) -> Result<bool> {
+    let mut buffer = Vec::new();
+    let mut at = 0;
+    for id in &node.content {
+        buffer.resize(repository.part_length(id)? as usize, 0);
+        if file.read_exact_at(&mut buffer, at).is_err() || BlobId::new(Sha256::digest(&buffer).into()) != *id {
+            return Ok(false);
+        }
+        at += buffer.len() as u64;
+    }
+    Ok(file.metadata().is_ok_and(|facts| facts.len() == at))
+}
+
+/// Gives a file or folder its owner, attributes, permissions and times, in the order in which none undoes another. Rights
+/// that it would lend to whoever runs it are left out, and noted.
+pub fn dress(file: &impl AsFd, node: &Node, own: Own, shown: &Path, notes: &mut Notes) {
+    let (uid, gid) = own.ids(node);
+    if uid.is_some() || gid.is_some() {
+        notes.unless(rustix::fs::fchown(file, uid, gid), "the owner", shown);
+    }
+    if node.mode & 0o6000 != 0 && node.kind == crate::backup::EntryKind::File {
+        notes.add("the set-uid or set-gid bit: left out, since it lends rights", shown);
+    }
+    let mode = if node.kind == crate::backup::EntryKind::File { node.mode & 0o1777 } else { node.mode & 0o7777 };
+    notes.unless(rustix::fs::fchmod(file, Mode::from_raw_mode(mode as RawMode)), "the permissions", shown);
+    for attribute in &node.attributes {
+        if LENDS_RIGHTS.contains(&attribute.name.as_str()) {
+            notes.add(format!("{}: left out, since it lends rights", attribute.name), shown);
+            continue;
+        }
+        let set = rustix::fs::fsetxattr(file, &*attribute.name, &attribute.value, rustix::fs::XattrFlags::empty());
+        notes.unless(set, &attribute.name, shown);
+    }
+    if let Some(times) = times(node) {
+        notes.unless(rustix::fs::futimens(file, &times), "the times", shown);
+    }
+}
+
+/// The recorded time of the last change, for both times: restic does not always record the other one.
+fn times(node: &Node) -> Option<Timestamps> {
+    let at = node.modified?;
+    let time = Timespec { tv_sec: at.timestamp(), tv_nsec: i64::from(at.timestamp_subsec_nanos()) };
+    Some(Timestamps { last_access: time, last_modification: time })
+}
