@@ -56,9 +56,9 @@ pub struct Restored {
     pub symlinks: u64,
     /// Of those files.
     pub bytes: u64,
-    /// What could not be brought back, and why; the first [`NAMED`] of `failures`.
+    /// The first of those that could not be brought back, and why.
     pub failed: Vec<(String, String)>,
-    /// So many could not.
+    /// How many could not in all.
     pub failures: u64,
     /// What could not be applied to what was brought back.
     pub notes: Notes,
