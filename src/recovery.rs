@@ -180,14 +180,16 @@ impl Recovery {
     /// Leaves a recovery that goes no further: what it staged is removed and its end is journaled. One in which nobody knows
     /// what became of a step, or whose scratch space cannot be removed now, stays as it is, so that it can be resumed.
     pub async fn leave(&mut self, systems: &systems::Systems) {
-        let lines = journal::read(self.journal.folder()).unwrap_or_default();
+        let lines = journal::read(self.journal.folder());
+        // A journal that was deleted under us tells nothing: something may have been staged.
+        let staged = lines.as_deref().map_or(true, has_staged);
+        let lines = lines.unwrap_or_default();
         if report::open(&lines).is_some_and(|(_, step)| step.effect() == plan::Effect::Live) {
             return;
         }
         // A disk or a server that fails may be why it is left, and there is nobody left to tell.
         let progress = crate::progress::Progress::default();
-        let cleaned =
-            !has_staged(&lines) || systems.execute(&self.id, &plan::Step::DropScratch, "", &progress).await.is_ok();
+        let cleaned = !staged || systems.execute(&self.id, &plan::Step::DropScratch, "", &progress).await.is_ok();
         if cleaned && !journal::is_finished(&lines) {
             let failed = matches!(lines.last(), Some(journal::Line { entry: Entry::NotApplied { .. }, .. }));
             let outcome = if failed { journal::Outcome::Failed } else { journal::Outcome::Abandoned };

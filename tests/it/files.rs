@@ -415,12 +415,8 @@ fn fm_76_whoever_exchanges_folders_meanwhile_gets_nothing_written_elsewhere() {
             match outcome {
                 Ok(put) if !put.placed.is_empty() => {
                     done += 1;
-                    let real = [&dir, &trap]
-                        .into_iter()
-                        .find(|path| path.symlink_metadata().is_ok_and(|facts| facts.is_dir()));
-                    if let Some(real) = real {
-                        let _ = fs::write(real.join("file"), "present");
-                    }
+                    spoil(&dir);
+                    spoil(&trap);
                 }
                 _ => refused += 1,
             }
@@ -435,6 +431,17 @@ fn fm_76_whoever_exchanges_folders_meanwhile_gets_nothing_written_elsewhere() {
     assert_eq!(left, ["file"], "nothing was written outside");
     assert_eq!(fs::read(outside.join("file")).unwrap(), b"outside");
     assert!(refused > 0);
+}
+
+/// Writes into the file of a folder, if it is one at this very moment: a symlink that it may be the next is not followed.
+fn spoil(folder: &Path) {
+    use rustix::fs::{Mode, OFlags};
+    use std::io::Write as _;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(held) = rustix::fs::open(folder, flags, Mode::empty()) else { return };
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(held, "file", flags, Mode::empty());
+    fs::File::from(file.unwrap()).write_all(b"present").unwrap();
 }
 
 #[test]
