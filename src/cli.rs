@@ -290,11 +290,12 @@ fn run(arguments: Arguments) -> Result<()> {
 fn enough_descriptors() -> Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
-    let raised = soft >= DESCRIPTORS || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() && hard >= DESCRIPTORS;
-    if raised {
+    // Putting files back holds their folders open: all that is allowed is taken.
+    let most = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    if most >= DESCRIPTORS {
         return Ok(());
     }
-    Err(Error::operator(format!("this process may open no more than {soft} files at once"))
+    Err(Error::operator(format!("this process may open no more than {most} files at once"))
         .hint(format!("Allow more, and start again: ulimit -n {DESCRIPTORS}.")))
 }
 

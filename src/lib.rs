@@ -18,7 +18,7 @@
 //!                                             |                    journal -> execute -> check -> journal
 //!            the only door ------------------ +--- recovery::systems ---+
 //!                                                        |
-//!                                        backup (restic, dumps on disk), postgres
+//!                                        backup (restic, dumps on disk), postgres, files
 //! ```
 //!
 //! - A **flow** is one pure function, run again from the top after every answer. Back drops the last answer and all after
@@ -48,7 +48,9 @@
 //!     every read ([`backup`]).
 //! 11. *No SQL text from data.* Identifiers are quoted in [`postgres::name`] and nowhere else; values are bound or copied.
 //!     Nothing of a dump is ever executed.
-//! 12. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it
+//! 12. *Names of a snapshot are data.* A path is made of them one name at a time, beneath folders that are held open, never
+//!     through a symlink; what comes back is read again and hashed before it is given its name ([`files`]).
+//! 13. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it
 //!     another one.
 //!
 //! # Where things are
@@ -58,6 +60,8 @@
 //! | what is the operator asked when rows are lost? | `recovery/flows/rows.rs`, or its printed tree |
 //! | what can this program change at all? | `recovery/plan.rs`, `enum Step` |
 //! | what SQL does a merge run? | `postgres/merge/` |
+//! | how is a file written, and put in the place of another? | `files/write.rs`, `files/put.rs` |
+//! | how is a whole snapshot searched? | `files/catalog.rs` |
 //! | how are rows compared? | `postgres/diff.rs` |
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
 //! | what happens after a kill? | `recovery/run.rs`, `resume` |
@@ -70,12 +74,13 @@
 //! | how does a drill know the truth? | `drill/sandbox.rs` |
 //!
 //! Upper layers use lower ones, never back:
-//! `main, cli -> ui -> drill -> recovery -> {backup, postgres, config} -> {error, progress, secret, text}`.
+//! `main, cli -> ui -> drill -> recovery -> {files, postgres, config} -> backup -> {error, progress, secret, text}`.
 //!
 //! # Where this differs from the first design
 //!
-//! - There is one flow per kind of incident so far, [`recovery::flows::rows`], and its undo. Dropped tables, files, whole
+//! - There are two flows so far, [`recovery::flows::rows`] and [`recovery::flows::files`], and their undo. Dropped tables, whole
 //!   databases and moments in time are shown in the decision and refused in words.
+//! - Files rest on `backup`: both read the same repository, and a file is addressed by its node, never by a pattern.
 //! - Pre-images and the token live in a schema per recovery, `lifeboat_undo_<recovery>`, created inside the merge's own
 //!   transaction: a merge that is rolled back leaves nothing to clean up.
 //! - A row that moved since the preview stops the whole merge. Leaving such rows out would need consent to a number that

@@ -19,6 +19,9 @@ use crate::progress::{Progress, Unit};
 /// More files than this are not put in place one by one: they are brought back beside, and moved.
 const MOST: usize = 10_000;
 
+/// Descriptors for everything else than the folders that are held.
+const OTHERS: u64 = 100;
+
 /// Where things go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -261,7 +264,22 @@ fn in_place(
         choice.free = choice.free.max(held.free()?);
         enough(&held, *bytes, 0)?;
     }
-    Ok(())
+    can_be_held(choice)
+}
+
+/// Each folder that something is put into is held open from the first look to the last act.
+fn can_be_held(choice: &Choice) -> Result<()> {
+    let above = |item: &Item| item.path.rfind('/').map_or(0, |end| end);
+    let folders: BTreeSet<&str> = choice.items.iter().map(|item| &item.path[..above(item)]).collect();
+    let (most, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    if folders.len() as u64 + OTHERS <= most {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "{} folders would be written to at once, and this process may open {most} files",
+        crate::text::count(folders.len() as u64)
+    ))
+    .hint("Choose less, allow more with ulimit -n, or bring them back beside and move the folder."))
 }
 
 /// What is to be done with one file or symlink; `Ok(None)`: it is there. The inner error: why it is left out.

@@ -9,8 +9,10 @@
 //! When one of them has changed since it was looked at, all that were exchanged are exchanged back. Undo is the same
 //! exchange once more: what came back is then kept as NAME.pre-ID. Nothing is ever deleted but what we made ready ourselves.
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
@@ -71,10 +73,27 @@ mod hex {
     }
 }
 
+/// Folders that are held open from the first look to the last act, each once: a choice may have thousands of files in it.
+#[derive(Default)]
+struct Held(HashMap<PathBuf, Rc<Folder>>);
+
+impl Held {
+    /// The folder that a path's last name is in.
+    fn above(&mut self, path: &Path) -> Result<Rc<Folder>> {
+        let above = path.parent().unwrap_or(Path::new("/"));
+        if let Some(folder) = self.0.get(above) {
+            return Ok(folder.clone());
+        }
+        let folder = Rc::new(Folder::open(above)?);
+        self.0.insert(above.to_owned(), folder.clone());
+        Ok(folder)
+    }
+}
+
 /// One item on its way.
 struct Way<'a> {
     item: &'a Item,
-    folder: Folder,
+    folder: Rc<Folder>,
     path: PathBuf,
     name: Vec<u8>,
     ready: Vec<u8>,
@@ -82,9 +101,9 @@ struct Way<'a> {
 }
 
 impl<'a> Way<'a> {
-    fn to(item: &'a Item, path: PathBuf, recovery: &str) -> Result<Self> {
+    fn to(item: &'a Item, path: PathBuf, recovery: &str, held: &mut Held) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().as_bytes().to_vec();
-        let folder = Folder::open(path.parent().unwrap_or(Path::new("/")))?;
+        let folder = held.above(&path)?;
         let (ready, aside) = (ready(&name, recovery), aside(&name, recovery));
         Ok(Self { item, folder, path, name, ready, aside })
     }
@@ -112,11 +131,11 @@ pub fn put(
     progress.begin("making files ready beside the present ones", Unit::Bytes, Some(bytes(choice)));
     let mut notes = Notes::default();
     let mut made: Vec<PathBuf> = Vec::new();
-    let mut ways: Vec<Way> = Vec::new();
+    let (mut ways, mut held): (Vec<Way>, _) = (Vec::new(), Held::default());
     let prepared = choice.items.iter().try_for_each(|item| {
         progress.check()?;
         let path = path_of(repository, snapshot, item)?;
-        let way = Way::to(item, path, recovery)?;
+        let way = Way::to(item, path, recovery, &mut held)?;
         if item.action == Action::MakeFolder {
             way.folder.make(&way.name)?;
             made.push(way.path);
@@ -280,10 +299,10 @@ pub fn settle(
     choice: &Choice,
     recovery: &str,
 ) -> Result<Option<Put>> {
-    let mut ways = Vec::new();
+    let (mut ways, mut held) = (Vec::new(), Held::default());
     for item in choice.items.iter().filter(|item| item.action != Action::MakeFolder) {
         let path = path_of(repository, snapshot, item)?;
-        match Way::to(item, path, recovery) {
+        match Way::to(item, path, recovery, &mut held) {
             Ok(way) => ways.push(way),
             // Its folder was to be made, and was not.
             Err(_) => return undo_ready(repository, snapshot, choice, &ways).map(|()| None),
@@ -386,14 +405,14 @@ fn undo_check(placed: &Placed) -> std::result::Result<Placed, String> {
 /// Exchanges everything once more. Returns what stands where now, so that this can be taken back in turn.
 pub fn undo(items: &[Placed], progress: &Progress) -> Result<Put> {
     progress.begin("exchanging names", Unit::Items, Some(items.len() as u64));
-    let mut done: Vec<(Folder, &Placed)> = Vec::new();
+    let (mut done, mut held): (Vec<(Rc<Folder>, &Placed)>, _) = (Vec::new(), Held::default());
     let outcome = items.iter().try_for_each(|placed| {
         progress.check()?;
         undo_check(placed).map_err(|why| {
             Error::refused(format!("{}: {why}", placed.path.display()))
                 .hint("Nothing was taken back. Look again, and consent to what can be taken back now.")
         })?;
-        let folder = Folder::open(placed.path.parent().unwrap_or(Path::new("/")))?;
+        let folder = held.above(&placed.path)?;
         turn(&folder, placed)?;
         done.push((folder, placed));
         progress.advance(1);

@@ -106,6 +106,21 @@ impl Machine {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What `lifeboat status` tells, when nothing is under way any more: the kernel takes a moment to let go of the locks of a
+    /// killed process.
+    fn recoveries_at_rest(&self) -> Vec<serde_json::Value> {
+        let begun = std::time::Instant::now();
+        loop {
+            let status: serde_json::Value = serde_json::from_str(&self.out(&["status", "--json"])).unwrap();
+            let rows = status["recoveries"].as_array().unwrap();
+            if rows.iter().all(|row| row["state"] != "under way") {
+                return rows.clone();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{rows:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn freeze(&self, of: &(Repository, Snapshot), paths: &[&str], policy: Policy) -> Choice {
         let paths: Vec<String> = paths.iter().map(|path| self.path(path)).collect();
         let to = (&Destination::InPlace, policy, Own::Numbers);
@@ -345,6 +360,45 @@ fn what_was_deleted_comes_back_with_its_folders_and_only_that() {
 }
 
 #[test]
+fn thousands_of_files_are_put_in_place_and_taken_back_with_few_descriptors() {
+    let machine = Machine::new();
+    for number in 0..3000 {
+        machine.write(&format!("folder{}/{number}", number % 60), format!("good {number}"));
+    }
+    let (_, snapshot) = machine.back_up();
+    let good = facts(&machine.srv());
+    for number in 0..3000 {
+        machine.write(&format!("folder{}/{number}", number % 60), "bad");
+    }
+    let bad = facts(&machine.srv());
+    let limited = |arguments: &[&str]| {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=256", "--", env!("CARGO_BIN_EXE_lifeboat")]).args(arguments);
+        let plain = machine.command(&[]);
+        command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let without_kept = |mut found: BTreeMap<Vec<u8>, String>| {
+        found.retain(|path, facts| !String::from_utf8_lossy(path).contains(".pre-") && !facts.ends_with(") "));
+        found
+    };
+    let srv = machine.srv().display().to_string();
+    let consent = ["--consent", "put back 3,000 files", "--owner", "numbers"];
+    limited(&[&["restore-files", snapshot.short(), &srv, "--in-place"], &consent[..]].concat());
+    assert_eq!(without_kept(facts(&machine.srv())), without_kept(good));
+    let status: serde_json::Value = serde_json::from_str(&machine.out(&["status", "--json"])).unwrap();
+    let id = status["recoveries"][0]["recovery"].as_str().unwrap().to_owned();
+    let refused = machine.run(&["undo", &id]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let phrase =
+        told.split("--consent \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_else(|| panic!("{told}"));
+    limited(&["undo", &id, "--consent", phrase]);
+    assert_eq!(without_kept(facts(&machine.srv())), without_kept(bad));
+}
+
+#[test]
 fn what_is_not_as_it_was_seen_stops_everything_and_nothing_is_left() {
     let machine = Machine::new();
     for name in ["a", "b", "c"] {
@@ -488,8 +542,7 @@ fn fm_77_killed_at_any_instant_files_are_the_old_ones_or_the_new_ones() {
         let _ = child.kill();
         let _ = child.wait();
         kill_workers(&machine);
-        let status: serde_json::Value = serde_json::from_str(&machine.out(&["status", "--json"])).unwrap();
-        let rows = status["recoveries"].as_array().unwrap().clone();
+        let rows = machine.recoveries_at_rest();
         for row in rows.iter().filter(|row| row["state"] == "left") {
             machine.out(&["resume", row["recovery"].as_str().unwrap()]);
         }

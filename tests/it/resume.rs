@@ -152,6 +152,11 @@ impl Incident {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        // The kernel takes a moment to let go of the locks of a killed process.
+        while self.recoveries().iter().any(|(_, state, _)| state == "under way") {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", self.recoveries());
+            std::thread::sleep(Duration::from_millis(5));
+        }
         for (id, state, _) in self.recoveries() {
             if state == "left" {
                 let output = self.command(&["resume", &id]).output().unwrap();
