@@ -155,10 +155,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List what changed between two snapshots, the worst folders first
+    /// List what changed since a snapshot, the worst folders first, and the first snapshot that has the damage
     Changes {
         before: String,
+        /// Another snapshot, or "live": this machine now
         after: String,
+        /// Only at and beneath this path
+        #[arg(long, default_value = "/")]
+        path: String,
         #[arg(long, default_value_t = 100)]
         limit: usize,
         #[arg(long)]
@@ -373,7 +377,10 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
             let pair = diff.and_then(|pair| <[String; 2]>::try_from(pair).ok()).map(|[from, to]| (from, to));
             files::versions(system, &path, pair, json).await
         }
-        Command::Changes { before, after, limit, json } => files::changes(system, &before, &after, limit, json).await,
+        Command::Changes { before, after, path, limit, json } => {
+            let asked = files::Changes { before: &before, after: &after, path: &path, limit };
+            files::changes(system, &asked, json).await
+        }
         Command::Cat { file } => files::cat(system, &file).await,
         Command::RestoreFiles { point, paths, into, in_place, missing_only, owner, consent } => {
             let script = Script {

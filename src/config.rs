@@ -22,6 +22,7 @@ const SYSTEM: &[&str] = &[
     "database",
     "host",
     "tags",
+    "excludes",
     "rpo",
     "rto",
     "keep_undo",
@@ -55,6 +56,9 @@ pub struct System {
     pub host: Option<String>,
     /// Only snapshots with all of these tags are recovery points.
     pub tags: Vec<String>,
+    /// A file of patterns, as `restic --exclude-file` takes it: what is only on this machine and matches them is not missed
+    /// in a backup.
+    pub excludes: Option<PathBuf>,
     /// How much work may be lost: the longest tolerable data-loss window.
     pub rpo: Option<Duration>,
     /// How long a recovery may take.
@@ -110,6 +114,7 @@ impl System {
             database: None,
             host: None,
             tags: Vec::new(),
+            excludes: None,
             rpo: None,
             keep_undo: KEEP_UNDO,
             require_second_person: false,
@@ -200,6 +205,7 @@ fn system(value: &Value<'_>) -> Result<(System, usize)> {
             database,
             host: keys.take("host").map(text).transpose()?,
             tags: keys.take("tags").map(|value| value.texts()).transpose()?.unwrap_or_default(),
+            excludes: keys.take("excludes").map(|value| value.path()).transpose()?,
             rpo: keys.take("rpo").map(duration).transpose()?,
             rto: keys.take("rto").map(duration).transpose()?,
             keep_undo: keys.take("keep_undo").map(duration).transpose()?.unwrap_or(KEEP_UNDO),

@@ -10,9 +10,11 @@
 pub mod beside;
 pub mod catalog;
 pub mod choice;
+pub mod excludes;
 pub mod history;
 pub mod live;
 pub mod look;
+pub mod members;
 pub mod put;
 pub mod write;
 

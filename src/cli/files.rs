@@ -9,15 +9,11 @@ use crate::backup::EntryKind;
 use crate::config::System;
 use crate::error::{Error, Result};
 use crate::files::catalog::Query;
-use crate::files::history::{self, Change};
+use crate::files::history::{Change, Side};
 use crate::files::live::Standing;
-use crate::files::look;
 use crate::progress::Progress;
 use crate::recovery::systems::Systems;
 use crate::text::{self, clean};
-
-/// Files of up to this length are compared line by line.
-const COMPARED: u64 = 16 << 20;
 
 /// Splits `SNAPSHOT[:PATH]`.
 pub fn address(address: &str) -> (&str, &str) {
@@ -41,7 +37,7 @@ pub async fn ls(system: System, at: &str, recursive: bool, as_json: bool) -> Res
     if recursive {
         return everything(&systems, &point, path, as_json, &progress).await;
     }
-    let rows = with_progress(&progress, systems.folder(&point, path)).await?;
+    let (rows, _) = with_progress(&progress, systems.folder(&point, path, usize::MAX)).await?;
     if as_json {
         return print(&json!({ "point": point, "path": path, "entries": rows }).to_string());
     }
@@ -51,6 +47,7 @@ pub async fn ls(system: System, at: &str, recursive: bool, as_json: bool) -> Res
             Standing::Changed => "changed",
             Standing::Missing => "missing",
             Standing::Extra => "extra",
+            Standing::Excluded => "excluded",
         };
         print(&format!(
             "{}{:04o} {:<10} {:>10} {:<19} {standing:<8} {}",
@@ -99,7 +96,7 @@ pub async fn find(system: System, point: Option<&str>, words: &[String], limit: 
             let catalog = with_progress(&progress, systems.catalog(&point, &progress)).await?;
             (catalog.search(&query, limit), Vec::new())
         }
-        None => with_progress(&progress, systems.search_all(&query, limit, &progress)).await?,
+        None => with_progress(&progress, systems.search_for(None, query, limit, &progress)).await?,
     };
     if as_json {
         return print(
@@ -135,19 +132,24 @@ pub async fn versions(system: System, path: &str, diff: Option<(String, String)>
     let systems = Systems::new(system, None);
     let progress = Progress::default();
     if let Some((from, to)) = diff {
-        let (old, new) = (content(&systems, &from, path).await?, content(&systems, &to, path).await?);
-        let text = look::diff(&old, &new, (&format!("{path} of {from}"), &format!("{path} of {to}")));
-        for line in text.lines() {
-            print(&clean(line))?;
+        let (from, to) = (side(&systems, &from).await?, side(&systems, &to).await?);
+        let compared = systems.compare(path, (&from, &to)).await?;
+        if as_json {
+            return print_json(&compared);
         }
-        return Ok(());
+        return match &compared.lines {
+            _ if compared.same => print("the same to the last byte"),
+            Some(lines) => lines.lines().try_for_each(|line| print(&clean(line))),
+            None => print(&format!(
+                "they differ, and cannot be compared by lines: {} and {}",
+                text::bytes(compared.sizes.0),
+                text::bytes(compared.sizes.1)
+            )),
+        };
     }
     let versions = with_progress(&progress, systems.versions(path, &progress)).await?;
     if as_json {
-        return print(
-            &serde_json::to_string(&versions)
-                .map_err(|error| Error::bug("versions cannot be written").detail(error))?,
-        );
+        return print_json(&versions);
     }
     for version in &versions.versions {
         print(&format!(
@@ -173,20 +175,13 @@ pub async fn versions(system: System, path: &str, diff: Option<(String, String)>
     Ok(())
 }
 
-/// The content of a path in a snapshot, or `live`.
-async fn content(systems: &Systems, point: &str, path: &str) -> Result<Vec<u8>> {
-    use std::io::Read as _;
-    if point == "live" {
-        let mut bytes = Vec::new();
-        let file = crate::files::live::open(std::path::Path::new(path));
-        return file.and_then(|file| file.take(COMPARED).read_to_end(&mut bytes)).map(|_| bytes).map_err(|error| {
-            Error::operator(format!("cannot read {path}"))
-                .detail(error)
-                .hint("Check that it is a file that you may read.")
-        });
-    }
-    let point = systems.find(point).await?;
-    systems.whole_file(&point, path, COMPARED).await
+/// A snapshot, or `live`: this machine.
+async fn side(systems: &Systems, typed: &str) -> Result<Side> {
+    Ok(if typed == "live" { Side::Here } else { Side::Point(systems.find(typed).await?) })
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print(&serde_json::to_string(value).map_err(|error| Error::bug("the answer cannot be written").detail(error))?)
 }
 
 pub async fn cat(system: System, at: &str) -> Result<()> {
@@ -203,31 +198,46 @@ pub async fn cat(system: System, at: &str) -> Result<()> {
     copied.map_err(|error| Error::from_read(error, || "cannot write the output".into()))
 }
 
-pub async fn changes(system: System, before: &str, after: &str, limit: usize, as_json: bool) -> Result<()> {
+/// What `lifeboat changes` was asked.
+pub struct Changes<'a> {
+    pub before: &'a str,
+    pub after: &'a str,
+    pub path: &'a str,
+    pub limit: usize,
+}
+
+pub async fn changes(system: System, asked: &Changes<'_>, as_json: bool) -> Result<()> {
     let systems = Systems::new(system, None);
     let progress = Progress::default();
-    let (before, after) = (systems.find(before).await?, systems.find(after).await?);
-    let changes = with_progress(&progress, systems.changes(&before, &after, limit, &progress)).await?;
-    let worst = history::worst(&changes, 20);
+    let (before, after) = (systems.find(asked.before).await?, side(&systems, asked.after).await?);
+    let changes = systems.changes(&before, &after, asked.path, asked.limit, &progress);
+    let story = with_progress(&progress, changes).await?;
     if as_json {
-        return print(&json!({ "changes": changes, "worst": worst }).to_string());
+        return print_json(&story);
     }
-    let total = &changes.total;
+    let total = &story.total;
     print(&format!(
         "{} gone, {} changed, {} new",
         text::count(total.gone),
         text::count(total.changed),
         text::count(total.new)
     ))?;
-    for (path, folder) in &worst {
+    for worst in story.worst.iter().take(20) {
+        let folder = &worst.folder;
+        let since = worst.since.as_ref().map_or_else(
+            || "since the last snapshot".to_owned(),
+            |(id, at)| {
+                format!("first bad snapshot {} of {}", id.get(..8).unwrap_or(id), at.format("%Y-%m-%d %H:%M %:z"))
+            },
+        );
         print(&format!(
-            "  {:>6} of {:<6} gone or changed in {}",
+            "  {:>6} of {:<6} gone or changed in {}, {since}",
             text::count(folder.gone + folder.changed),
             text::count(folder.gone + folder.changed + folder.same),
-            clean(path)
+            clean(&worst.path)
         ))?;
     }
-    for file in &changes.files {
+    for file in &story.files {
         let symbol = match file.change {
             Change::Gone => '-',
             Change::Changed => '~',
@@ -235,5 +245,5 @@ pub async fn changes(system: System, before: &str, after: &str, limit: usize, as
         };
         print(&format!("{symbol} {}", clean(&file.path)))?;
     }
-    Ok(())
+    if story.complete { Ok(()) } else { Err(Error::backup("not every folder could be read")) }
 }

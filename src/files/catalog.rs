@@ -349,14 +349,14 @@ pub struct Search {
 }
 
 impl Search {
-    /// The `limit` best matches of a query.
-    pub fn go(&mut self, catalog: &Catalog, query: &Query, limit: usize) -> Hits {
+    /// The `limit` best matches of a query, with their places among all entries.
+    pub fn go(&mut self, catalog: &Catalog, query: &Query, limit: usize) -> (Hits, Vec<u32>) {
         let within = self.matching.as_deref().filter(|_| query.is_narrower_than(&self.query));
         let matches = catalog.matches(query, within);
-        let (hits, _) = catalog.hits(&matches, limit);
+        let found = catalog.hits(&matches, limit);
         self.matching = Some(matches.into_iter().map(|(_, number)| number).collect());
         self.query = query.clone();
-        hits
+        found
     }
 }
 

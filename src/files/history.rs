@@ -1,13 +1,24 @@
 //! One path through all snapshots, and what changed between two of them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 
+use super::choice;
+use super::excludes::Excludes;
+use super::live::{self, Present, Standing};
 use crate::backup::{BlobId, EntryKind, Node, Repository, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
+
+/// Folders that wait to be compared; in a forged tree there could be any number.
+const OPEN: usize = 10_000_000;
+/// So many of the worst folders are told.
+const WORST: usize = 100;
 
 /// One content of a path, and the snapshots that hold it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,10 +42,12 @@ pub struct Version {
 }
 
 /// The history of one path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
     /// Distinct contents, the one held last first.
     pub versions: Vec<Version>,
+    /// Every snapshot that holds one, newest first: when it was made, and the content's place among them.
+    pub held: Vec<(DateTime<FixedOffset>, usize)>,
     /// Snapshots in which there is nothing at the path; of those, the ones newer than the newest version first.
     pub without: Vec<String>,
     /// Snapshots that could not be looked into, and why.
@@ -53,7 +66,7 @@ struct Content {
 /// The distinct contents of a path. `snapshots` are newest first.
 pub fn versions(repository: &Repository, snapshots: &[Snapshot], path: &str, progress: &Progress) -> Result<Versions> {
     progress.begin("looking into every snapshot", Unit::Items, Some(snapshots.len() as u64));
-    let mut found = Versions { versions: Vec::new(), without: Vec::new(), damage: Vec::new() };
+    let mut found = Versions::default();
     let mut known: HashMap<Content, usize> = HashMap::new();
     for snapshot in snapshots {
         progress.check()?;
@@ -71,13 +84,15 @@ pub fn versions(repository: &Repository, snapshots: &[Snapshot], path: &str, pro
             Err(error) => return Err(error),
         };
         let content = Content { kind: node.kind, parts: node.content, folder: node.subtree, target: node.target };
-        if let Some(version) = known.get(&content).and_then(|place| found.versions.get_mut(*place)) {
+        let place = known.get(&content).copied().unwrap_or(found.versions.len());
+        found.held.push((snapshot.instant, place));
+        if let Some(version) = found.versions.get_mut(place) {
             version.first.clone_from(&snapshot.id);
             version.first_instant = snapshot.instant;
             version.snapshots += 1;
             continue;
         }
-        known.insert(content, found.versions.len());
+        known.insert(content, place);
         found.versions.push(Version {
             last: snapshot.id.clone(),
             last_instant: snapshot.instant,
@@ -155,17 +170,71 @@ pub struct Changes {
     pub complete: bool,
 }
 
-/// Compares two snapshots. Folders that are the same are not looked into, so that it costs what changed.
+/// With what a snapshot is compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Another one, by its full id.
+    Point(String),
+    /// This machine, as it is now.
+    Here,
+}
+
+impl Changes {
+    fn whole() -> Self {
+        Self { complete: true, ..Self::default() }
+    }
+
+    /// Takes in what became of the files of one folder. Files are named up to a limit.
+    fn take(&mut self, path: &str, files: Vec<(String, Standing, u64, u64)>, limit: usize) {
+        let mut folder = Folder::default();
+        for (name, standing, before, after) in files {
+            let change = match standing {
+                Standing::Same | Standing::Excluded => {
+                    folder.same += u64::from(standing == Standing::Same);
+                    continue;
+                }
+                Standing::Missing => Change::Gone,
+                Standing::Changed => Change::Changed,
+                Standing::Extra => Change::New,
+            };
+            match change {
+                Change::Gone => folder.gone += 1,
+                Change::Changed => folder.changed += 1,
+                Change::New => folder.new += 1,
+            }
+            if self.files.len() < limit {
+                self.files.push(Changed { path: format!("{path}/{name}"), change, before, after });
+            }
+        }
+        self.total.gone += folder.gone;
+        self.total.changed += folder.changed;
+        self.total.new += folder.new;
+        self.total.same += folder.same;
+        if folder.touched() > 0 {
+            self.folders.insert(if path.is_empty() { "/".into() } else { path.into() }, folder);
+        }
+    }
+}
+
+/// Compares what two snapshots hold at and beneath a path. Folders that are the same are not looked into, so that it costs
+/// what changed.
 pub fn changes(
     repository: &Repository,
     (before, after): (&Snapshot, &Snapshot),
+    beneath: &str,
     limit: usize,
     progress: &Progress,
 ) -> Result<Changes> {
     progress.begin(format!("comparing {} with {}", before.short(), after.short()), Unit::Items, None);
-    let mut changes = Changes { complete: true, ..Changes::default() };
-    let root = |snapshot: &Snapshot| repository.node(snapshot, "/").map(|node| node.subtree);
-    let mut open = vec![(String::new(), root(before)?, root(after)?)];
+    let mut changes = Changes::whole();
+    let root = |snapshot: &Snapshot| match repository.node(snapshot, beneath) {
+        Ok(node) => Ok(node.subtree),
+        // It is gone, or was not there yet.
+        Err(error) if error.kind == Kind::Operator => Ok(None),
+        Err(error) => Err(error),
+    };
+    let mut open = vec![(beneath.trim_end_matches('/').to_owned(), root(before)?, root(after)?)];
     while let Some((path, old, new)) = open.pop() {
         progress.check()?;
         progress.advance(1);
@@ -173,7 +242,6 @@ pub fn changes(
             changes.complete = false;
             continue;
         };
-        let mut folder = Folder::default();
         let mut pairs: BTreeMap<&str, (Option<&Node>, Option<&Node>)> = BTreeMap::new();
         for node in &*old {
             pairs.entry(&node.name).or_default().0 = Some(node);
@@ -181,45 +249,137 @@ pub fn changes(
         for node in &*new {
             pairs.entry(&node.name).or_default().1 = Some(node);
         }
+        let mut files = Vec::new();
         for (name, (old, new)) in pairs {
             let subtrees = (old.and_then(|node| node.subtree), new.and_then(|node| node.subtree));
-            if subtrees.0 != subtrees.1 && open.len() < 10_000_000 {
+            if subtrees.0 != subtrees.1 && open.len() < OPEN {
                 open.push((format!("{path}/{name}"), subtrees.0, subtrees.1));
             }
             // A folder is what is in it; what took its place, or gave way to it, is a file.
             let file = |node: &&Node| node.kind != EntryKind::Folder;
-            let (old, new) = (old.filter(file), new.filter(file));
-            let change = match (old, new) {
+            let standing = match (old.filter(file), new.filter(file)) {
                 (None, None) => continue,
-                (Some(_), None) => Change::Gone,
-                (None, Some(_)) => Change::New,
-                (Some(a), Some(b)) if a.kind == b.kind && a.content == b.content && a.target == b.target => {
-                    folder.same += 1;
-                    continue;
-                }
-                (Some(_), Some(_)) => Change::Changed,
+                (Some(_), None) => Standing::Missing,
+                (None, Some(_)) => Standing::Extra,
+                (Some(a), Some(b)) if is_same(a, b) => Standing::Same,
+                (Some(_), Some(_)) => Standing::Changed,
             };
-            match change {
-                Change::Gone => folder.gone += 1,
-                Change::Changed => folder.changed += 1,
-                Change::New => folder.new += 1,
-            }
-            if changes.files.len() < limit {
-                let size = |node: Option<&Node>| node.map_or(0, |node| node.size);
-                let path = format!("{path}/{name}");
-                changes.files.push(Changed { path, change, before: size(old), after: size(new) });
-            }
+            let size = |node: Option<&Node>| node.map_or(0, |node| node.size);
+            files.push((name.to_owned(), standing, size(old), size(new)));
         }
-        changes.total.gone += folder.gone;
-        changes.total.changed += folder.changed;
-        changes.total.new += folder.new;
-        changes.total.same += folder.same;
-        if folder.touched() > 0 {
-            changes.folders.insert(if path.is_empty() { "/".into() } else { path }, folder);
-        }
+        changes.take(&path, files, limit);
     }
     changes.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(changes)
+}
+
+fn is_same(a: &Node, b: &Node) -> bool {
+    a.kind == b.kind && a.content == b.content && a.target == b.target
+}
+
+/// Compares what a snapshot holds at and beneath a path with what is here now, by size and time, without reading. A folder
+/// that is only here counts as one new thing.
+pub fn changes_here(
+    repository: &Repository,
+    (snapshot, beneath): (&Snapshot, &str),
+    excludes: &Excludes,
+    limit: usize,
+    progress: &Progress,
+) -> Result<Changes> {
+    progress.begin(format!("comparing {} with this machine", snapshot.short()), Unit::Items, None);
+    let mut changes = Changes::whole();
+    let root = repository.node(snapshot, beneath)?.subtree;
+    let here = choice::here(repository, snapshot, beneath)?;
+    let mut open = vec![(beneath.trim_end_matches('/').to_owned(), here, root)];
+    while let Some((path, here, subtree)) = open.pop() {
+        progress.check()?;
+        let Ok(nodes) = nodes(repository, subtree) else {
+            changes.complete = false;
+            continue;
+        };
+        progress.advance(nodes.len() as u64 + 1);
+        let mut files = Vec::new();
+        for node in &*nodes {
+            let child = here.as_ref().zip(node.file_name()).map(|(here, name)| here.join(OsStr::from_bytes(name)));
+            let present = child.as_deref().and_then(|child| Present::at(child).ok().flatten());
+            if node.kind == EntryKind::Folder {
+                // Without a folder here, everything in it is gone.
+                let child = child.filter(|_| present.is_some_and(|present| present.kind == EntryKind::Folder));
+                if open.len() < OPEN {
+                    open.push((format!("{path}/{}", node.name), child, node.subtree));
+                }
+                continue;
+            }
+            let standing = live::standing(node, present.as_ref(), child.as_deref().unwrap_or(Path::new("/")));
+            files.push((node.name.clone(), standing, node.size, present.map_or(0, |present| present.size)));
+        }
+        let extra = here.iter().flat_map(|here| live::extra(&nodes, here, excludes));
+        files.extend(extra.map(|row| {
+            let name = if row.kind == EntryKind::Folder { row.name + "/" } else { row.name };
+            (name, row.standing, 0, row.present.map_or(0, |present| present.size))
+        }));
+        changes.take(&path, files, limit);
+    }
+    changes.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(changes)
+}
+
+/// A folder in which much was lost, and since when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worst {
+    /// From the root of the snapshots.
+    pub path: String,
+    /// What became of the files directly in it.
+    pub folder: Folder,
+    /// The first snapshot in which most of them are gone or changed, and when it was made; `None`: no snapshot, so it
+    /// happened after the last one.
+    pub since: Option<(String, DateTime<FixedOffset>)>,
+}
+
+/// What became of the files at and beneath a path, the worst folders first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Story {
+    /// Over all folders.
+    pub total: Folder,
+    /// False when folders could not be read.
+    pub complete: bool,
+    /// The folders of which the largest part is gone or changed.
+    pub worst: Vec<Worst>,
+    /// By path; no more than were asked for.
+    pub files: Vec<Changed>,
+}
+
+/// Tells when the worst folders went bad: `later` are the snapshots after the first one, oldest first.
+pub fn story(
+    repository: &Repository,
+    (before, later): (&Snapshot, &[Snapshot]),
+    changes: Changes,
+    progress: &Progress,
+) -> Result<Story> {
+    progress.begin("finding the first bad snapshot", Unit::Items, None);
+    let files = |snapshot: &Snapshot, path: &str| {
+        let nodes = repository.node(snapshot, path).and_then(|node| nodes(repository, node.subtree));
+        nodes.unwrap_or_default()
+    };
+    let mut told = Vec::new();
+    for (path, folder) in worst(&changes, WORST) {
+        let good = files(before, &path);
+        let good: HashMap<&str, &Node> =
+            good.iter().filter(|node| node.kind != EntryKind::Folder).map(|node| (&*node.name, node)).collect();
+        let mut since = None;
+        for snapshot in later {
+            progress.check()?;
+            progress.advance(1);
+            let now = files(snapshot, &path);
+            let kept = now.iter().filter(|node| good.get(&*node.name).is_some_and(|good| is_same(good, node))).count();
+            if kept * 2 < good.len() {
+                since = Some((snapshot.id.clone(), snapshot.instant));
+                break;
+            }
+        }
+        told.push(Worst { path, folder, since });
+    }
+    Ok(Story { total: changes.total, complete: changes.complete, worst: told, files: changes.files })
 }
 
 fn nodes(repository: &Repository, folder: Option<BlobId>) -> Result<std::sync::Arc<Vec<Node>>> {

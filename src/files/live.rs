@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::excludes::Excludes;
 use crate::backup::{BlobId, EntryKind, Node, Repository};
 use crate::error::{Error, Result};
 
@@ -97,6 +98,8 @@ pub enum Standing {
     Missing,
     /// Only here.
     Extra,
+    /// Only here, and left out of backups on purpose.
+    Excluded,
 }
 
 /// Compares by size and time, without reading.
@@ -137,10 +140,9 @@ pub struct Beside {
     pub standing: Standing,
 }
 
-/// A folder of a snapshot beside the one of the same path here: folders first, then by name.
-///
-/// Errors: the snapshot's folder cannot be read. Where this machine's cannot, everything counts as missing.
-pub fn beside(nodes: &[Node], here: &Path) -> Vec<Beside> {
+/// A folder of a snapshot beside the one of the same path here: folders first, then by name. Where this machine's cannot be
+/// read, everything counts as missing.
+pub fn beside(nodes: &[Node], here: &Path, excludes: &Excludes) -> Vec<Beside> {
     let mut rows: Vec<Beside> = nodes
         .iter()
         .map(|node| {
@@ -159,7 +161,15 @@ pub fn beside(nodes: &[Node], here: &Path) -> Vec<Beside> {
             }
         })
         .collect();
+    rows.extend(extra(nodes, here, excludes));
+    rows.sort_by(|a, b| (a.kind != EntryKind::Folder, &a.name).cmp(&(b.kind != EntryKind::Folder, &b.name)));
+    rows
+}
+
+/// What is only here.
+pub fn extra(nodes: &[Node], here: &Path, excludes: &Excludes) -> Vec<Beside> {
     let known: std::collections::HashSet<&[u8]> = nodes.iter().filter_map(Node::file_name).collect();
+    let mut rows = Vec::new();
     for entry in fs::read_dir(here).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if known.contains(name.as_bytes()) {
@@ -167,6 +177,7 @@ pub fn beside(nodes: &[Node], here: &Path) -> Vec<Beside> {
         }
         let Ok(facts) = entry.metadata() else { continue };
         let present = Present::of(&facts);
+        let left_out = excludes.leave_out(&here.join(&name));
         rows.push(Beside {
             name: name.to_string_lossy().into_owned(),
             kind: present.kind,
@@ -174,11 +185,10 @@ pub fn beside(nodes: &[Node], here: &Path) -> Vec<Beside> {
             modified: None,
             owner: present.uid.to_string(),
             mode: present.mode,
-            standing: Standing::Extra,
+            standing: if left_out { Standing::Excluded } else { Standing::Extra },
             present: Some(present),
         });
     }
-    rows.sort_by(|a, b| (a.kind != EntryKind::Folder, &a.name).cmp(&(b.kind != EntryKind::Folder, &b.name)));
     rows
 }
 

@@ -4,6 +4,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 
 use serde::{Deserialize, Serialize};
 
+use super::members::{self, Members};
 use crate::backup::{EntryKind, Node, Repository};
 use crate::error::{Error, Result};
 
@@ -25,6 +26,10 @@ pub struct Inside {
     pub bytes: Vec<u8>,
     /// Length of the whole file.
     pub length: u64,
+    /// What lies in it, when it is an archive.
+    pub members: Option<Members>,
+    /// Whether it is a dump of a database, whose tables can be looked at.
+    pub dump: bool,
 }
 
 /// Reads a part of a file, and tells what the file is.
@@ -50,10 +55,11 @@ pub fn into(repository: &Repository, node: &Node, path: &str, offset: u64, most:
         },
         |kind| kind.mime_type().to_owned(),
     );
+    let members = if offset == 0 { members::list(&first, &mut file) } else { None };
     file.seek(SeekFrom::Start(offset)).map_err(cannot)?;
     let mut bytes = Vec::new();
     file.by_ref().take(most as u64).read_to_end(&mut bytes).map_err(cannot)?;
-    Ok(Inside { facts: facts(&kind, &first), kind, text, offset, bytes, length: file.len() })
+    Ok(Inside { facts: facts(&kind, &first), kind, text, offset, bytes, length: file.len(), members, dump: false })
 }
 
 /// Whether bytes look like text: UTF-8, perhaps cut off at the end, without NUL.
@@ -83,6 +89,11 @@ fn facts(kind: &str, first: &[u8]) -> Vec<String> {
                 facts.push(format!("{width} x {height} pixels"));
             }
         }
+        "image/jpeg" => {
+            if let Some((width, height)) = jpeg_size(first) {
+                facts.push(format!("{width} x {height} pixels"));
+            }
+        }
         "application/pdf" => {
             if let Some(version) = first.get(5..8).and_then(|version| std::str::from_utf8(version).ok()) {
                 facts.push(format!("PDF version {version}"));
@@ -91,6 +102,41 @@ fn facts(kind: &str, first: &[u8]) -> Vec<String> {
         _ => {}
     }
     facts
+}
+
+/// A JPEG tells its size in the frame's head, behind segments of any length.
+fn jpeg_size(first: &[u8]) -> Option<(u16, u16)> {
+    let pair = |at: usize| Some(u16::from_be_bytes([*first.get(at)?, *first.get(at + 1)?]));
+    let mut at = 2;
+    loop {
+        match (first.get(at)?, first.get(at + 1)?) {
+            (0xff, 0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf) => {
+                return Some((pair(at + 7)?, pair(at + 5)?));
+            }
+            (0xff, _) => at += 2 + usize::from(pair(at + 2)?).max(2),
+            _ => return None,
+        }
+    }
+}
+
+/// How two contents of a path compare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// What is compared with what, in words.
+    pub names: (String, String),
+    /// In bytes.
+    pub sizes: (u64, u64),
+    /// Whether they are the same to the last byte.
+    pub same: bool,
+    /// The lines by which they differ, as [`diff`]; `None`: one of them is no text, or too large to be compared by lines.
+    pub lines: Option<String>,
+}
+
+/// Compares two contents; `None` is one that is too large to be read whole.
+pub fn compare(names: (String, String), sizes: (u64, u64), same: bool, contents: Option<(&[u8], &[u8])>) -> Compared {
+    let texts = contents.filter(|(old, new)| !same && is_text(old) && is_text(new));
+    let lines = texts.map(|(old, new)| diff(old, new, (&names.0, &names.1)));
+    Compared { names, sizes, same, lines }
 }
 
 /// The whole of a file, for a text diff. Errors: it is larger than `most`.

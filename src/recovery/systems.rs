@@ -30,6 +30,7 @@ use crate::postgres::schema;
 use crate::postgres::stage::{self, Scratch};
 use crate::progress::{Progress, Unit};
 use crate::text;
+pub use files::Beneath;
 use points::{disk_point, location, look_into, search, source};
 
 /// Dumps whose tables of contents are kept; a database of many thousand tables has a large one.

@@ -41,7 +41,7 @@ pub use protocol::{Change, Event, FilesAsked, FilesTold, Request, Stage, View};
 use super::flows::Next;
 use super::journal::{self, Entry, Line, Operator};
 use super::plan::Effect;
-use super::record::{Finding, Look, Record};
+use super::record::{Fact, Finding, Look, Record};
 use super::run::{self, Settled, StepEvent};
 use super::systems::{Evidence, Systems};
 use super::{Flow, Recovery, report};
@@ -304,10 +304,10 @@ impl Worker {
                 let rows = caught(systems.matches(table, &filter)).await;
                 Event::Counted { table, filter, rows }
             }),
-            Request::Files(asked) => self.reply(number, |systems| async move {
-                let told = caught(files(&systems, &asked)).await;
-                Event::Files(asked, told)
-            }),
+            Request::Files(asked) => self.files(number, asked),
+            Request::Instead { back, facts, seen } => {
+                self.change(number, seen, |recovery| instead(recovery, back, facts));
+            }
             Request::End => self.ending = true,
         }
     }
@@ -488,6 +488,32 @@ impl Worker {
         });
     }
 
+    /// Looks at files for one viewer, and tells it how far that is.
+    fn files(&self, number: usize, asked: FilesAsked) {
+        let Some(lines) = self.seats.iter().find(|seat| seat.number == number).map(Seat::lines) else { return };
+        let (systems, progress) = (self.systems.clone(), Progress::default());
+        let mut reports = progress.watch();
+        tokio::spawn(async move {
+            let told = {
+                let mut work = Box::pin(caught(files(&systems, &asked, &progress)));
+                loop {
+                    tokio::select! {
+                        told = &mut work => break told,
+                        () = tokio::time::sleep(FILES_REPORTS) => {
+                            let report = reports.borrow_and_update().clone();
+                            link::send(&lines, &Event::FilesReport(asked.clone(), report));
+                        }
+                    }
+                    // Nobody waits for it any more.
+                    if lines.is_closed() {
+                        progress.cancel();
+                    }
+                }
+            };
+            link::send(&lines, &Event::Files(asked, told));
+        });
+    }
+
     fn tell_one(&self, number: usize, event: &Event) {
         if let Some(seat) = self.seats.iter().find(|seat| seat.number == number) {
             link::send(&seat.lines(), event);
@@ -518,18 +544,45 @@ impl Worker {
 
 /// So much of a file is shown at a time.
 const PART: usize = 64 << 10;
+/// So many rows of a folder go to a viewer; a search finds the others.
+const ROWS: usize = 20_000;
+/// So many changed files are named.
+const CHANGED: usize = 5000;
+/// A viewer that waits for files hears no more often than this how far the work is.
+const FILES_REPORTS: Duration = Duration::from_millis(200);
 
-async fn files(systems: &Systems, asked: &FilesAsked) -> Result<FilesTold> {
-    match asked {
-        FilesAsked::Folder { point, path } => systems.folder(point, path).await.map(FilesTold::Folder),
+async fn files(systems: &Systems, asked: &FilesAsked, progress: &Progress) -> Result<FilesTold> {
+    Ok(match asked {
+        FilesAsked::Folder { point, path } => {
+            let (rows, all) = systems.folder(point, path, ROWS).await?;
+            FilesTold::Folder(rows, all)
+        }
+        FilesAsked::Beneath { point, path } => FilesTold::Beneath(systems.beneath(point, path, progress).await?),
         FilesAsked::Search { point, typed } => {
-            systems.search(point, typed, &Progress::default()).await.map(FilesTold::Search)
+            let (hits, points) = systems.search(point.as_deref(), typed, progress).await?;
+            FilesTold::Search(hits, points)
         }
-        FilesAsked::Versions { path } => systems.versions(path, &Progress::default()).await.map(FilesTold::Versions),
+        FilesAsked::Versions { path } => FilesTold::Versions(systems.versions(path, progress).await?),
+        FilesAsked::Compare { path, from, to } => FilesTold::Compared(systems.compare(path, (from, to)).await?),
+        FilesAsked::Changes { point, path, against } => {
+            FilesTold::Changes(systems.changes(point, against, path, CHANGED, progress).await?)
+        }
         FilesAsked::Inside { point, path, offset } => {
-            systems.look_into_file(point, path, *offset, PART).await.map(FilesTold::Inside)
+            FilesTold::Inside(systems.look_into_file(point, path, *offset, PART).await?)
         }
+    })
+}
+
+fn instead(recovery: &mut Recovery, back: usize, facts: Vec<Fact>) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for _ in 0..back {
+        changes.extend(recovery.back()?.then_some(Change::WentBack));
     }
+    for fact in facts {
+        recovery.answer(fact.clone())?;
+        changes.push(Change::Answered(fact));
+    }
+    Ok(changes)
 }
 
 fn refresh(recovery: &mut Recovery) -> Result<Vec<Change>> {

@@ -328,6 +328,10 @@ impl App {
                 self.ask_to_move(|seen| Request::Answer { fact, seen });
                 self.asked = Asked::Answer;
             }
+            Command::Instead { back, facts } => {
+                self.ask_to_move(|seen| Request::Instead { back, facts, seen });
+                self.asked = Asked::Answer;
+            }
             Command::Back => self.back(),
             Command::Ask(request) => self.request(request),
             Command::Consent { typed, shown } => self.ask_to_move(|_| Request::Consent { typed, shown }),
@@ -470,6 +474,7 @@ impl App {
         let place = self.answered.iter().rposition(|left| screens::same_question(left, &asked));
         match (place.map(|place| self.answered.remove(place)), asked) {
             (Some(Screen::Rows(left)), Screen::Rows(asked)) => Screen::Rows(Box::new(left.resumed(*asked))),
+            (Some(Screen::Files(left)), Screen::Files(asked)) => Screen::Files(Box::new(left.resumed(*asked))),
             (Some(left), _) => left,
             (None, asked) => asked,
         }
@@ -498,7 +503,10 @@ impl App {
                 cursor: super::table::Cursor::default(),
             }),
             Answers::Rows(diffs) => Screen::Rows(Box::new(RowsScreen::new(diffs))),
-            Answers::Files { point } => Screen::Files(Box::new(Files::new(point))),
+            Answers::Files { point } => {
+                let points = self.recovery.as_ref().and_then(|recovery| recovery.record().points()).unwrap_or_default();
+                Screen::Files(Box::new(Files::new(point, incident, points)))
+            }
             Answers::Folder { proposed } => {
                 Screen::Folder(Folder { question, proposed, input: tui_input::Input::default(), error: None })
             }

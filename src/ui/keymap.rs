@@ -69,6 +69,24 @@ pub enum Action {
     Report,
     /// Shows the contents that the selected path has had.
     Versions,
+    /// Shows what became of the folder and everything beneath it since the snapshot.
+    Changes,
+    /// Compares with something else: this machine, or the newest snapshot.
+    Against,
+    /// Compares the selected content with the file that is here now.
+    Compare,
+    /// Compares the selected content with the one before it.
+    CompareBefore,
+    /// Opens the line in which a path is typed to go to.
+    GoTo,
+    /// Puts a folder in another order.
+    Sort,
+    /// Shows only what differs from this machine, or everything again.
+    OnlyDiffering,
+    /// Finds out what lies beneath each folder, and how much of it differs.
+    Sizes,
+    /// Opens the tables of the dump that is looked into.
+    Tables,
     /// Removes what recoveries have left in production, after consent.
     Clean,
     /// Tries what failed again; what was compared is compared anew.
@@ -106,6 +124,10 @@ pub enum Place {
     Found,
     /// The contents that a path has had.
     Versions,
+    /// Two contents of a path, line by line.
+    Compared,
+    /// What changed since a snapshot.
+    Changes,
     /// A file, looked into.
     Inside,
     /// The columns of a named key.
@@ -169,6 +191,8 @@ const LISTS: &[Place] = &[
     Place::Files,
     Place::Found,
     Place::Versions,
+    Place::Compared,
+    Place::Changes,
     Place::Inside,
     Place::Key,
     Place::Overview,
@@ -200,7 +224,7 @@ pub const BINDINGS: &[Binding] = &[
     Binding {
         keys: &[Key::Char(' ')],
         action: Action::Mark,
-        places: &[P::Tables, P::Key, P::Files, P::Found],
+        places: &[P::Tables, P::Key, P::Files, P::Found, P::Changes],
         label: "mark",
         help: "Mark or unmark what is selected.",
     },
@@ -214,7 +238,7 @@ pub const BINDINGS: &[Binding] = &[
     Binding {
         keys: &[Key::Code(KeyCode::Enter)],
         action: Action::Enter,
-        places: &[P::Files, P::Found],
+        places: &[P::Files, P::Found, P::Changes],
         label: "open",
         help: "Open the selected folder, or look into the selected file.",
     },
@@ -230,26 +254,117 @@ pub const BINDINGS: &[Binding] = &[
         action: Action::Filter,
         places: &[P::Files, P::Found],
         label: "search",
-        help: "Search the whole snapshot by some letters of the path, as you type.",
+        help: "Search the whole snapshot, or every one, by some letters of the path, as you type.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Tab)],
+        action: Action::NextPane,
+        places: &[P::Found],
+        label: "other scope",
+        help: "Search every snapshot, or only this one.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Tab)],
+        action: Action::NextPane,
+        places: &[P::Changes],
+        label: "other list",
+        help: "To the other list: folders, or files.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::BackTab)],
+        action: Action::PreviousPane,
+        places: &[P::Changes, P::Found],
+        label: "",
+        help: "To the other list, or the other scope.",
     },
     Binding {
         keys: &[Key::Char('v')],
         action: Action::Versions,
-        places: &[P::Files, P::Found],
+        places: &[P::Files, P::Found, P::Changes],
         label: "versions",
         help: "The contents that the selected path has had over all snapshots.",
     },
     Binding {
         keys: &[Key::Char('w')],
         action: Action::Write,
-        places: &[P::Files, P::Found, P::Versions, P::Inside],
+        places: &[P::Files, P::Found, P::Versions, P::Compared, P::Changes, P::Inside],
         label: "go on",
         help: "Go on with what is marked. Nothing is written before you have seen where it goes.",
     },
     Binding {
+        keys: &[Key::Char('c')],
+        action: Action::Changes,
+        places: &[P::Files],
+        label: "changes",
+        help: "What became of this folder and everything beneath it since the snapshot: gone, changed, new.",
+    },
+    Binding {
+        keys: &[Key::Char('a')],
+        action: Action::Against,
+        places: &[P::Changes],
+        label: "against",
+        help: "Compare with this machine now, or with the newest snapshot.",
+    },
+    Binding {
+        keys: &[Key::Char('s')],
+        action: Action::Sort,
+        places: &[P::Files],
+        label: "",
+        help: "Another order: by name, largest first, newest first, differing first.",
+    },
+    Binding {
+        keys: &[Key::Char('f')],
+        action: Action::OnlyDiffering,
+        places: &[P::Files],
+        label: "",
+        help: "Show only what differs from this machine, or everything again.",
+    },
+    Binding {
+        keys: &[Key::Char('z')],
+        action: Action::Sizes,
+        places: &[P::Files],
+        label: "",
+        help: "Find out how much lies beneath each folder, and how much of it differs from this machine.",
+    },
+    Binding {
+        keys: &[Key::Char('p')],
+        action: Action::GoTo,
+        places: &[P::Files],
+        label: "",
+        help: "Type a path to go to.",
+    },
+    Binding {
         keys: &[Key::Code(KeyCode::Enter)],
         action: Action::Enter,
-        places: &[P::Versions, P::Inside],
+        places: &[P::Versions],
+        label: "take this one",
+        help: "Go on in the snapshot that holds this content, with the path marked.",
+    },
+    Binding {
+        keys: &[Key::Char('d')],
+        action: Action::Compare,
+        places: &[P::Versions],
+        label: "diff to now",
+        help: "Compare the selected content with the file that is here now.",
+    },
+    Binding {
+        keys: &[Key::Char('D')],
+        action: Action::CompareBefore,
+        places: &[P::Versions],
+        label: "diff to before",
+        help: "Compare the selected content with the one before it.",
+    },
+    Binding {
+        keys: &[Key::Char('t')],
+        action: Action::Tables,
+        places: &[P::Inside],
+        label: "tables",
+        help: "Open the tables of this database dump.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Compared, P::Inside],
         label: "close",
         help: "Back to where you were.",
     },

@@ -35,6 +35,13 @@ pub enum Command {
     GoOn(String),
     /// Take an answer into the record.
     Answer(Fact),
+    /// Take so many answers back and give others instead.
+    Instead {
+        /// So many, from the last.
+        back: usize,
+        /// In this order.
+        facts: Vec<Fact>,
+    },
     /// Take the last answer back; before the first, go home.
     Back,
     /// Ask the worker for rows of the diff, or how many there are; it answers when it has them.
@@ -200,7 +207,7 @@ pub fn same_question(left: &Screen, asked: &Screen) -> bool {
     match (left, asked) {
         (Screen::Rows(left), Screen::Rows(asked)) => left.same_tables(asked),
         (Screen::Tables(left), Screen::Tables(asked)) => left.tables == asked.tables,
-        (Screen::Files(left), Screen::Files(asked)) => left.point == asked.point,
+        (Screen::Files(_), Screen::Files(_)) => true,
         (Screen::Time(left), Screen::Time(asked)) => left.question == asked.question,
         (Screen::Choice(left), Screen::Choice(asked)) => left.title == asked.title && left.choices == asked.choices,
         _ => false,

@@ -637,7 +637,7 @@ fn a_search_finds_by_letters_and_is_narrowed_by_words() {
     let mut search = Search::default();
     for end in 1..="notes-29".len() {
         let query = Query::parse(&"notes-29"[..end]).unwrap();
-        assert_eq!(search.go(&catalog, &query, 20), catalog.search(&query, 20), "{query:?}");
+        assert_eq!(search.go(&catalog, &query, 20).0, catalog.search(&query, 20), "{query:?}");
     }
     let (all, holders) = Catalog::read_all(&repository, &[snapshot], &Progress::default()).unwrap();
     assert_eq!((all.len(), holders.len()), (catalog.len(), catalog.len() + 1));
@@ -660,7 +660,7 @@ fn a_mass_change_stands_out() {
     }
     fs::remove_dir_all(machine.srv().join("hr")).unwrap();
     let (repository, after) = machine.back_up();
-    let changes = history::changes(&repository, (&before, &after), 10, &Progress::default()).unwrap();
+    let changes = history::changes(&repository, (&before, &after), "/", 10, &Progress::default()).unwrap();
     assert_eq!((changes.total.gone, changes.total.changed, changes.total.new), (40, 1, 20));
     assert_eq!(changes.files.len(), 10);
     let worst: Vec<_> = history::worst(&changes, 2).into_iter().map(|(path, _)| path).collect();

@@ -1,14 +1,16 @@
 //! What consoles and workers say to each other. Both are of one version: a worker that outlives an upgrade of the program is
 //! finished with the console of its own version.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::catalog::Hits;
-use crate::files::history::Versions;
+use crate::files::history::{Side, Story, Versions};
 use crate::files::live::Beside;
-use crate::files::look::Inside;
+use crate::files::look::{Compared, Inside};
 use crate::postgres::diff::{Filter, Page};
 use crate::progress::Report;
 use crate::recovery::Flow;
@@ -16,6 +18,7 @@ use crate::recovery::journal::Operator;
 use crate::recovery::plan::Plan;
 use crate::recovery::record::{Contents, Fact, Finding, Look, Record};
 use crate::recovery::run::Settled;
+use crate::recovery::systems::Beneath;
 
 /// What a viewer asks for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -81,6 +84,15 @@ pub enum Request {
     },
     /// Something of a snapshot's files; answered to the asker only.
     Files(FilesAsked),
+    /// Takes so many answers back and gives these instead: goes on in another snapshot, or in a dump that lies in this one.
+    Instead {
+        /// So many, from the last.
+        back: usize,
+        /// In this order.
+        facts: Vec<Fact>,
+        /// The version of the record that was on screen.
+        seen: u64,
+    },
     /// Ends the recovery: what runs is cancelled, what was staged is removed.
     End,
 }
@@ -129,6 +141,8 @@ pub enum Event {
     },
     /// Something of a snapshot's files, and what was asked.
     Files(FilesAsked, Result<FilesTold>),
+    /// How far the work for that is.
+    FilesReport(FilesAsked, Report),
     /// What was asked for was not done, and why: a line for the operator.
     Refused(String),
     /// The recovery has been left, and its worker ends.
@@ -145,10 +159,17 @@ pub enum FilesAsked {
         /// From the root of the snapshot.
         path: String,
     },
-    /// The best matches of what was typed.
-    Search {
+    /// What lies beneath each folder of a folder.
+    Beneath {
         /// The snapshot's full id.
         point: String,
+        /// From the root of the snapshot.
+        path: String,
+    },
+    /// The best matches of what was typed.
+    Search {
+        /// The snapshot's full id; `None`: every snapshot is searched.
+        point: Option<String>,
         /// As [`Query::parse`](crate::files::catalog::Query::parse) reads it.
         typed: String,
     },
@@ -156,6 +177,24 @@ pub enum FilesAsked {
     Versions {
         /// From the root of the snapshots.
         path: String,
+    },
+    /// How two contents of a path compare.
+    Compare {
+        /// From the root of the snapshots.
+        path: String,
+        /// The earlier one.
+        from: Side,
+        /// The later one.
+        to: Side,
+    },
+    /// What became of a folder and everything beneath it.
+    Changes {
+        /// The snapshot's full id.
+        point: String,
+        /// From the root of the snapshot.
+        path: String,
+        /// With what it is compared.
+        against: Side,
     },
     /// A part of a file.
     Inside {
@@ -171,12 +210,18 @@ pub enum FilesAsked {
 /// What it saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FilesTold {
-    /// Of a folder.
-    Folder(Vec<Beside>),
-    /// Of a search.
-    Search(Hits),
+    /// Of a folder: its first rows, and how many there are.
+    Folder(Vec<Beside>, u64),
+    /// Of the folders in a folder, by name.
+    Beneath(BTreeMap<String, Beneath>),
+    /// Of a search; through every snapshot, with the newest that holds each.
+    Search(Hits, Vec<String>),
     /// Of a path.
     Versions(Versions),
+    /// Of two contents.
+    Compared(Compared),
+    /// Of a folder and everything beneath it.
+    Changes(Story),
     /// Of a file.
     Inside(Inside),
 }

@@ -97,6 +97,11 @@ impl App {
                 }
                 self.fetch_rows();
             }
+            Event::FilesReport(asked, report) => {
+                if let Screen::Files(files) = &mut self.screen {
+                    files.reported(&asked, report);
+                }
+            }
             Event::Refused(why) => {
                 self.show();
                 self.notice = Some(why);

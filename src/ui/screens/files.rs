@@ -1,5 +1,17 @@
 //! Browsing a snapshot: a folder beside the one that is here now, a search through everything as it is typed, the versions of
-//! one path, and a look into a file. What is marked, in as many places as needed, comes back.
+//! one path, what changed since, and a look into a file. What is marked, in as many places as needed, comes back.
+//!
+//! ```text
+//!   folder ── Enter ─> folder, or inside of a file       every view shows what a worker told, and asks for what it lacks;
+//!     │ / search   v versions ─ d, D compared            Esc closes the view and goes back to the folder or the search;
+//!     │ c changes  p go to a path                        another snapshot is gone on in without losing marks or place
+//! ```
+
+mod changes;
+mod folder;
+mod inside;
+mod search;
+mod versions;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,24 +21,26 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
+use tui_input::Input;
+use tui_input::backend::crossterm::EventHandler as _;
 
-use super::{Command, in_a_line};
-use crate::error::Result;
+use super::Command;
+use crate::error::{Error, Result};
 use crate::files::EntryKind;
-use crate::files::catalog::{Hits, QUERY_HELP};
-use crate::files::history::Versions;
-use crate::files::live::{Beside, Standing};
-use crate::files::look::Inside;
-use crate::recovery::record::{Fact, Point};
+use crate::files::history::{Side, Version, Versions};
+use crate::files::live::Standing;
+use crate::files::look::Compared;
+use crate::progress::Report;
+use crate::recovery::record::{Fact, Incident, Point, Scope};
 use crate::recovery::worker::{FilesAsked, FilesTold, Request};
 use crate::text::{self, clean};
-use crate::ui::filter::FilterLine;
 use crate::ui::keymap::{Action, Place};
-use crate::ui::table::{self, Cell, Column, Cursor, Focus, Mark, Row, Table};
+use crate::ui::table::{Cursor, Mark};
 use crate::ui::theme::Theme;
-
-/// Bytes on a line of a file that is no text.
-const HEX: usize = 16;
+use changes::ChangesView;
+use folder::FolderView;
+use inside::InsideView;
+use search::SearchView;
 
 /// What is asked of a worker and shown as soon as it is told; `None`: not told yet.
 type Told<T> = Option<Result<T>>;
@@ -38,20 +52,22 @@ pub struct Files {
     pub point: Point,
     /// Paths that come back, in the order of the snapshot.
     pub marked: BTreeSet<String>,
+    incident: Option<DateTime<Utc>>,
+    /// The newest snapshot of the same files; `None`: this is it.
+    newest: Option<Point>,
     /// The folder that is shown.
-    folder: String,
-    rows: Told<Vec<Beside>>,
-    cursor: Cursor,
+    path: String,
+    folder: FolderView,
     /// Where the cursor was in each folder that was shown.
     left: HashMap<String, Cursor>,
     /// A name to put the cursor on when the folder is there.
     wanted: Option<String>,
-    search: FilterLine,
-    hits: Told<Hits>,
-    found: Cursor,
+    search: SearchView,
     over: Over,
     /// What was asked for and not told yet; nothing is asked for twice.
     asked: Option<FilesAsked>,
+    /// How far the work for that is.
+    report: Option<Report>,
 }
 
 /// What lies over the folder.
@@ -59,60 +75,116 @@ pub struct Files {
 enum Over {
     Nothing,
     Search,
-    Versions { path: String, told: Told<Versions>, cursor: Cursor },
-    Inside { path: String, told: Told<Inside>, scroll: u16 },
+    GoTo(Input),
+    Versions(VersionsView),
+    Changes(ChangesView),
+    Inside(InsideView),
+}
+
+#[derive(Debug)]
+struct VersionsView {
+    path: String,
+    told: Told<Versions>,
+    cursor: Cursor,
+    /// Two of them, or one and the file that is here.
+    compared: Option<Comparison>,
+}
+
+#[derive(Debug)]
+struct Comparison {
+    from: Side,
+    to: Side,
+    told: Told<Compared>,
+    scroll: u16,
 }
 
 impl Files {
-    /// Begins at the root, or at the one folder that was backed up.
-    pub fn new(point: Point) -> Self {
-        let folder = match point.paths.as_slice() {
+    /// Begins at the root, or at the one folder that was backed up. `points` are all recovery points.
+    pub fn new(point: Point, incident: Option<Incident>, points: &[Point]) -> Self {
+        let path = match point.paths.as_slice() {
             [only] => only.trim_end_matches('/').to_owned(),
             _ => String::new(),
         };
         Self {
+            newest: newest(&point, points),
             point,
             marked: BTreeSet::new(),
-            folder,
-            rows: None,
-            cursor: Cursor::default(),
+            incident: versions::instant(incident),
+            path,
+            folder: FolderView::new(),
             left: HashMap::new(),
             wanted: None,
-            search: FilterLine::default(),
-            hits: None,
-            found: Cursor::default(),
+            search: SearchView::default(),
             over: Over::Nothing,
             asked: None,
+            report: None,
         }
+    }
+
+    /// The same place, with the same marks, in the snapshot that is asked about now.
+    #[must_use]
+    pub fn resumed(mut self, asked: Self) -> Self {
+        if self.point != asked.point {
+            (self.point, self.newest) = (asked.point, asked.newest);
+            self.folder.leave();
+            if !self.search.everywhere {
+                self.search.forget();
+            }
+        }
+        // What was on its way when this was left is asked for again.
+        (self.asked, self.incident) = (None, asked.incident);
+        self
     }
 
     /// Which keys hold now.
     pub fn place(&self) -> Place {
-        match self.over {
+        match &self.over {
             Over::Nothing => Place::Files,
             Over::Search => Place::Found,
-            Over::Versions { .. } => Place::Versions,
-            Over::Inside { .. } => Place::Inside,
+            Over::GoTo(_) => Place::Typing,
+            Over::Versions(VersionsView { compared: Some(_), .. }) => Place::Compared,
+            Over::Versions(_) => Place::Versions,
+            Over::Changes(_) => Place::Changes,
+            Over::Inside(_) => Place::Inside,
         }
     }
 
     /// Whether keys are text now.
     pub fn wants_text(&self) -> bool {
-        matches!(self.over, Over::Search) && self.search.typing()
+        match self.over {
+            Over::Search => self.search.line.typing(),
+            Over::GoTo(_) => true,
+            _ => false,
+        }
     }
 
     /// What has to be asked of the worker for this to be shown whole.
     pub fn pending(&mut self) -> Option<Command> {
         let point = self.point.id.clone();
-        let asked = match &self.over {
-            Over::Search if self.hits.is_none() && !self.search.text().trim().is_empty() => {
-                FilesAsked::Search { point, typed: self.search.text().to_owned() }
+        let of_view = match &self.over {
+            Over::Search => self.search.wanted(&point),
+            Over::Versions(VersionsView { path, compared: Some(Comparison { from, to, told: None, .. }), .. }) => {
+                Some(FilesAsked::Compare { path: path.clone(), from: from.clone(), to: to.clone() })
             }
-            Over::Versions { path, told: None, .. } => FilesAsked::Versions { path: path.clone() },
-            Over::Inside { path, told: None, .. } => FilesAsked::Inside { point, path: path.clone(), offset: 0 },
-            _ if self.rows.is_none() => FilesAsked::Folder { point, path: root(&self.folder) },
-            _ => return None,
+            Over::Versions(VersionsView { path, told: None, .. }) => Some(FilesAsked::Versions { path: path.clone() }),
+            Over::Changes(ChangesView { path, against, told: None, .. }) => {
+                let (point, path) = (point.clone(), root(path));
+                Some(FilesAsked::Changes { point, path, against: against.clone() })
+            }
+            Over::Inside(inside) => {
+                let part = |offset| FilesAsked::Inside { point: point.clone(), path: inside.path.clone(), offset };
+                inside.wanted().map(part)
+            }
+            _ => None,
         };
+        let of_folder = || match (&self.folder.rows, &self.folder.beneath) {
+            (None, _) => Some(FilesAsked::Folder { point: point.clone(), path: root(&self.path) }),
+            (Some(Ok(_)), None) if self.folder.wants_beneath => {
+                Some(FilesAsked::Beneath { point: point.clone(), path: root(&self.path) })
+            }
+            _ => None,
+        };
+        let asked = of_view.or_else(of_folder)?;
         if self.asked.as_ref() == Some(&asked) {
             return None;
         }
@@ -120,143 +192,334 @@ impl Files {
         if matches!((&self.asked, &asked), (Some(FilesAsked::Search { .. }), FilesAsked::Search { .. })) {
             return None;
         }
-        self.asked = Some(asked.clone());
+        (self.asked, self.report) = (Some(asked.clone()), None);
         Some(Command::Ask(Request::Files(asked)))
+    }
+
+    /// Takes in how far the work is.
+    pub fn reported(&mut self, asked: &FilesAsked, report: Report) {
+        if self.asked.as_ref() == Some(asked) {
+            self.report = Some(report);
+        }
     }
 
     /// Takes in what the worker told.
     pub fn told(&mut self, asked: &FilesAsked, told: Result<FilesTold>) {
         if self.asked.as_ref() == Some(asked) {
-            self.asked = None;
+            (self.asked, self.report) = (None, None);
         }
+        let other = || Error::bug("something else was told than was asked for");
         match (asked, &mut self.over) {
-            (FilesAsked::Folder { path, .. }, _) if *path == root(&self.folder) => {
-                self.rows = Some(told.and_then(|told| match told {
-                    FilesTold::Folder(rows) => Ok(rows),
-                    _ => Err(crate::error::Error::bug("a folder was asked for")),
-                }));
-                self.cursor = self.left.get(&self.folder).copied().unwrap_or_default();
-                if let (Some(Ok(rows)), Some(wanted)) = (&self.rows, self.wanted.take()) {
-                    self.cursor.selected = rows.iter().position(|row| row.name == wanted).unwrap_or(0);
+            (FilesAsked::Folder { point, path }, _) if *path == root(&self.path) && *point == self.point.id => {
+                self.folder.rows = Some(match told {
+                    Ok(FilesTold::Folder(rows, all)) => {
+                        self.folder.all = all;
+                        Ok(rows)
+                    }
+                    Ok(_) => Err(other()),
+                    Err(error) => Err(error),
+                });
+                self.folder.cursor = self.left.get(&self.path).copied().unwrap_or_default();
+                self.folder.arrange();
+                if let Some(wanted) = self.wanted.take() {
+                    self.folder.select(&wanted);
                 }
             }
-            (FilesAsked::Search { typed, .. }, Over::Search) if typed == self.search.text() => {
-                self.hits = Some(told.and_then(|told| match told {
-                    FilesTold::Search(hits) => Ok(hits),
-                    _ => Err(crate::error::Error::bug("a search was asked for")),
-                }));
+            (FilesAsked::Beneath { point, path }, _) if *path == root(&self.path) && *point == self.point.id => {
+                self.folder.beneath = Some(match told {
+                    Ok(FilesTold::Beneath(beneath)) => Ok(beneath),
+                    Ok(_) => Err(other()),
+                    Err(error) => Err(error),
+                });
+                self.folder.arrange();
             }
-            (FilesAsked::Versions { path: of }, Over::Versions { path, told: here, .. }) if of == path => {
-                *here = Some(told.and_then(|told| match told {
-                    FilesTold::Versions(versions) => Ok(versions),
-                    _ => Err(crate::error::Error::bug("versions were asked for")),
-                }));
+            (FilesAsked::Search { .. }, Over::Search) if self.search.wanted(&self.point.id).as_ref() == Some(asked) => {
+                self.search.hits = Some(match told {
+                    Ok(FilesTold::Search(hits, points)) => Ok((hits, points)),
+                    Ok(_) => Err(other()),
+                    Err(error) => Err(error),
+                });
             }
-            (FilesAsked::Inside { path: of, .. }, Over::Inside { path, told: here, .. }) if of == path => {
-                *here = Some(told.and_then(|told| match told {
-                    FilesTold::Inside(inside) => Ok(inside),
-                    _ => Err(crate::error::Error::bug("a file was asked for")),
-                }));
+            (FilesAsked::Versions { path }, Over::Versions(view)) if *path == view.path => {
+                view.told = Some(match told {
+                    Ok(FilesTold::Versions(versions)) => {
+                        view.cursor.selected = versions::proposed(&versions, self.incident);
+                        Ok(versions)
+                    }
+                    Ok(_) => Err(other()),
+                    Err(error) => Err(error),
+                });
+            }
+            (FilesAsked::Compare { path, from, to }, Over::Versions(VersionsView { path: of, compared, .. })) => {
+                if let Some(compared) = compared.as_mut().filter(|compared| of == path && compared.is_of(from, to)) {
+                    compared.told = Some(match told {
+                        Ok(FilesTold::Compared(compared)) => Ok(compared),
+                        Ok(_) => Err(other()),
+                        Err(error) => Err(error),
+                    });
+                }
+            }
+            (FilesAsked::Changes { path, against, .. }, Over::Changes(view))
+                if *path == root(&view.path) && *against == view.against =>
+            {
+                view.told = Some(match told {
+                    Ok(FilesTold::Changes(story)) => Ok(story),
+                    Ok(_) => Err(other()),
+                    Err(error) => Err(error),
+                });
+            }
+            (FilesAsked::Inside { path, offset, .. }, Over::Inside(view)) if *path == view.path => {
+                let told =
+                    told.and_then(|told| if let FilesTold::Inside(inside) = told { Ok(inside) } else { Err(other()) });
+                view.take(*offset, told);
             }
             _ => {}
         }
     }
 
-    /// Takes a key into the search line.
+    /// Takes a key into the line that is open.
     pub fn typed(&mut self, key: KeyEvent) -> Option<Command> {
+        if let Over::GoTo(input) = &mut self.over {
+            match key.code {
+                KeyCode::Esc => self.over = Over::Nothing,
+                KeyCode::Enter => {
+                    let path = format!("/{}", input.value().trim().trim_matches('/'));
+                    let (folder, name) = path.rsplit_once('/').unwrap_or(("", ""));
+                    let (folder, name) = (folder.to_owned(), name.to_owned());
+                    self.go_to(folder, Some(name));
+                }
+                _ => _ = input.handle_event(&crossterm::event::Event::Key(key)),
+            }
+            return None;
+        }
         match key.code {
             KeyCode::Esc => self.over = Over::Nothing,
-            KeyCode::Down | KeyCode::Up | KeyCode::Enter => self.search.typed(KeyEvent::from(KeyCode::Enter)),
+            KeyCode::Down | KeyCode::Up | KeyCode::Enter => self.search.line.typed(KeyEvent::from(KeyCode::Enter)),
+            KeyCode::Tab => {
+                self.search.everywhere = !self.search.everywhere;
+                self.search.forget();
+            }
             _ => {
-                self.search.typed(key);
-                self.hits = None;
-                self.found = Cursor::default();
+                self.search.line.typed(key);
+                self.search.forget();
             }
         }
         None
     }
 
-    /// Moves, opens, marks, searches, or answers with what is marked.
+    /// Moves, opens, marks, searches, compares, or answers with what is marked.
     pub fn act(&mut self, action: Action) -> Option<Command> {
-        match (&mut self.over, action) {
-            (_, Action::Write) => {
-                return Some(if self.marked.is_empty() {
-                    Command::Notice("mark what is to come back with Space first".into())
-                } else {
-                    Command::Answer(Fact::Files(self.marked.iter().cloned().collect()))
-                });
-            }
-            (Over::Nothing | Over::Search, Action::Filter) => {
-                self.over = Over::Search;
-                self.search.open();
-            }
-            (Over::Nothing | Over::Search, Action::Mark) => self.mark(),
-            (Over::Nothing | Over::Search, Action::Versions) => {
-                if let Some((path, _)) = self.selected() {
-                    self.over = Over::Versions { path, told: None, cursor: Cursor::default() };
+        if action == Action::Write {
+            return Some(if self.marked.is_empty() {
+                Command::Notice("mark what is to come back with Space first".into())
+            } else {
+                Command::Answer(Fact::Files(self.marked.iter().cloned().collect()))
+            });
+        }
+        match &mut self.over {
+            Over::Nothing => self.act_on_folder(action),
+            Over::Search => self.act_on_search(action),
+            Over::GoTo(_) => None,
+            Over::Versions(_) => self.act_on_versions(action),
+            Over::Changes(_) => self.act_on_changes(action),
+            Over::Inside(view) => {
+                match action {
+                    Action::Tables if view.is_dump() => return Some(self.tables()),
+                    Action::Tables => return Some(Command::Notice("this is no dump of a database".into())),
+                    Action::Back | Action::Enter | Action::Left => self.close(),
+                    _ => view.act(action),
                 }
+                None
             }
-            (Over::Nothing, Action::Enter | Action::Right) | (Over::Search, Action::Enter) => self.open(),
-            (Over::Nothing, Action::Left) => self.up(),
-            (Over::Nothing, Action::Back) => return Some(Command::Back),
-            (Over::Nothing, _) => {
-                let length = self.rows.as_ref().and_then(|rows| rows.as_ref().ok()).map_or(0, Vec::len);
-                self.cursor.act(action, length);
+        }
+    }
+
+    fn act_on_folder(&mut self, action: Action) -> Option<Command> {
+        match action {
+            Action::Filter => {
+                self.over = Over::Search;
+                self.search.line.open();
             }
-            (Over::Search, Action::Back) => self.over = Over::Nothing,
-            (Over::Search, Action::Up) if self.found.selected == 0 => self.search.open(),
-            (Over::Search, _) => {
-                let length = self.hits.as_ref().and_then(|hits| hits.as_ref().ok()).map_or(0, |hits| hits.best.len());
-                self.found.act(action, length);
+            Action::Mark => return self.mark(),
+            Action::Versions => self.show_versions(),
+            Action::Changes => {
+                let against = if self.can_be_here() { Side::Here } else { self.newest_side()? };
+                self.over = Over::Changes(ChangesView::of(self.path.clone(), against));
             }
-            (Over::Versions { .. } | Over::Inside { .. }, Action::Back | Action::Enter | Action::Left) => {
-                self.over = if self.search.text().is_empty() { Over::Nothing } else { Over::Search };
+            Action::GoTo => self.over = Over::GoTo(Input::new(format!("{}/", self.path))),
+            Action::Sort => self.folder.sort_next(),
+            Action::OnlyDiffering => self.folder.show_only_differing(),
+            Action::Sizes => self.folder.wants_beneath = true,
+            Action::Enter | Action::Right => self.open(),
+            Action::Left => self.up(),
+            Action::Back => return Some(Command::Back),
+            _ => {
+                let length = self.folder.len();
+                self.folder.cursor.act(action, length);
             }
-            (Over::Versions { told, cursor, .. }, _) => {
-                let length = told.as_ref().and_then(|told| told.as_ref().ok()).map_or(0, |told| told.versions.len());
-                cursor.act(action, length);
-            }
-            (Over::Inside { scroll, .. }, _) => match action {
-                Action::Up => *scroll = scroll.saturating_sub(1),
-                Action::Down => *scroll = scroll.saturating_add(1),
-                Action::PageUp => *scroll = scroll.saturating_sub(20),
-                Action::PageDown => *scroll = scroll.saturating_add(20),
-                Action::Top => *scroll = 0,
-                Action::Bottom => *scroll = u16::MAX,
-                _ => {}
-            },
         }
         None
+    }
+
+    fn act_on_search(&mut self, action: Action) -> Option<Command> {
+        match action {
+            Action::Filter => self.search.line.open(),
+            Action::Up if self.search.cursor.selected == 0 => self.search.line.open(),
+            Action::NextPane | Action::PreviousPane => {
+                self.search.everywhere = !self.search.everywhere;
+                self.search.forget();
+            }
+            Action::Mark => return self.mark(),
+            Action::Versions => self.show_versions(),
+            Action::Enter => {
+                let (hit, holder) = self.search.selected()?;
+                let elsewhere = holder.filter(|holder| **holder != *self.point.id).map(str::to_owned);
+                match elsewhere {
+                    None => self.open(),
+                    Some(holder) => {
+                        let path = hit.path.clone();
+                        self.go_above(&path);
+                        return Some(other_point(holder));
+                    }
+                }
+            }
+            Action::Back => self.over = Over::Nothing,
+            _ => {
+                let length = self.search.len();
+                self.search.cursor.act(action, length);
+            }
+        }
+        None
+    }
+
+    fn act_on_versions(&mut self, action: Action) -> Option<Command> {
+        let here = self.can_be_here();
+        let Over::Versions(view) = &mut self.over else { return None };
+        if let Some(compared) = &mut view.compared {
+            match action {
+                Action::Back | Action::Enter | Action::Left => view.compared = None,
+                Action::Up => compared.scroll = compared.scroll.saturating_sub(1),
+                Action::Down => compared.scroll = compared.scroll.saturating_add(1),
+                Action::PageUp => compared.scroll = compared.scroll.saturating_sub(20),
+                Action::PageDown => compared.scroll = compared.scroll.saturating_add(20),
+                Action::Top => compared.scroll = 0,
+                Action::Bottom => compared.scroll = u16::MAX,
+                _ => {}
+            }
+            return None;
+        }
+        let versions: &[Version] = match &view.told {
+            Some(Ok(told)) => &told.versions,
+            _ => &[],
+        };
+        let selected = versions.get(view.cursor.selected);
+        let side = |version: &Version| Side::Point(version.last.clone());
+        match action {
+            Action::Compare if !here => return Some(Command::Notice("the snapshot is of another machine".into())),
+            Action::Compare => {
+                view.compared = selected.map(|version| Comparison::of(side(version), Side::Here));
+            }
+            Action::CompareBefore => match (versions.get(view.cursor.selected + 1), selected) {
+                (Some(before), Some(version)) => view.compared = Some(Comparison::of(side(before), side(version))),
+                _ => return Some(Command::Notice("there is no content before this one".into())),
+            },
+            Action::Enter => {
+                let (holder, path) = (selected?.last.clone(), view.path.clone());
+                self.marked.insert(path.clone());
+                self.go_above(&path);
+                return (holder != self.point.id).then(|| other_point(holder));
+            }
+            Action::Back | Action::Left => self.close(),
+            _ => {
+                let length = versions.len();
+                view.cursor.act(action, length);
+            }
+        }
+        None
+    }
+
+    fn act_on_changes(&mut self, action: Action) -> Option<Command> {
+        let Over::Changes(view) = &mut self.over else { return None };
+        match action {
+            Action::Against => {
+                let other = match view.against {
+                    Side::Here => self.newest.as_ref().map(|newest| Side::Point(newest.id.clone())),
+                    Side::Point(_) => self.can_be_here().then_some(Side::Here),
+                };
+                let Over::Changes(view) = &mut self.over else { return None };
+                match other {
+                    Some(other) => *view = ChangesView::of(view.path.clone(), other),
+                    None => return Some(Command::Notice("there is nothing else to compare it with".into())),
+                }
+            }
+            Action::Mark => {
+                if let Some(path) = view.selected() {
+                    self.turn_mark(path);
+                    self.act_on_changes(Action::Down);
+                }
+            }
+            Action::Enter => {
+                let (path, in_files) = (view.selected()?, view.in_files());
+                if in_files { self.go_above(&path) } else { self.go_to(path, None) }
+            }
+            Action::Versions => self.show_versions(),
+            Action::Back => self.over = Over::Nothing,
+            _ => view.act(action),
+        }
+        None
+    }
+
+    /// Whether this machine is the one that the snapshot is of.
+    fn can_be_here(&self) -> bool {
+        crate::recovery::journal::operator().host == self.point.host
+    }
+
+    fn newest_side(&self) -> Option<Side> {
+        self.newest.as_ref().map(|newest| Side::Point(newest.id.clone()))
+    }
+
+    fn close(&mut self) {
+        self.over = if self.search.line.text().is_empty() { Over::Nothing } else { Over::Search };
     }
 
     /// The path and kind under the cursor, of what the snapshot holds.
     fn selected(&self) -> Option<(String, EntryKind)> {
-        if let Over::Search = self.over {
-            let hits = self.hits.as_ref()?.as_ref().ok()?;
-            return hits.best.get(self.found.selected).map(|hit| (hit.path.clone(), hit.kind));
+        match &self.over {
+            Over::Search => self.search.selected().map(|(hit, _)| (hit.path.clone(), hit.kind)),
+            Over::Changes(view) => view.selected().map(|path| (path, EntryKind::File)),
+            _ => {
+                let row = self.folder.selected()?;
+                let held = !matches!(row.standing, Standing::Extra | Standing::Excluded);
+                held.then(|| (format!("{}/{}", self.path, row.name), row.kind))
+            }
         }
-        let row = self.rows.as_ref()?.as_ref().ok()?.get(self.cursor.selected)?;
-        (row.standing != Standing::Extra).then(|| (format!("{}/{}", self.folder, row.name), row.kind))
     }
 
-    fn mark(&mut self) {
-        let Some((path, _)) = self.selected() else { return };
+    fn show_versions(&mut self) {
+        if let Some((path, _)) = self.selected() {
+            self.over = Over::Versions(VersionsView { path, told: None, cursor: Cursor::default(), compared: None });
+        }
+    }
+
+    fn mark(&mut self) -> Option<Command> {
+        if let Over::Search = self.over
+            && self.search.selected().is_some_and(|(_, holder)| holder.is_some_and(|holder| holder != self.point.id))
+        {
+            let why = "a newer snapshot holds it last: Enter goes on there, v shows the contents that it has had";
+            return Some(Command::Notice(why.into()));
+        }
+        let Some((path, _)) = self.selected() else {
+            return Some(Command::Notice("only this machine has it: there is nothing to bring back".into()));
+        };
+        self.turn_mark(path);
+        self.act(Action::Down)
+    }
+
+    fn turn_mark(&mut self, path: String) {
         if !self.marked.remove(&path) {
             // What lies beneath a marked folder comes back with it.
             self.marked.retain(|marked| !lies_beneath(marked, &path));
             self.marked.insert(path);
-        }
-        self.act(Action::Down);
-    }
-
-    /// Whether something comes back, by itself or with a folder above it.
-    fn comes_back(&self, path: &str) -> Mark {
-        if self.marked.contains(path) || self.marked.iter().any(|marked| lies_beneath(path, marked)) {
-            Mark::On
-        } else if self.marked.iter().any(|marked| lies_beneath(marked, path)) {
-            Mark::Part
-        } else {
-            Mark::Off
         }
     }
 
@@ -264,25 +527,37 @@ impl Files {
         let Some((path, kind)) = self.selected() else { return };
         match kind {
             EntryKind::Folder => self.go_to(path, None),
-            EntryKind::File => self.over = Over::Inside { path, told: None, scroll: 0 },
-            EntryKind::Symlink | EntryKind::Other => {
-                let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
-                self.go_to(folder.to_owned(), Some(name.to_owned()));
-            }
+            EntryKind::File => self.over = Over::Inside(InsideView::of(path)),
+            EntryKind::Symlink | EntryKind::Other => self.go_above(&path),
+        }
+    }
+
+    /// On in the tables of the dump that is looked into.
+    fn tables(&self) -> Command {
+        let Over::Inside(view) = &self.over else { return Command::Notice("no file is open".into()) };
+        Command::Instead {
+            back: 2,
+            facts: vec![Fact::Scope(Scope::Tables), Fact::Point(self.point.id.clone()), Fact::Dump(view.path.clone())],
         }
     }
 
     fn up(&mut self) {
-        if let Some((above, name)) = self.folder.clone().rsplit_once('/') {
+        self.go_above(&self.path.clone());
+    }
+
+    /// To the folder that a path's last name is in, with the cursor on it.
+    fn go_above(&mut self, path: &str) {
+        if let Some((above, name)) = path.rsplit_once('/') {
             self.go_to(above.to_owned(), Some(name.to_owned()));
         }
     }
 
     fn go_to(&mut self, folder: String, wanted: Option<String>) {
-        self.left.insert(self.folder.clone(), self.cursor);
-        self.search.clear();
-        self.hits = None;
-        (self.folder, self.wanted, self.over, self.rows, self.asked) = (folder, wanted, Over::Nothing, None, None);
+        self.left.insert(self.path.clone(), self.folder.cursor);
+        self.folder.leave();
+        self.search.line.clear();
+        self.search.forget();
+        (self.path, self.wanted, self.over, self.asked) = (folder, wanted, Over::Nothing, None);
     }
 
     /// Draws the folder, or what lies over it.
@@ -290,11 +565,30 @@ impl Files {
         let head = Rect { height: 2.min(area.height), ..area };
         let below = Rect { y: area.y + head.height, height: area.height - head.height, ..area };
         frame.render_widget(Paragraph::new(self.head(theme)), head);
+        let (marked, report) = (&self.marked, self.report.as_ref());
         match &mut self.over {
-            Over::Nothing => self.draw_folder(frame, below, theme),
-            Over::Search => self.draw_search(frame, below, theme),
-            Over::Versions { path, told, cursor } => draw_versions(frame, below, theme, (path, told), cursor),
-            Over::Inside { path, told, scroll } => draw_inside(frame, below, theme, (path, told), scroll),
+            Over::Nothing | Over::GoTo(_) => {
+                let folder = &self.path;
+                let mark = |name: &str| comes_back(marked, &format!("{folder}/{name}"));
+                self.folder.draw(frame, below, theme, report, mark);
+            }
+            Over::Search => self.search.draw(frame, below, theme, report, |path| comes_back(marked, path)),
+            Over::Versions(VersionsView { path, compared: Some(compared), .. }) => {
+                let shown = (path.as_str(), &compared.told, report);
+                versions::draw_compared(frame, below, theme, shown, &mut compared.scroll);
+            }
+            Over::Versions(view) => {
+                let shown = (view.path.as_str(), &view.told, report);
+                versions::draw(frame, below, theme, shown, (&mut view.cursor, self.incident));
+            }
+            Over::Changes(view) => {
+                let against = match (&view.against, &self.newest) {
+                    (Side::Point(_), Some(newest)) => format!("snapshot {}", newest.short()),
+                    _ => "this machine now".to_owned(),
+                };
+                view.draw(frame, below, theme, (report, &against), |path| comes_back(marked, path));
+            }
+            Over::Inside(view) => view.draw(frame, below, theme, report),
         }
     }
 
@@ -312,218 +606,75 @@ impl Files {
             clean(&self.point.host),
             self.point.instant.to_utc().format("%Y-%m-%d %H:%M")
         );
-        vec![
-            Line::from(vec![Span::raw(point), basket]),
-            Line::styled(clean(&root(&self.folder)).into_owned(), theme.title()),
-        ]
-    }
-
-    fn draw_folder(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
-        let rows: &[Beside] = match &self.rows {
-            None => return draw_words(frame, area, "Reading the folder ...", theme),
-            Some(Err(error)) => return draw_words(frame, area, &in_a_line(error), theme),
-            Some(Ok(rows)) => rows,
+        let place = match &self.over {
+            Over::GoTo(input) => Line::from(vec![
+                Span::styled("go to path (Enter goes, Esc stays): ", theme.key()),
+                Span::raw(clean(input.value()).into_owned()),
+                Span::styled("_", theme.key()),
+            ]),
+            _ => Line::styled(clean(&root(&self.path)).into_owned(), theme.title()),
         };
-        let count = |standing| rows.iter().filter(|row| row.standing == standing).count() as u64;
-        let title = format!(
-            "against this machine: {} changed, {} missing, {} extra",
-            count(Standing::Changed),
-            count(Standing::Missing),
-            count(Standing::Extra)
-        );
-        let columns = [
-            Column::left("", 1, 1, 0),
-            Column::left("name", 20, 70, 0),
-            Column::right("size", 8, 10, 0),
-            Column::left("modified (UTC)", 16, 16, 1),
-            Column::left("here now", 8, 26, 0),
-            Column::left("owner", 6, 12, 3),
-            Column::left("mode", 4, 4, 4),
-        ];
-        let (folder, this) = (&self.folder, &*self);
-        let row = |at: usize| {
-            let row = &rows[at];
-            let (symbol, here, style) = match row.standing {
-                Standing::Same => (" ", "same".to_owned(), theme.quiet()),
-                Standing::Missing => ("-", "MISSING".into(), theme.missing()),
-                Standing::Extra => ("+", "only here".into(), theme.quiet()),
-                Standing::Changed => {
-                    let size = row.present.as_ref().map_or(0, |present| present.size);
-                    ("~", format!("changed, {}", text::bytes(size)), theme.changed())
-                }
-            };
-            let extra = row.standing == Standing::Extra;
-            let name = if row.kind == EntryKind::Folder { format!("{}/", row.name) } else { row.name.clone() };
-            let mark = if extra { Mark::None } else { this.comes_back(&format!("{folder}/{}", row.name)) };
-            let cells = vec![
-                Cell::new(symbol, style),
-                Cell::new(clean(&name), if extra { theme.quiet() } else { theme.text() }),
-                Cell::from(if row.kind == EntryKind::File && !extra { text::bytes(row.size) } else { String::new() }),
-                Cell::from(minute(row.modified)),
-                Cell::new(here, style),
-                Cell::from(clean(&row.owner)),
-                Cell::from(format!("{:04o}", row.mode)),
-            ];
-            Row { mark, cells }
-        };
-        let table = Table {
-            title: Line::styled(title, theme.quiet()),
-            position: None,
-            columns: &columns,
-            len: rows.len(),
-            row: &row,
-            empty: "The folder is empty.",
-            focus: Focus::Here,
-        };
-        let mut cursor = self.cursor;
-        table::draw(frame, area, &table, &mut cursor, theme);
-        self.cursor = cursor;
-    }
-
-    fn draw_search(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
-        let line = Line::from(vec![
-            Span::styled("search: ", theme.key()),
-            Span::raw(clean(self.search.text()).into_owned()),
-            Span::styled(if self.search.typing() { "_" } else { "" }, theme.key()),
-        ]);
-        frame.render_widget(Paragraph::new(line), Rect { height: 1.min(area.height), ..area });
-        let below = Rect { y: area.y + 1.min(area.height), height: area.height.saturating_sub(1), ..area };
-        let hits = match &self.hits {
-            None if self.search.text().trim().is_empty() => {
-                return draw_words(frame, below, &format!("Type some letters of the path. {QUERY_HELP}"), theme);
-            }
-            None => return draw_words(frame, below, "Searching the whole snapshot ...", theme),
-            Some(Err(error)) => return draw_words(frame, below, &in_a_line(error), theme),
-            Some(Ok(hits)) => hits,
-        };
-        let title = format!("{} of {} match", text::count(hits.matching), text::count(hits.entries));
-        let columns = [
-            Column::left("path", 30, 200, 0),
-            Column::right("size", 8, 10, 0),
-            Column::left("modified (UTC)", 16, 16, 1),
-            Column::left("owner", 6, 12, 2),
-        ];
-        let this = &*self;
-        let row = |at: usize| {
-            let hit = &hits.best[at];
-            let path = if hit.kind == EntryKind::Folder { format!("{}/", hit.path) } else { hit.path.clone() };
-            let cells = vec![
-                Cell::from(clean(&path)),
-                Cell::from(if hit.kind == EntryKind::File { text::bytes(hit.size) } else { String::new() }),
-                Cell::from(minute(hit.modified)),
-                Cell::from(clean(&hit.owner)),
-            ];
-            Row { mark: this.comes_back(&hit.path), cells }
-        };
-        let table = Table {
-            title: Line::styled(title, theme.quiet()),
-            position: None,
-            columns: &columns,
-            len: hits.best.len(),
-            row: &row,
-            empty: "Nothing matches. Fewer letters match more.",
-            focus: if self.search.typing() { Focus::Elsewhere } else { Focus::Here },
-        };
-        let mut cursor = self.found;
-        table::draw(frame, below, &table, &mut cursor, theme);
-        self.found = cursor;
+        vec![Line::from(vec![Span::raw(point), basket]), place]
     }
 }
 
-fn draw_versions(
-    frame: &mut Frame,
-    area: Rect,
-    theme: Theme,
-    (path, told): (&str, &Told<Versions>),
-    cursor: &mut Cursor,
-) {
-    let versions = match told {
-        None => return draw_words(frame, area, "Looking into every snapshot ...", theme),
-        Some(Err(error)) => return draw_words(frame, area, &in_a_line(error), theme),
-        Some(Ok(versions)) => versions,
-    };
-    let title = format!(
-        "{} of {}; not in {}",
-        text::counted(versions.versions.len() as u64, "content", "contents"),
-        clean(path),
-        text::counted(versions.without.len() as u64, "snapshot", "snapshots")
-    );
-    let columns = [
-        Column::left("newest in", 9, 9, 0),
-        Column::left("from", 16, 16, 0),
-        Column::left("to", 16, 16, 0),
-        Column::right("size", 8, 10, 0),
-        Column::left("modified (UTC)", 16, 16, 1),
-        Column::right("snapshots", 9, 9, 2),
-    ];
-    let row = |at: usize| {
-        let version = &versions.versions[at];
-        let cells = vec![
-            Cell::from(version.last.get(..8).unwrap_or(&version.last).to_owned()),
-            Cell::from(version.first_instant.to_utc().format("%Y-%m-%d %H:%M").to_string()),
-            Cell::from(version.last_instant.to_utc().format("%Y-%m-%d %H:%M").to_string()),
-            Cell::from(text::bytes(version.size)),
-            Cell::from(minute(version.modified.map(|at| at.to_utc()))),
-            Cell::from(text::count(version.snapshots)),
-        ];
-        Row { mark: Mark::None, cells }
-    };
-    let table = Table {
-        title: Line::styled(title, theme.quiet()),
-        position: None,
-        columns: &columns,
-        len: versions.versions.len(),
-        row: &row,
-        empty: "No snapshot holds it.",
-        focus: Focus::Here,
-    };
-    table::draw(frame, area, &table, cursor, theme);
+impl Comparison {
+    fn of(from: Side, to: Side) -> Self {
+        Self { from, to, told: None, scroll: 0 }
+    }
+
+    fn is_of(&self, from: &Side, to: &Side) -> bool {
+        self.from == *from && self.to == *to
+    }
 }
 
-fn draw_inside(frame: &mut Frame, area: Rect, theme: Theme, (path, told): (&str, &Told<Inside>), scroll: &mut u16) {
-    let inside = match told {
-        None => return draw_words(frame, area, "Reading the file ...", theme),
-        Some(Err(error)) => return draw_words(frame, area, &in_a_line(error), theme),
-        Some(Ok(inside)) => inside,
-    };
-    let mut facts = vec![inside.kind.clone(), text::bytes(inside.length)];
-    facts.extend(inside.facts.iter().cloned());
-    if inside.length > inside.bytes.len() as u64 {
-        facts.push(format!("the first {}", text::bytes(inside.bytes.len() as u64)));
-    }
-    let mut lines = vec![Line::styled(format!("{}: {}", clean(path), facts.join(", ")), theme.quiet()), Line::raw("")];
-    if inside.text {
-        let text = String::from_utf8_lossy(&inside.bytes);
-        lines.extend(text.lines().enumerate().map(|(number, line)| {
-            Line::from(vec![
-                Span::styled(format!("{:>5}  ", number + 1), theme.quiet()),
-                Span::raw(clean(line).into_owned()),
-            ])
-        }));
+/// Goes on browsing in another snapshot: the answer before this question is exchanged.
+fn other_point(id: String) -> Command {
+    Command::Instead { back: 1, facts: vec![Fact::Point(id)] }
+}
+
+/// The newest snapshot of the same host and paths, when it is newer.
+fn newest(point: &Point, points: &[Point]) -> Option<Point> {
+    let alike = points.iter().filter(|other| other.host == point.host && other.paths == point.paths);
+    alike.max_by_key(|other| other.instant).filter(|newest| newest.instant > point.instant).cloned()
+}
+
+/// Whether something comes back, by itself or with a folder above it.
+fn comes_back(marked: &BTreeSet<String>, path: &str) -> Mark {
+    if marked.contains(path) || marked.iter().any(|marked| lies_beneath(path, marked)) {
+        Mark::On
+    } else if marked.iter().any(|marked| lies_beneath(marked, path)) {
+        Mark::Part
     } else {
-        lines.extend(inside.bytes.chunks(HEX).enumerate().map(|(number, part)| hex_line(number * HEX, part, theme)));
+        Mark::Off
     }
-    let most = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(area.height);
-    *scroll = (*scroll).min(most);
-    frame.render_widget(Paragraph::new(lines).scroll((*scroll, 0)), area);
-}
-
-fn hex_line(at: usize, part: &[u8], theme: Theme) -> Line<'static> {
-    let hex: String = part.iter().map(|byte| format!("{byte:02x} ")).collect();
-    let letters: String = part
-        .iter()
-        .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' })
-        .collect();
-    Line::from(vec![
-        Span::styled(format!("{at:08x}  "), theme.quiet()),
-        Span::raw(format!("{hex:<48} ")),
-        Span::raw(letters),
-    ])
 }
 
 fn draw_words(frame: &mut Frame, area: Rect, words: &str, theme: Theme) {
     let line = Line::styled(clean(words).into_owned(), theme.quiet());
     frame.render_widget(Paragraph::new(line).wrap(Wrap { trim: true }), area);
+}
+
+/// What is waited for, how far that is, and how to leave it.
+fn draw_wait(frame: &mut Frame, area: Rect, words: &str, report: Option<&Report>, theme: Theme) {
+    let Some(report) = report else { return draw_words(frame, area, words, theme) };
+    let lines = vec![
+        Line::styled(clean(&report.doing).into_owned(), theme.title()),
+        Line::raw(report.amounts().join(", ")),
+        Line::styled("Esc goes back; nothing is changed by looking.", theme.quiet()),
+    ];
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+fn draw_scrolled(frame: &mut Frame, area: Rect, lines: Vec<Line<'static>>, scroll: &mut u16) {
+    let most = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(area.height);
+    *scroll = (*scroll).min(most);
+    frame.render_widget(Paragraph::new(lines).scroll((*scroll, 0)), area);
+}
+
+/// A name, or a path, with a slash behind it when it is a folder's.
+fn kind_name(name: &str, kind: EntryKind) -> String {
+    if kind == EntryKind::Folder { format!("{name}/") } else { name.to_owned() }
 }
 
 fn minute(at: Option<DateTime<Utc>>) -> String {
