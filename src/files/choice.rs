@@ -40,6 +40,9 @@ pub enum Policy {
     Missing,
     /// Those that are gone, and those with other content; the present ones are kept under another name.
     MissingAndChanged,
+    /// Those that are gone; of those with other content the ones that were marked by themselves, and none that a marked
+    /// folder holds. The present ones are kept under another name.
+    MissingAndMarked,
 }
 
 /// What happens at a path.
@@ -188,6 +191,7 @@ fn in_place(
 ) -> Result<()> {
     progress.begin("looking what stands there now", Unit::Items, None);
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    let marked: BTreeSet<String> = choice.paths.iter().cloned().collect();
     let mut open: Vec<(String, Node)> = Vec::new();
     for path in choice.paths.iter().rev() {
         open.push((path.clone(), repository.node(snapshot, path)?));
@@ -239,6 +243,11 @@ fn in_place(
             }
             continue;
         }
+        let policy = match policy {
+            Policy::MissingAndMarked if marked.contains(&path) => Policy::MissingAndChanged,
+            Policy::MissingAndMarked => Policy::Missing,
+            Policy::Missing | Policy::MissingAndChanged => policy,
+        };
         match action(repository, &node, &here, present.as_ref(), policy, recovery)? {
             Ok(Some(action)) => push(action),
             Ok(None) => choice.same += 1,
