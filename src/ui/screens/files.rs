@@ -249,6 +249,14 @@ impl Files {
         self.act(Action::Down);
     }
 
+    /// A path without what all of a snapshot have in common, which would push the names out of a narrow column.
+    fn beneath(&self, path: &str) -> String {
+        match self.point.paths.as_slice() {
+            [only] => path.strip_prefix(only.as_str()).map_or(path.to_owned(), |rest| format!("…{rest}")),
+            _ => path.to_owned(),
+        }
+    }
+
     /// Whether something comes back, by itself or with a folder above it.
     fn comes_back(&self, path: &str) -> Mark {
         if self.marked.contains(path) || self.marked.iter().any(|marked| lies_beneath(path, marked)) {
@@ -398,7 +406,7 @@ impl Files {
         };
         let title = format!("{} of {} match", text::count(hits.matching), text::count(hits.entries));
         let columns = [
-            Column::left("path", 30, 200, 0),
+            Column::left("path", 60, 200, 0),
             Column::right("size", 8, 10, 0),
             Column::left("modified (UTC)", 16, 16, 1),
             Column::left("owner", 6, 12, 2),
@@ -406,7 +414,8 @@ impl Files {
         let this = &*self;
         let row = |at: usize| {
             let hit = &hits.best[at];
-            let path = if hit.kind == EntryKind::Folder { format!("{}/", hit.path) } else { hit.path.clone() };
+            let path = this.beneath(&hit.path);
+            let path = if hit.kind == EntryKind::Folder { format!("{path}/") } else { path };
             let cells = vec![
                 Cell::from(clean(&path)),
                 Cell::from(if hit.kind == EntryKind::File { text::bytes(hit.size) } else { String::new() }),
@@ -443,10 +452,10 @@ fn draw_versions(
         Some(Ok(versions)) => versions,
     };
     let title = format!(
-        "{} of {}; not in {}",
+        "{}, not in {}: {}",
         text::counted(versions.versions.len() as u64, "content", "contents"),
-        clean(path),
-        text::counted(versions.without.len() as u64, "snapshot", "snapshots")
+        text::counted(versions.without.len() as u64, "snapshot", "snapshots"),
+        clean(path)
     );
     let columns = [
         Column::left("newest in", 9, 9, 0),
