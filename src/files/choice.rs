@@ -191,6 +191,7 @@ fn in_place(
 ) -> Result<()> {
     progress.begin("looking what stands there now", Unit::Items, None);
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    let mut met: BTreeSet<String> = BTreeSet::new();
     let marked: BTreeSet<String> = choice.paths.iter().cloned().collect();
     let mut open: Vec<(String, Node)> = Vec::new();
     for path in choice.paths.iter().rev() {
@@ -199,6 +200,10 @@ fn in_place(
     while let Some((path, node)) = open.pop() {
         progress.check()?;
         progress.advance(1);
+        // What is marked by itself and with a folder above it is met twice.
+        if !met.insert(path.clone()) {
+            continue;
+        }
         let Some(here) = here(repository, snapshot, &path)? else {
             choice.left_out.insert(path, "that is no name of a file".into());
             continue;
@@ -330,9 +335,7 @@ fn action(
             "what stands there has {} names (hard links): the others would keep the present content",
             present.links
         )),
-        _ if policy == Policy::Missing => {
-            Err("something else stands there, and only what is missing was chosen".into())
-        }
+        _ if policy == Policy::Missing => Err("it has changed, and was not to be replaced".into()),
         _ => Ok(Some(Action::Replace)),
     })
 }

@@ -212,7 +212,8 @@ fn recover_files(walk: &mut Walk) {
     walk.screen("> Bring back what is gone, replace only what you marked by itself", "files-policy");
     walk.keys("\r");
     walk.screen("What will be done", "files-plan");
-    assert!(walk.text().contains("1 file instead of present ones"), "{}", walk.text());
+    assert!(walk.text().contains("~ 1 file replaced; what is there is kept"), "{}", walk.text());
+    assert!(walk.text().contains("1 path is LEFT OUT"), "{}", walk.text());
     walk.keys("\r");
     walk.terminal.wait_for("To consent, type  put back 149 files");
     // Keys that come at once were typed for something else.

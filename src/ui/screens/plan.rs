@@ -213,47 +213,56 @@ fn push_files(page: &mut Vec<Line<'static>>, choice: &Choice, theme: Theme) {
                 let told = format!("   {path}  ->  {folder}{path}");
                 page.push(Line::raw(text::clean(&told).into_owned()));
             }
+            push_left_out(page, choice, theme);
         }
-        Destination::InPlace => push_in_place(page, choice, theme),
-    }
-    if !choice.left_out.is_empty() {
-        let left_out = text::counted(choice.left_out.len() as u64, "path is", "paths are");
-        page.push(Line::styled(format!("   {left_out} LEFT OUT:"), theme.live()));
-        let told = choice.left_out.iter().map(|(path, why)| (path.as_str(), format!(": {why}")));
-        push_by_folder(page, told, theme.live());
+        Destination::InPlace => {
+            page.push(Line::raw("   All of it or nothing. What is not as you saw it stops everything."));
+            // What is replaced and what is left out stand first: a person who skims has to see them.
+            let replaced = ("~", "replaced; what is there is kept as NAME.pre-RECOVERY", theme.changed());
+            push_items(page, choice, choice::Action::Replace, replaced);
+            push_left_out(page, choice, theme);
+            let created = ("-", "brought back where nothing stands now", theme.missing());
+            push_items(page, choice, choice::Action::Create, created);
+            push_items(page, choice, choice::Action::MakeFolder, ("+", "made for them", theme.text()));
+            if choice.same > 0 {
+                let same = text::counted(choice.same, "file is", "files are");
+                page.push(Line::styled(format!("   {same} there already, with the same content"), theme.quiet()));
+            }
+        }
     }
 }
 
-/// What is replaced stands first: it is what a person who skims has to see.
-fn push_in_place(page: &mut Vec<Line<'static>>, choice: &Choice, theme: Theme) {
-    page.push(Line::raw("   All of it or nothing. What is not as you saw it stops everything."));
-    let kept = "instead of present ones, which are kept beside them as NAME.pre-RECOVERY";
-    for (symbol, action, what, style) in [
-        ("~", choice::Action::Replace, kept, theme.changed()),
-        ("-", choice::Action::Create, "where nothing stands now", theme.missing()),
-        ("+", choice::Action::MakeFolder, "that are not there now", theme.text()),
-    ] {
-        let items: Vec<_> = choice.items.iter().filter(|item| item.action == action).collect();
-        if items.is_empty() {
-            continue;
-        }
-        let (one, several) =
-            if action == choice::Action::MakeFolder { ("folder", "folders") } else { ("file", "files") };
-        let count = text::counted(items.len() as u64, one, several);
-        page.push(Line::styled(format!("   {symbol} {count} {what}:"), style));
-        let told = items.iter().map(|item| {
-            let size =
-                if item.kind == EntryKind::File { format!("  {}", text::bytes(item.size)) } else { String::new() };
-            let instead = item.present.as_ref().filter(|_| action == choice::Action::Replace);
-            let instead = instead.map(|present| format!(" instead of {}", text::bytes(present.size)));
-            (item.path.as_str(), size + &instead.unwrap_or_default())
-        });
-        push_by_folder(page, told, style);
+fn push_left_out(page: &mut Vec<Line<'static>>, choice: &Choice, theme: Theme) {
+    if choice.left_out.is_empty() {
+        return;
     }
-    if choice.same > 0 {
-        let same = text::counted(choice.same, "file is", "files are");
-        page.push(Line::styled(format!("   {same} there already, with the same content"), theme.quiet()));
+    let left_out = text::counted(choice.left_out.len() as u64, "path is", "paths are");
+    page.push(Line::styled(format!("   {left_out} LEFT OUT:"), theme.live()));
+    let told = choice.left_out.iter().map(|(path, why)| (path.as_str(), format!(": {why}")));
+    push_by_folder(page, told, theme.live());
+}
+
+/// What happens in one way, under a line that counts it.
+fn push_items(
+    page: &mut Vec<Line<'static>>,
+    choice: &Choice,
+    action: choice::Action,
+    (symbol, what, style): (&str, &str, Style),
+) {
+    let items: Vec<_> = choice.items.iter().filter(|item| item.action == action).collect();
+    if items.is_empty() {
+        return;
     }
+    let (one, several) = if action == choice::Action::MakeFolder { ("folder", "folders") } else { ("file", "files") };
+    let count = text::counted(items.len() as u64, one, several);
+    page.push(Line::styled(format!("   {symbol} {count} {what}:"), style));
+    let told = items.iter().map(|item| {
+        let size = if item.kind == EntryKind::File { format!("  {}", text::bytes(item.size)) } else { String::new() };
+        let instead = item.present.as_ref().filter(|_| action == choice::Action::Replace);
+        let instead = instead.map(|present| format!(" instead of {}", text::bytes(present.size)));
+        (item.path.as_str(), size + &instead.unwrap_or_default())
+    });
+    push_by_folder(page, told, style);
 }
 
 /// Paths with something to be told of each, under the folders that they are in: a folder's path is read once.
