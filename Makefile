@@ -1,4 +1,5 @@
 # make drill     practise a recovery in a private sandbox; without a terminal it recovers by itself and prints the report
+#                (SCENARIO=lost-files for another one; lifeboat drill --help lists them)
 # make test      every test, on real servers
 # make bench     the comparisons that the README's numbers come from
 # make soak      every fault test, with thousands of kills; writes tests/FAULTS.md (KILLS=1000 of each kind of process unless said otherwise)
@@ -19,7 +20,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 drill: install-tools
 	@cargo build --locked
-	@cargo run --quiet --locked -- drill
+	@cargo run --quiet --locked -- drill $(SCENARIO)
 
 test: install-test-tools
 	PATH="$(CURDIR)/target/moto/bin:$$PATH" cargo test --locked

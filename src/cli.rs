@@ -7,11 +7,13 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch as latest;
 
 use crate::config::{Config, System};
+use crate::drill::scenarios;
 use crate::error::{Error, Result};
 use crate::files::choice::Policy;
 use crate::files::write::Own;
@@ -41,6 +43,7 @@ Without a command, opens the console.
 
 Examples:
   lifeboat drill                            learn it on a private sandbox, with a real incident
+  lifeboat drill lost-files                 another one: files instead of rows
   lifeboat points                           what can be brought back
   lifeboat tables 1a2b3c4d                  what lies in a recovery point
   lifeboat diff 1a2b3c4d public.orders      backup against production, row by row; changes nothing
@@ -81,6 +84,9 @@ enum Command {
     },
     /// Practise on a private sandbox: a real server, a real repository, a real incident
     Drill {
+        /// What has happened
+        #[arg(default_value = scenarios::ALL[0].name, value_parser = scenario_names())]
+        scenario: String,
         /// Answer from a file instead of opening the console (the default without a terminal)
         #[arg(long, value_name = "FILE")]
         answers: Option<PathBuf>,
@@ -188,6 +194,9 @@ enum Command {
         /// In place: only what is gone
         #[arg(long, requires = "in_place")]
         missing_only: bool,
+        /// In place: what is gone, and of what changed only files that are named here by themselves
+        #[arg(long, requires = "in_place", conflicts_with = "missing_only")]
+        keep_in_folders: bool,
         /// Whose they will be
         #[arg(long, value_enum)]
         owner: Option<Owner>,
@@ -236,6 +245,11 @@ enum Command {
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
     Man,
+}
+
+/// The drills that there are, each with what happened.
+fn scenario_names() -> PossibleValuesParser {
+    scenarios::ALL.map(|scenario| PossibleValue::new(scenario.name).help(scenario.title)).into()
 }
 
 /// Whose files will be.
@@ -320,9 +334,11 @@ fn enough_threads() -> Result<()> {
 
 async fn dispatch(arguments: Arguments) -> Result<()> {
     let mut command = arguments.command.unwrap_or(Command::Console { dump: None });
-    if let Command::Drill { answers } = command {
+    if let Command::Drill { scenario, answers } = command {
         let config = Config::load(arguments.config.as_deref())?;
-        return Box::pin(headless::drill(answers, &config)).await;
+        let scenario = scenarios::ALL.into_iter().find(|known| known.name == scenario);
+        let scenario = scenario.ok_or_else(|| Error::bug("a drill was chosen that does not exist"))?;
+        return Box::pin(headless::drill(scenario, answers, &config)).await;
     }
     if let Command::Worker = command {
         return worker::attend().await;
@@ -382,13 +398,14 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
             files::changes(system, &asked, json).await
         }
         Command::Cat { file } => files::cat(system, &file).await,
-        Command::RestoreFiles { point, paths, into, in_place, missing_only, owner, consent } => {
+        Command::RestoreFiles { point, paths, into, in_place, missing_only, keep_in_folders, owner, consent } => {
+            let policies = [(missing_only, Policy::Missing), (keep_in_folders, Policy::MissingAndMarked)];
             let script = Script {
                 point: Some(point),
                 files: paths,
                 into: into.map(|folder| whole(&folder)).transpose()?,
                 in_place,
-                policy: missing_only.then_some(Policy::Missing),
+                policy: policies.iter().find_map(|(wanted, policy)| wanted.then_some(*policy)),
                 own: owner.map(|owner| match owner {
                     Owner::Names => Own::Names,
                     Owner::Numbers => Own::Numbers,
@@ -429,6 +446,7 @@ async fn console(system: System, dump: Option<PathBuf>, attach: Option<String>, 
         workers: Arc::new(Workers::Detached { system, dump, away: Away::Person }),
         state,
         attach,
+        machine: None,
         briefing: None,
         verdict: None,
         now: chrono::Utc::now,

@@ -1,5 +1,10 @@
 //! Drills: the real console, against a private sandbox that nobody's data is in.
 
 pub mod cluster;
+mod database;
+mod documents;
+mod files;
+mod repository;
 pub mod sandbox;
 pub mod scenarios;
+mod tree;

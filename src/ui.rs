@@ -50,6 +50,8 @@ pub struct Console {
     pub state: PathBuf,
     /// The recovery to look on at from the beginning.
     pub attach: Option<String>,
+    /// This machine's name, where its files are what is recovered and there is no server to be named in the header.
+    pub machine: Option<String>,
     /// What the operator of a drill is told.
     pub briefing: Option<String>,
     /// Called when a plan has run to its end; `None` outside drills.

@@ -13,6 +13,7 @@ use super::watch::Watch;
 use super::{print, recovery_folder, with_progress};
 use crate::config::{Config, Environment, RepositorySettings, System};
 use crate::drill::sandbox::{self, Sandbox};
+use crate::drill::scenarios::Scenario;
 use crate::error::{Error, Result};
 use crate::files::choice::Choice;
 use crate::postgres::diff::{Class, Filter, TableDiff};
@@ -32,6 +33,8 @@ use crate::text::{self, clean};
 pub const ANSWERS_HELP: &str = r#"The answers file:
   incident = "2026-01-15T14:00:00Z"     when it happened; left out: not known
   point = "1a2b3c4d"                    left out: the newest recovery point before the incident
+
+Rows come back:
   dump = "/backup/orders.dump"          only when the recovery point holds several
   tables = ["public.orders"]
   key = ["number"]                      only for a table without primary key and unique index
@@ -43,7 +46,16 @@ pub const ANSWERS_HELP: &str = r#"The answers file:
   classes = ["missing", "changed"]      "extra" deletes rows that only production has
   columns = ["status"]                  left out: every column that differs
   transactions = "largest"              or [774, 775]; left out: any
-  condition = "live.status = 'void'"    SQL over "backup" and "live"; left out: none"#;
+  condition = "live.status = 'void'"    SQL over "backup" and "live"; left out: none
+
+Files come back:
+  files = ["/srv/a.pdf", "/srv/plans"]  files and folders, by their whole paths
+  into = "/home/me/restored"            a folder that is not there yet; left out: one in the home folder
+  in_place = true                       instead: where they were; what stands there is kept as NAME.pre-RECOVERY
+  policy = "missing_and_changed"        in place: which; or "missing", or "missing_and_marked": of what changed only files
+                                        that are named here by themselves, and none that a named folder holds
+  own = "names"                         whose they will be: or "numbers", or "me"; left out: as the console recommends
+  consent = "put back 7 files"          in place: how many are written, or the name of the only one"#;
 
 pub async fn points(system: System, as_json: bool) -> Result<()> {
     let live = Systems::new(system, None);
@@ -584,14 +596,11 @@ pub fn report(state: &Path, recovery: &str) -> Result<()> {
 }
 
 /// A drill: on the console, or by itself from an answers file where there is no terminal.
-pub async fn drill(answers: Option<PathBuf>, config: &Config) -> Result<()> {
+pub async fn drill(scenario: &'static Scenario, answers: Option<PathBuf>, config: &Config) -> Result<()> {
     let progress = Progress::default();
     let work = {
         let progress = progress.clone();
-        tokio::task::spawn_blocking(move || {
-            sandbox::reap();
-            Sandbox::create(&progress)
-        })
+        tokio::task::spawn_blocking(move || Sandbox::create(scenario, &progress))
     };
     let sandbox = with_progress(&progress, async {
         work.await.map_err(|error| Error::bug("the sandbox's thread ended").detail(error))?
@@ -623,6 +632,7 @@ pub async fn drill(answers: Option<PathBuf>, config: &Config) -> Result<()> {
             workers: Arc::new(Workers::Here { systems, system }),
             state,
             attach: None,
+            machine: sandbox.tree().map(|_| journal::operator().host),
             briefing: Some(sandbox.briefing()),
             verdict: Some(verdict),
             now: chrono::Utc::now,
@@ -631,7 +641,7 @@ pub async fn drill(answers: Option<PathBuf>, config: &Config) -> Result<()> {
     }
     let script = match answers {
         Some(path) => Script::read(&path)?,
-        None => Script::parse(&sandbox.scenario().answers(sandbox.incident()))?,
+        None => Script::parse(&sandbox.answers())?,
     };
     print(&sandbox.briefing())?;
     let workers = Workers::Here { systems: Arc::new(Systems::new(system.clone(), None)), system };

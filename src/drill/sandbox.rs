@@ -1,13 +1,14 @@
-//! A private world to practise in: a real PostgreSQL server with a real database, real dumps of it in a real, encrypted
-//! restic repository, and an incident that has just happened.
+//! A private world to practise in: a real PostgreSQL server with a real database, or the files of a real file server; real
+//! backups of them in a real, encrypted restic repository; and an incident that has just happened.
 //!
 //! ```text
 //!   /tmp/lifeboat-drill-x7Kd2a/
 //!     owner.lock     locked for as long as the owner lives; its first line is the mark by which `reap` knows us
-//!     pg/            the server: its socket, and data/
 //!     repository/    restic; password beside it
-//!     staging/       dumps on their way into the repository
 //!     file-server/   the tree of the `fileserver` snapshots
+//!     pg/            rows: the server: its socket, and data/
+//!     staging/       rows: dumps on their way into the repository
+//!     other-disk/    files: what a link of the tree leads to, and nobody may touch
 //!
 //!   backups of the nights ... last backup | honest work | incident | honest work | too late a backup | you are called
 //!                                02:15 UTC                  =  sandbox.incident()
@@ -15,15 +16,14 @@
 //!
 //! Invariant: a sandbox cannot reach anybody's system. Nothing here takes an address: the only server it knows is the one
 //! that it has created, by the socket in its own folder, the environment (`PG*`, `RESTIC_*`) is not passed on to the
-//! programs it runs, and no configuration is read. What it hands out is its own connection string.
+//! programs it runs, and no configuration is read. What it hands out is its own connection string, which leads nowhere when
+//! it has no server.
 //!
-//! Invariant: the truth (database `drill_truth` of the same server) is complete before the operator is called, and
-//! nothing but [`Sandbox::check`] reads it.
+//! Invariant: the truth is complete before the operator is called, and nothing but [`Sandbox::check`] reads it.
 
-use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -33,26 +33,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-use super::cluster::{Cluster, Guard, programs};
-use super::scenarios::{DAMAGED_TABLE, Scenario};
+use super::cluster::{Guard, programs};
+use super::database::Database;
+use super::files::FileServer;
+use super::scenarios::{Scenario, Story};
 use crate::error::{Error, Result};
-use crate::progress::{Progress, Unit};
+use crate::progress::Progress;
 
 /// Nights that have a backup.
-const DAYS: u32 = 5;
+pub(super) const NIGHTS: u32 = 5;
 /// How long ago the last backup is at least, so that losing everything since then would hurt.
 const LAST_BACKUP_AGE: TimeDelta = TimeDelta::hours(6);
 const PREFIX: &str = "lifeboat-drill-";
 const MARK: &str = "This folder is a sandbox of Lifeboat; the next drill removes it when its owner is gone.\n";
 /// A Unix socket's path has at most 107 bytes; this is what we add to the temporary folder's.
 const SOCKET_PATH_BYTES: usize = PREFIX.len() + "/xxxxxx/pg/.s.PGSQL.5432".len();
-
-const SCHEMA: &str = include_str!("../../assets/drill/schema.sql");
-const GENERATE: &str = include_str!("../../assets/drill/generate.sql");
-const DATA: &str = include_str!("../../assets/drill/data.sql");
-const DAY: &str = include_str!("../../assets/drill/day.sql");
-const EXPORT: &str = include_str!("../../assets/drill/export.sql");
-const IMPORT: &str = include_str!("../../assets/drill/import.sql");
 
 /// Removes what the server's own guard leaves, once that one has stopped the server.
 const REMOVE_REST: &str = r#"
@@ -65,7 +60,7 @@ while [ -e "$1/pg" ] && [ "$tries" -lt 600 ]; do sleep 0.1; tries=$((tries + 1))
 #[derive(Debug)]
 pub struct Sandbox {
     // In the order in which they must go: the server, then its files, then the claim on them.
-    cluster: Cluster,
+    world: World,
     #[expect(dead_code, reason = "it acts when we are gone")]
     guard: Guard,
     #[expect(dead_code, reason = "locked as long as it is open")]
@@ -75,10 +70,17 @@ pub struct Sandbox {
     incident: DateTime<Utc>,
 }
 
+/// What the incident has hit.
+#[derive(Debug)]
+enum World {
+    Rows(Database),
+    Files(FileServer),
+}
+
 /// The end state compared with the truth.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// At least one, in the order of the scenario's query.
+    /// At least one, in the order of the scenario.
     pub checks: Vec<Check>,
 }
 
@@ -89,7 +91,7 @@ pub struct Check {
     pub name: String,
     /// As the truth has it.
     pub expected: u64,
-    /// As the database has it now.
+    /// As it is now.
     pub found: u64,
     /// Keys or names of a few of the wrong ones; empty when there is none.
     pub examples: String,
@@ -107,52 +109,24 @@ impl Verdict {
 impl Sandbox {
     /// Builds the sandbox, tells the story, and returns when the operator would be called; takes about ten seconds.
     /// First removes what sandboxes of dead owners have left.
-    pub fn create(progress: &Progress) -> Result<Self> {
-        let programs = prerequisites()?;
+    pub fn create(scenario: &'static Scenario, progress: &Progress) -> Result<Self> {
+        prerequisites(scenario)?;
         reap();
-        progress.begin("Creating a private sandbox", Unit::Items, Some(u64::from(2 * DAYS) + 4));
         let (folder, owner) = private_folder()?;
         let guard = Guard::start(REMOVE_REST, folder.path()).map_err(|error| failed("guard", error))?;
-        let scenario = &DAMAGED_TABLE;
-        let nights = nights(Utc::now());
-        let anchor = nights[nights.len() - 1].to_rfc3339();
-        let repository = Repository::new(folder.path())?;
-
-        let (cluster, incident) = std::thread::scope(|scope| {
-            let initialised = scope.spawn(|| repository.initialise());
-            let settings = ["track_commit_timestamp=on"];
-            let cluster = Cluster::create(&folder.path().join("pg"), &programs, &settings)?;
-            let story = Story { cluster: &cluster, anchor: &anchor };
-            story.tell("postgres", "create database programme_db", &[])?;
-            story.tell("programme_db", &[SCHEMA, GENERATE, DATA].concat(), &[])?;
-            progress.advance(1);
-            join(initialised)?;
-            progress.advance(1);
-
-            let mut backups = vec![scope.spawn(|| file_server(&repository, &nights, progress))];
-            for (day, night) in (1..).zip(&nights) {
-                progress.check()?;
-                story.tell("programme_db", &[GENERATE, DAY].concat(), &[("day", &day.to_string())])?;
-                let dump = story.dump(folder.path(), *night)?;
-                let repository = &repository;
-                backups.push(scope.spawn(move || {
-                    repository.back_up_dump(&dump, Some(*night))?;
-                    progress.advance(1);
-                    Ok(())
-                }));
+        let now = Utc::now();
+        let nights = nights(now);
+        let (world, incident) = match &scenario.story {
+            Story::Rows(script) => {
+                let (database, incident) = Database::build(folder.path(), &nights, script, progress)?;
+                (World::Rows(database), incident)
             }
-            progress.check()?;
-            let incident = story.incident(scenario)?;
-            progress.advance(1);
-            let dump = story.dump(folder.path(), Utc::now())?;
-            backups.push(scope.spawn(|| repository.back_up_dump(&{ dump }, None)));
-            for backup in backups {
-                join(backup)?;
+            Story::Files => {
+                let (server, incident) = FileServer::build(folder.path(), &nights, now, progress)?;
+                (World::Files(server), incident)
             }
-            progress.advance(1);
-            Ok::<_, Error>((cluster, incident))
-        })?;
-        Ok(Self { cluster, guard, owner, folder, scenario, incident })
+        };
+        Ok(Self { world, guard, owner, folder, scenario, incident })
     }
 
     /// The sandbox's own folder; it is gone when the sandbox is.
@@ -160,9 +134,23 @@ impl Sandbox {
         self.folder.path()
     }
 
-    /// How to connect to the damaged database.
+    /// How to connect to the damaged database. Where files are damaged there is none, and this leads nowhere: without it the
+    /// environment's would be meant.
     pub fn conninfo(&self) -> String {
-        self.cluster.conninfo("programme_db")
+        match &self.world {
+            World::Rows(database) => database.conninfo(),
+            World::Files(_) => {
+                format!("host={} user=nobody dbname=none", self.folder().join("no-server").display())
+            }
+        }
+    }
+
+    /// The file server's tree, where files are damaged.
+    pub fn tree(&self) -> Option<&Path> {
+        match &self.world {
+            World::Rows(_) => None,
+            World::Files(server) => Some(server.root()),
+        }
     }
 
     /// The restic repository, as `RESTIC_REPOSITORY` takes it.
@@ -175,187 +163,37 @@ impl Sandbox {
         self.folder().join("password")
     }
 
-    /// The story that was told in it.
-    pub fn scenario(&self) -> &'static Scenario {
-        self.scenario
-    }
-
-    /// When the first of the bad transactions was committed, by the server's clock, to the microsecond.
+    /// When it happened: of rows, when the first of the bad transactions was committed, by the server's clock, to the
+    /// microsecond.
     pub fn incident(&self) -> DateTime<Utc> {
         self.incident
     }
 
     /// What the operator is told when called, in paragraphs of one line each.
     pub fn briefing(&self) -> String {
-        self.scenario.briefing(self.incident)
+        let incident = self.incident.format("%Y-%m-%d %H:%M:%S UTC").to_string();
+        self.fill(self.scenario.briefing.trim_end(), &incident)
     }
 
-    /// Compares the database as it is now with what it must be. Only the stamp `updated_at` of damaged rows, which a
-    /// trigger sets, and further entries of the audit table may differ from the truth.
+    /// An answers file that recovers from it.
+    pub fn answers(&self) -> String {
+        self.fill(self.scenario.answers, &self.incident.to_rfc3339())
+    }
+
+    /// What only this sandbox knows, in a text of the scenario.
+    fn fill(&self, text: &str, incident: &str) -> String {
+        let tree = self.tree().unwrap_or(self.folder()).display().to_string();
+        text.replace("{incident}", incident).replace("{tree}", &tree).replace("{host}", &host())
+    }
+
+    /// Compares what is there now with what must be.
     pub fn check(&self) -> Result<Verdict> {
-        let story = Story { cluster: &self.cluster, anchor: "" };
-        let output = story.compare("found", self.scenario.check).map_err(|error| {
-            Error::target("cannot compare the database with the truth")
-                .detail(error.detail.unwrap_or(error.message))
-                .hint("Check that the tables of programme_db still have their columns.")
-        })?;
-        let checks = output.lines().map(Check::parse).collect::<Option<Vec<_>>>();
-        match checks {
-            Some(checks) if !checks.is_empty() => Ok(Verdict { checks }),
-            _ => Err(Error::bug("the check of a drill printed something else than checks").detail(output)),
-        }
+        let checks = match &self.world {
+            World::Rows(database) => database.check(),
+            World::Files(server) => server.check(),
+        };
+        checks.map(|checks| Verdict { checks })
     }
-}
-
-impl Check {
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split('\t').skip(1);
-        let name = fields.next()?.to_owned();
-        let expected = fields.next()?.parse().ok()?;
-        let found = fields.next()?.parse().ok()?;
-        Some(Self { name, expected, found, examples: fields.next()?.to_owned(), ok: expected == found })
-    }
-}
-
-/// Tells SQL to the sandbox's server.
-struct Story<'a> {
-    cluster: &'a Cluster,
-    /// The instant of the last backup.
-    anchor: &'a str,
-}
-
-impl Story<'_> {
-    /// Runs a psql script and returns what it prints, one row a line, tabs between the columns.
-    fn tell(&self, database: &str, script: &str, variables: &[(&str, &str)]) -> Result<String> {
-        let mut psql = self.cluster.command("psql")?;
-        psql.args(["-X", "-q", "-A", "-t", "-F", "\t", "-d", database, "-v", "ON_ERROR_STOP=1"]);
-        psql.arg("-v").arg(format!("anchor={}", self.anchor)).arg("-v").arg(format!("days={DAYS}"));
-        for (name, value) in variables {
-            psql.arg("-v").arg(format!("{name}={value}"));
-        }
-        run(&mut psql, "a script of the drill", Stdio::piped(), script.as_bytes())
-    }
-
-    /// Work, the incident, more work; and the truth about it. Returns when the incident was committed.
-    fn incident(&self, scenario: &Scenario) -> Result<DateTime<Utc>> {
-        self.tell("programme_db", &[GENERATE, scenario.business].concat(), &[])?;
-        self.tell("postgres", "create database drill_truth template programme_db", &[])?;
-        let printed = self.tell("programme_db", scenario.incident, &[])?;
-        self.tell("programme_db", &[GENERATE, scenario.aftermath].concat(), &[])?;
-        self.compare("live", scenario.truth)?;
-        printed.trim().parse().map_err(|_| Error::bug("an incident did not print its instant").detail(printed))
-    }
-
-    /// Carries an image of the database beside the truth, as the schema of that name, and runs a script there.
-    fn compare(&self, image: &str, script: &str) -> Result<String> {
-        let folder = self.cluster.data().join("drill_image");
-        // The server writes these files, so the server's user makes their folder.
-        run(self.cluster.command("/bin/mkdir")?.arg("-p").arg(&folder), "mkdir", Stdio::null(), b"")?;
-        let variables = [("folder", &*folder.to_string_lossy()), ("image", image)];
-        self.tell("programme_db", &[EXPORT, IMPORT, script].concat(), &variables)
-    }
-
-    /// Dumps the database as the procedure does. A file, not a pipe, so that the dump has data offsets.
-    fn dump(&self, folder: &Path, at: DateTime<Utc>) -> Result<PathBuf> {
-        let path = folder.join("staging").join(at.format("programme_db_%Y%m%d_%H%M%S.dump").to_string());
-        let file = File::create(&path).map_err(|error| failed("dump", error))?;
-        run(self.cluster.command("pg_dump")?.args(["-Fc", "programme_db"]), "pg_dump", file.into(), b"")?;
-        Ok(path)
-    }
-}
-
-/// The restic repository, written by restic itself.
-struct Repository {
-    folder: PathBuf,
-}
-
-impl Repository {
-    /// Makes the folders and a password.
-    fn new(folder: &Path) -> Result<Self> {
-        for name in ["staging", "file-server"] {
-            fs::create_dir(folder.join(name)).map_err(|error| failed(name, error))?;
-        }
-        let mut noise = [0; 16];
-        let password = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut noise)).and_then(|()| {
-            let mut file = File::options().write(true).create_new(true).mode(0o600).open(folder.join("password"))?;
-            writeln!(file, "{:032x}", u128::from_ne_bytes(noise))
-        });
-        password.map_err(|error| failed("password", error))?;
-        Ok(Self { folder: folder.to_owned() })
-    }
-
-    fn initialise(&self) -> Result<()> {
-        finish(self.restic(&["init", "--repository-version", "2"]).output(), "restic init").map(drop)
-    }
-
-    /// Stores a dump under the path that it has on the database server of the procedure, and removes the file.
-    /// `at` is the snapshot's instant; without it, it is now.
-    fn back_up_dump(&self, dump: &Path, at: Option<DateTime<Utc>>) -> Result<()> {
-        let name = Path::new("/backup/staging").join(dump.file_name().unwrap_or_default());
-        let file = File::open(dump).map_err(|error| failed("dump", error))?;
-        let mut restic = self.restic(&["backup", "--host", "db-server", "--tag", "postgresql,programme_db", "--stdin"]);
-        restic.arg("--stdin-filename").arg(name).stdin(file);
-        if let Some(at) = at {
-            restic.arg("--time").arg(restic_time(at));
-        }
-        finish(restic.output(), "restic backup")?;
-        fs::remove_file(dump).map_err(|error| failed("dump", error))
-    }
-
-    fn restic(&self, arguments: &[&str]) -> Command {
-        let mut restic = Command::new("restic");
-        restic.args(arguments).args(["--quiet", "--no-cache"]).current_dir(self.folder.join("file-server"));
-        // Nothing of the caller's environment: RESTIC_REPOSITORY there may well be the real one.
-        restic.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TZ", "UTC");
-        restic.env("HOME", &self.folder).env("TMPDIR", &self.folder);
-        restic.env("RESTIC_REPOSITORY", self.folder.join("repository"));
-        restic.env("RESTIC_PASSWORD_FILE", self.folder.join("password"));
-        restic
-    }
-}
-
-/// The nightly snapshots of a file server with a small tree, which changes a little every day.
-fn file_server(repository: &Repository, nights: &[DateTime<Utc>], progress: &Progress) -> Result<()> {
-    let root = repository.folder.join("file-server");
-    let write = |path: String, contents: &[u8]| {
-        let path = root.join(path);
-        let parent = path.parent().unwrap_or(&root);
-        fs::create_dir_all(parent).and_then(|()| fs::write(&path, contents)).map_err(|error| failed("file", error))
-    };
-    write("home/shared/project-files/budget [final] (2).csv".into(), b"item,amount\nblankets,18200\nfilters,9400\n")?;
-    write("home/shared/project-files/maps/korvane – north.geojson".into(), br#"{"type":"Point","coordinates":[1,2]}"#)?;
-    for night in nights {
-        progress.check()?;
-        let day = night.format("%Y-%m-%d");
-        write("var/www/uploads/important-document.pdf".into(), &pdf(&format!("Agreement, as of {day}")))?;
-        write(format!("home/shared/project-files/minutes/{day}.txt"), format!("Minutes of {day}\n").as_bytes())?;
-        let mut restic = repository.restic(&["backup", "--host", "file-server", "--tag", "fileserver", "home", "var"]);
-        run(restic.arg("--time").arg(restic_time(*night)), "restic backup", Stdio::null(), b"")?;
-        progress.advance(1);
-    }
-    Ok(())
-}
-
-/// A PDF of one page with one line of text. The text must have no parentheses.
-fn pdf(text: &str) -> Vec<u8> {
-    let drawing = format!("BT /F1 24 Tf 72 720 Td ({text}) Tj ET");
-    let objects = [
-        "<< /Type /Catalog /Pages 2 0 R >>".into(),
-        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>".into(),
-        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>"
-            .into(),
-        format!("<< /Length {} >>\nstream\n{drawing}\nendstream", drawing.len()),
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_owned(),
-    ];
-    let mut file = "%PDF-1.4\n".to_owned();
-    let mut table = format!("xref\n0 {}\n0000000000 65535 f \n", objects.len() + 1);
-    for (number, object) in (1..).zip(&objects) {
-        let _ = writeln!(table, "{:010} 00000 n ", file.len());
-        let _ = write!(file, "{number} 0 obj\n{object}\nendobj\n");
-    }
-    let start = file.len();
-    let trailer = format!("trailer\n<< /Size {} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n", objects.len() + 1);
-    (file + &table + &trailer).into_bytes()
 }
 
 /// When the backups ran: 02:15 UTC of the nights before `now`, oldest first, the last of them old enough.
@@ -364,28 +202,31 @@ fn nights(now: DateTime<Utc>) -> Vec<DateTime<Utc>> {
     let limit = now - LAST_BACKUP_AGE;
     let today = limit.date_naive().and_time(quarter_past_two).and_utc();
     let last = if today <= limit { today } else { today - TimeDelta::days(1) };
-    (0..DAYS).rev().map(|days| last - TimeDelta::days(days.into())).collect()
+    (0..NIGHTS).rev().map(|days| last - TimeDelta::days(days.into())).collect()
 }
 
-fn restic_time(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M:%S").to_string()
+/// This machine's name.
+pub(super) fn host() -> String {
+    crate::recovery::journal::operator().host
 }
 
-/// The PostgreSQL programs, when everything that a sandbox needs is installed.
-fn prerequisites() -> Result<PathBuf> {
+/// Refuses when something that the scenario needs is not installed.
+fn prerequisites(scenario: &Scenario) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let restic = std::env::split_paths(&path).any(|folder| folder.join("restic").is_file());
-    match (programs(), restic) {
-        (Ok(programs), true) => Ok(programs),
-        (programs, restic) => {
-            let missing: Vec<_> = [("postgresql", programs.is_ok()), ("restic", restic)]
-                .iter()
-                .filter_map(|(name, installed)| (!installed).then_some(*name))
-                .collect();
-            Err(Error::operator(format!("a drill needs {}, not installed on this machine", missing.join(" and ")))
-                .hint(format!("Install what is missing: sudo apt-get install {}", missing.join(" "))))
-        }
+    let server = match scenario.story {
+        Story::Rows(_) => programs().is_ok(),
+        Story::Files => true,
+    };
+    let missing: Vec<_> = [("postgresql", server), ("restic", restic)]
+        .iter()
+        .filter_map(|(name, installed)| (!installed).then_some(*name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
     }
+    Err(Error::operator(format!("a drill needs {}, not installed on this machine", missing.join(" and ")))
+        .hint(format!("Install what is missing: sudo apt-get install {}", missing.join(" "))))
 }
 
 /// Not under `XDG_RUNTIME_DIR`: that is memory, often little, and root's is closed to the user who runs the server.
@@ -460,7 +301,7 @@ fn stop_server(data: &Path) -> Option<()> {
 }
 
 /// Runs a program to its end with this input, and returns what it printed when that goes to a pipe.
-fn run(command: &mut Command, what: &str, stdout: Stdio, input: &[u8]) -> Result<String> {
+pub(super) fn run(command: &mut Command, what: &str, stdout: Stdio, input: &[u8]) -> Result<String> {
     let child = command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).spawn();
     let mut child = child.map_err(|error| failed(what, error))?;
     // A program that stops reading has failed, and says why itself.
@@ -468,7 +309,7 @@ fn run(command: &mut Command, what: &str, stdout: Stdio, input: &[u8]) -> Result
     finish(child.wait_with_output(), what)
 }
 
-fn finish(output: std::io::Result<std::process::Output>, what: &str) -> Result<String> {
+pub(super) fn finish(output: std::io::Result<std::process::Output>, what: &str) -> Result<String> {
     let output = output.map_err(|error| failed(what, error))?;
     if !output.status.success() {
         return Err(failed(what, String::from_utf8_lossy(&output.stderr)));
@@ -476,11 +317,11 @@ fn finish(output: std::io::Result<std::process::Output>, what: &str) -> Result<S
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+pub(super) fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn failed(what: &str, why: impl std::fmt::Display) -> Error {
+pub(super) fn failed(what: &str, why: impl std::fmt::Display) -> Error {
     Error::operator(format!("cannot create the sandbox: {what} failed"))
         .detail(why)
         .hint("Check that the temporary folder has 300 MB of free space.")

@@ -40,6 +40,9 @@ pub enum Policy {
     Missing,
     /// Those that are gone, and those with other content; the present ones are kept under another name.
     MissingAndChanged,
+    /// Those that are gone; of those with other content the ones that were marked by themselves, and none that a marked
+    /// folder holds. The present ones are kept under another name.
+    MissingAndMarked,
 }
 
 /// What happens at a path.
@@ -188,6 +191,8 @@ fn in_place(
 ) -> Result<()> {
     progress.begin("looking what stands there now", Unit::Items, None);
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    let mut met: BTreeSet<String> = BTreeSet::new();
+    let marked: BTreeSet<String> = choice.paths.iter().cloned().collect();
     let mut open: Vec<(String, Node)> = Vec::new();
     for path in choice.paths.iter().rev() {
         open.push((path.clone(), repository.node(snapshot, path)?));
@@ -195,6 +200,10 @@ fn in_place(
     while let Some((path, node)) = open.pop() {
         progress.check()?;
         progress.advance(1);
+        // What is marked by itself and with a folder above it is met twice.
+        if !met.insert(path.clone()) {
+            continue;
+        }
         let Some(here) = here(repository, snapshot, &path)? else {
             choice.left_out.insert(path, "that is no name of a file".into());
             continue;
@@ -239,6 +248,11 @@ fn in_place(
             }
             continue;
         }
+        let policy = match policy {
+            Policy::MissingAndMarked if marked.contains(&path) => Policy::MissingAndChanged,
+            Policy::MissingAndMarked => Policy::Missing,
+            Policy::Missing | Policy::MissingAndChanged => policy,
+        };
         match action(repository, &node, &here, present.as_ref(), policy, recovery)? {
             Ok(Some(action)) => push(action),
             Ok(None) => choice.same += 1,
@@ -321,9 +335,7 @@ fn action(
             "what stands there has {} names (hard links): the others would keep the present content",
             present.links
         )),
-        _ if policy == Policy::Missing => {
-            Err("something else stands there, and only what is missing was chosen".into())
-        }
+        _ if policy == Policy::Missing => Err("it has changed, and was not to be replaced".into()),
         _ => Ok(Some(Action::Replace)),
     })
 }

@@ -7,6 +7,12 @@
 //! triggers = "skip"                      # or "fire"
 //! consent = "public.registrations public.distributions"
 //!
+//! # or, instead of tables:
+//! files = ["/srv/a.pdf", "/srv/plans"]
+//! in_place = true                        # left out: beside, `into` a new folder
+//! policy = "missing_and_marked"          # in place; left out: what is gone and what changed
+//! own = "names"                          # left out: what the flow recommends
+//!
 //! [[rows]]
 //! table = "public.registrations"
 //! classes = ["missing", "changed"]

@@ -115,6 +115,7 @@ pub struct App {
 struct Header {
     server: Option<String>,
     database: Option<String>,
+    machine: String,
 }
 
 impl App {
@@ -136,7 +137,7 @@ impl App {
             looking_inside: false,
             coming: None,
             parting: HashSet::new(),
-            facts: Header::default(),
+            facts: Header { machine: journal::operator().host, ..Header::default() },
             notice: None,
             copied: None,
             left: false,

@@ -399,6 +399,26 @@ fn thousands_of_files_are_put_in_place_and_taken_back_with_few_descriptors() {
 }
 
 #[test]
+fn a_file_that_is_marked_by_itself_is_replaced_and_one_in_a_marked_folder_stays() {
+    let machine = Machine::new();
+    for name in ["docs/gone", "docs/typed again", "docs/broken", "letter"] {
+        machine.write(name, "good");
+    }
+    let of = machine.back_up();
+    fs::remove_file(machine.srv().join("docs/gone")).unwrap();
+    for name in ["docs/typed again", "docs/broken", "letter"] {
+        machine.write(name, "another one");
+    }
+    let choice = machine.freeze(&of, &["docs", "docs/broken", "letter"], Policy::MissingAndMarked);
+    let left_out: Vec<_> = choice.left_out.iter().map(|(path, why)| format!("{path}: {why}")).collect();
+    assert_eq!(left_out, [format!("{}: it has changed, and was not to be replaced", machine.path("docs/typed again"))]);
+    put(&of, &choice).unwrap();
+    let read = |name: &str| fs::read_to_string(machine.srv().join(name)).unwrap();
+    let now = ["docs/gone", "docs/typed again", "docs/broken", "letter", "letter.pre-r1"].map(read);
+    assert_eq!(now, ["good", "another one", "good", "good", "another one"]);
+}
+
+#[test]
 fn what_is_not_as_it_was_seen_stops_everything_and_nothing_is_left() {
     let machine = Machine::new();
     for name in ["a", "b", "c"] {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use lifeboat::drill::sandbox::Sandbox;
+use lifeboat::drill::scenarios::DAMAGED_TABLE;
 use lifeboat::progress::Progress;
 
 use crate::cluster::psql;
@@ -65,7 +66,7 @@ fn file(home: &Path, text: &str) -> String {
 /// One sandbox, one story: look, refuse, recover, prove, undo.
 #[test]
 fn a_whole_recovery_without_a_screen() {
-    let sandbox = Sandbox::create(&Progress::default()).unwrap();
+    let sandbox = Sandbox::create(&DAMAGED_TABLE, &Progress::default()).unwrap();
     let home = tempfile::tempdir().unwrap();
     let program = Program { sandbox: &sandbox, home: home.path() };
     let conninfo = sandbox.conninfo();
@@ -128,7 +129,7 @@ fn a_whole_recovery_without_a_screen() {
     let (code, words) = failed(&output);
     assert!(code == 2 && words.contains("password"), "{code} {words}");
 
-    let answers = sandbox.scenario().answers(incident);
+    let answers = sandbox.answers();
     let without = answers.replace("consent =", "# consent =");
     let (code, words) = program.fails(&["recover", "--answers", &file(home.path(), &without)]);
     assert!(code == 3 && words.contains("gives no consent"), "{code} {words}");
@@ -230,7 +231,7 @@ fn without_sequences(state: &str) -> Vec<&str> {
 
 #[test]
 fn a_dump_on_disk_needs_no_repository() {
-    let sandbox = Sandbox::create(&Progress::default()).unwrap();
+    let sandbox = Sandbox::create(&DAMAGED_TABLE, &Progress::default()).unwrap();
     let home = tempfile::tempdir().unwrap();
     let program = Program { sandbox: &sandbox, home: home.path() };
     let dump = home.path().join("now.dump");
@@ -270,7 +271,7 @@ fn a_dump_on_disk_needs_no_repository() {
 
 #[test]
 fn fm_01_a_console_that_is_killed_while_staging_leaves_production_as_it_was_and_is_told_of() {
-    let sandbox = Sandbox::create(&Progress::default()).unwrap();
+    let sandbox = Sandbox::create(&DAMAGED_TABLE, &Progress::default()).unwrap();
     let home = tempfile::tempdir().unwrap();
     let program = Program { sandbox: &sandbox, home: home.path() };
     let conninfo = sandbox.conninfo();

@@ -2,28 +2,31 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use lifeboat::drill::sandbox::{Sandbox, Verdict, reap};
+use lifeboat::drill::scenarios::{DAMAGED_TABLE, LOST_FILES, Scenario};
 use lifeboat::progress::Progress;
 
 use crate::cluster::{pg_programs, psql};
 
 /// Its guard removes it when the test binary ends.
-static SHARED: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::create(&Progress::default()).unwrap());
+static SHARED: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::create(&DAMAGED_TABLE, &Progress::default()).unwrap());
 
-/// Set in the process that [`a_killed_owner_leaves_nothing_behind`] starts and kills.
+static FILES: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::create(&LOST_FILES, &Progress::default()).unwrap());
+
+/// Set in the process that [`a_killed_owner_leaves_nothing_behind`] starts and kills: the name of its scenario.
 const CHILD: &str = "LIFEBOAT_TEST_SANDBOX_OWNER";
 
-fn restic(arguments: &[&str]) -> Vec<u8> {
+fn restic(sandbox: &Sandbox, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new("restic")
         .args(arguments)
         .args(["--no-cache", "--repo"])
-        .arg(SHARED.repository())
+        .arg(sandbox.repository())
         .arg("--password-file")
-        .arg(SHARED.password_file())
+        .arg(sandbox.password_file())
         .env("TZ", "UTC")
         .output()
         .unwrap();
@@ -32,8 +35,9 @@ fn restic(arguments: &[&str]) -> Vec<u8> {
 }
 
 /// Of each snapshot with this tag, oldest first: time, host, tags, first path.
-fn snapshots(tag: &str) -> Vec<[String; 4]> {
-    let listed: serde_json::Value = serde_json::from_slice(&restic(&["snapshots", "--json", "--tag", tag])).unwrap();
+fn snapshots(sandbox: &Sandbox, tag: &str) -> Vec<[String; 4]> {
+    let listed = restic(sandbox, &["snapshots", "--json", "--tag", tag]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed).unwrap();
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let mut listed: Vec<_> = (listed.as_array().unwrap().iter())
         .map(|snapshot| {
@@ -52,7 +56,7 @@ fn wrong(verdict: &Verdict) -> Vec<String> {
 
 #[test]
 fn the_repository_holds_five_nights_and_a_dump_made_too_late() {
-    let database = snapshots("postgresql,programme_db");
+    let database = snapshots(&SHARED, "postgresql,programme_db");
     assert_eq!(database.len(), 6);
     for [time, host, tags, path] in &database {
         assert_eq!((host.as_str(), tags.as_str()), ("db-server", "postgresql,programme_db"));
@@ -65,23 +69,23 @@ fn the_repository_holds_five_nights_and_a_dump_made_too_late() {
     assert!(SHARED.incident() - instant(&nights[4][0]) >= chrono::TimeDelta::hours(6));
     assert!(instant(&database[5][0]) > SHARED.incident());
 
-    let files = snapshots("fileserver");
+    let files = snapshots(&SHARED, "fileserver");
     assert_eq!(files.len(), 5);
     assert!(files.iter().all(|[_, host, ..]| host == "file-server"));
-    let listing = String::from_utf8(restic(&["ls", "latest", "--tag", "fileserver"])).unwrap();
+    let listing = String::from_utf8(restic(&SHARED, &["ls", "latest", "--tag", "fileserver"])).unwrap();
     assert!(listing.contains("\n/var/www/uploads/important-document.pdf\n"), "{listing}");
     assert_eq!(listing.matches("/home/shared/project-files/minutes/").count(), 5, "{listing}");
 }
 
 #[test]
 fn the_last_dump_before_the_incident_has_the_rows_of_the_procedure() {
-    let [time, _, _, path] = snapshots("postgresql")[4].clone();
+    let [time, _, _, path] = snapshots(&SHARED, "postgresql")[4].clone();
     let listed: serde_json::Value =
-        serde_json::from_slice(&restic(&["snapshots", "--json", "--tag", "postgresql"])).unwrap();
+        serde_json::from_slice(&restic(&SHARED, &["snapshots", "--json", "--tag", "postgresql"])).unwrap();
     let snapshot = listed.as_array().unwrap().iter().find(|snapshot| snapshot["time"] == time.as_str()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("dump");
-    std::fs::write(&dump, restic(&["dump", snapshot["id"].as_str().unwrap(), &path])).unwrap();
+    std::fs::write(&dump, restic(&SHARED, &["dump", snapshot["id"].as_str().unwrap(), &path])).unwrap();
 
     let restore = |arguments: &[&str]| {
         let output = Command::new(pg_programs().join("pg_restore")).args(arguments).arg(&dump).output().unwrap();
@@ -183,12 +187,138 @@ fn the_check_fails_until_exactly_the_damage_is_repaired() {
 }
 
 #[test]
+fn the_file_server_has_five_nights_and_a_backup_made_too_late() {
+    let snapshots = snapshots(&FILES, "fileserver");
+    let tree = FILES.tree().unwrap().display().to_string();
+    let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    assert_eq!(snapshots.len(), 6);
+    for [_, of, tags, path] in &snapshots {
+        // Of this machine, so that files can be put back in place.
+        assert_eq!((of, tags, path), (&host, &format!("fileserver,{host}"), &tree));
+    }
+    let instant = |place: usize| snapshots[place][0].parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    assert!(snapshots[..5].iter().all(|[time, ..]| time.ends_with("T02:15:00Z")));
+    assert!(FILES.incident() - instant(4) >= chrono::TimeDelta::hours(3) && instant(5) > FILES.incident());
+
+    let last = String::from_utf8(restic(&FILES, &["ls", "--long", "--json", "latest"])).unwrap();
+    let late: Vec<serde_json::Value> = last.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |kind: &str| late.iter().filter(|node| node["type"] == kind).count();
+    assert!((1900..2200).contains(&of("file")) && (140..180).contains(&of("dir")), "{} {}", of("file"), of("dir"));
+    let names = late.iter().filter_map(|node| node["path"].as_str());
+    assert_eq!(names.clone().filter(|name| name.ends_with(".locked")).count(), 87);
+    for part in [" [field]/", "тарас", "(final).pdf", " – North"] {
+        let there = names.clone().any(|name| name.contains(part));
+        assert_eq!(there, part != " – North", "{part}");
+    }
+    // The briefing tells what people see: no folder, no time.
+    let briefing = FILES.briefing();
+    assert!(!briefing.contains(&FILES.incident().format("%H:%M").to_string()) && !briefing.contains("cash-books"));
+    let image = FILES.tree().unwrap().join("home/shared/archive/disk image.img");
+    assert!(std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(image).unwrap()) < 100, "a hole is no data");
+}
+
+#[test]
+fn the_check_of_files_fails_until_exactly_the_damage_is_repaired() {
+    let tree = FILES.tree().unwrap();
+    let damage = [
+        "important-document.pdf: content as in the last backup: 1 expected, 0 found",
+        "important-document.pdf: owner, mode and time as in the last backup: 1 expected, 0 found",
+        "Korvane – North: all that was in it is back: 69 expected, 0 found",
+        "Korvane – North: owners, modes and times as in the last backup: 69 expected, 0 found",
+        "cash-books: files are back under their names, readable: 85 expected, 0 found",
+        "cash-books: owners, modes and times as in the last backup: 85 expected, 0 found",
+    ];
+    assert_eq!(wrong(&FILES.check().unwrap()), damage);
+
+    let shell = |script: &str| {
+        let output = Command::new("sh").args(["-euc", script]).current_dir(tree).output().unwrap();
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let nights: serde_json::Value = serde_json::from_slice(&restic(&FILES, &["snapshots", "--json"])).unwrap();
+    let night = nights.as_array().unwrap().iter().rfind(|night| night["time"].as_str().unwrap().contains("T02:15:00"));
+    let aside = tempfile::tempdir().unwrap();
+    let target = aside.path().display().to_string();
+    restic(&FILES, &["restore", night.unwrap()["id"].as_str().unwrap(), "--target", &target]);
+    let backup = format!("{target}{}", tree.display());
+    let document = "var/www/uploads/important-document.pdf";
+    shell(&format!("mv {document} {document}.pre-by_hand; cp -a '{backup}/{document}' {document}"));
+    shell(&format!("cp -a '{backup}/home/shared/project-files/Korvane – North' home/shared/project-files/"));
+    assert_eq!(wrong(&FILES.check().unwrap()).len(), 2);
+    shell(&format!("cp -an '{backup}/home/shared/finance/cash-books' home/shared/finance/"));
+    assert_eq!(wrong(&FILES.check().unwrap()), [""; 0]);
+
+    // The mistakes that lie near, one by one; each is taken back.
+    let books = "home/shared/finance/cash-books";
+    for (mistake, remedy, told) in [
+        (
+            // The whole folder copied over what was typed in again.
+            format!("cp -a {books}/06 '{target}/06'; cp -a '{backup}/{books}/06/cash-book 02.csv' {books}/06/"),
+            format!("cp -a '{target}/06/cash-book 02.csv' {books}/06/"),
+            "files written since the last backup are as people have left them: 59 expected, 58 found",
+        ),
+        (
+            format!("mv {books}/12/*.locked '{target}'"),
+            format!("mv '{target}'/*.locked {books}/12/"),
+            "encrypted files and the note are still there, for the police: 88 expected, 81 found",
+        ),
+        (
+            "mkdir restored".into(),
+            "rmdir restored".into(),
+            "files and folders that should not be there: 0 expected, 1 found",
+        ),
+        (
+            format!("mv {document} '{target}'; cp '{target}/important-document.pdf' {document}"),
+            format!("mv '{target}/important-document.pdf' {document}"),
+            "important-document.pdf: owner, mode and time as in the last backup: 1 expected, 0 found",
+        ),
+        (
+            format!("cp -a {document}.pre-by_hand '{target}'; echo > {document}.pre-by_hand"),
+            format!("mv '{target}/important-document.pdf.pre-by_hand' {document}.pre-by_hand"),
+            "copies kept as NAME.pre-RECOVERY hold what stood there: 1 expected, 0 found",
+        ),
+        (
+            "echo > home/shared/other-disk/new".into(),
+            "rm home/shared/other-disk/new".into(),
+            "things outside the tree that changed: 0 expected, 1 found",
+        ),
+        (
+            "chmod 777 home/shared/templates".into(),
+            format!("chmod --reference '{backup}/home/shared/templates' home/shared/templates"),
+            "all other files and folders are untouched",
+        ),
+    ] {
+        shell(&mistake);
+        let found = wrong(&FILES.check().unwrap());
+        assert!(found.len() == 1 && found[0].starts_with(told), "{mistake}: {found:?}");
+        shell(&remedy);
+        assert_eq!(wrong(&FILES.check().unwrap()), [""; 0], "{remedy}");
+    }
+}
+
+#[test]
+fn without_a_terminal_a_drill_about_files_recovers_by_itself() {
+    let home = tempfile::tempdir().unwrap();
+    let mut drill = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+    drill.args(["drill", "lost-files"]).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    // What the environment names is somebody's: it is not asked.
+    drill.env("HOME", home.path()).env("PGHOST", "production.invalid").env("RESTIC_REPOSITORY", "/production");
+    let output = drill.stdin(Stdio::null()).output().unwrap();
+    let (report, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}\n{report}");
+    assert!(report.contains("put in place, 1 earlier one kept beside them"), "{report}");
+    assert!(report.ends_with("Recovered, checked against the truth.\n"), "{report}");
+    assert_eq!(report.matches("\n- [x] ").count(), 12, "{report}");
+    let tree = report.split_once("its files are in ").unwrap().1.split_once("/file-server").unwrap().0;
+    assert!(gone(Path::new(tree)), "{tree} is still there");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn owns_a_sandbox_until_killed() {
     // Not a test by itself: the other end of the next one.
-    if std::env::var_os(CHILD).is_none() {
-        return;
-    }
-    let sandbox = Sandbox::create(&Progress::default()).unwrap();
+    let Some(scenario) = std::env::var_os(CHILD) else { return };
+    let scenario = if scenario == LOST_FILES.name { &LOST_FILES } else { &DAMAGED_TABLE };
+    let sandbox = Sandbox::create(scenario, &Progress::default()).unwrap();
     println!("sandbox {}", sandbox.conninfo());
     println!("sandbox {}", sandbox.folder().display());
     loop {
@@ -201,16 +331,7 @@ fn a_killed_owner_leaves_nothing_behind_and_other_sandboxes_live_on() {
     let system = |conninfo: &str| psql(conninfo, "select system_identifier from pg_control_system()");
     let ours = system(&SHARED.conninfo());
 
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "sandbox::owns_a_sandbox_until_killed", "--nocapture"])
-        .env(CHILD, "1")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The harness prints the test's name on the line that the first of ours ends.
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut told = lines.filter_map(|line| Some(line.unwrap().split_once("sandbox ")?.1.to_owned()));
-    let (conninfo, folder) = (told.next().unwrap(), PathBuf::from(told.next().unwrap()));
+    let (mut child, conninfo, folder) = owner(&DAMAGED_TABLE);
     assert_ne!(system(&conninfo), ours);
     reap();
     assert!(folder.join("owner.lock").exists(), "a living owner's sandbox was reaped");
@@ -219,6 +340,30 @@ fn a_killed_owner_leaves_nothing_behind_and_other_sandboxes_live_on() {
     child.wait().unwrap();
     assert!(gone(&folder), "{} is still there", folder.display());
     assert_eq!(system(&SHARED.conninfo()), ours);
+}
+
+#[test]
+fn a_killed_owner_of_files_leaves_nothing_behind() {
+    let (mut child, _, folder) = owner(&LOST_FILES);
+    assert!(folder.join("file-server/var/www/uploads/important-document.pdf").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(gone(&folder), "{} is still there", folder.display());
+}
+
+/// Another process with a sandbox: how to connect to it, and its folder.
+fn owner(scenario: &Scenario) -> (Child, String, PathBuf) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "sandbox::owns_a_sandbox_until_killed", "--nocapture"])
+        .env(CHILD, scenario.name)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The harness prints the test's name on the line that the first of ours ends.
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut told = lines.filter_map(|line| Some(line.unwrap().split_once("sandbox ")?.1.to_owned()));
+    let (conninfo, folder) = (told.next().unwrap(), PathBuf::from(told.next().unwrap()));
+    (child, conninfo, folder)
 }
 
 /// The guard cleans up by itself, in its own time.

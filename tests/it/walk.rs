@@ -15,10 +15,15 @@ struct Walk {
 
 impl Walk {
     fn begin(rows: u16, columns: u16, prefix: &'static str) -> Self {
+        Self::through("damaged-table", rows, columns, prefix)
+    }
+
+    fn through(scenario: &str, rows: u16, columns: u16, prefix: &'static str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().display().to_string();
         let environment = [("HOME", folder.as_str()), ("XDG_CONFIG_HOME", &folder), ("XDG_STATE_HOME", &folder)];
-        let terminal = Terminal::start(env!("CARGO_BIN_EXE_lifeboat"), &["drill"], &environment, rows, columns);
+        let terminal =
+            Terminal::start(env!("CARGO_BIN_EXE_lifeboat"), &["drill", scenario], &environment, rows, columns);
         let pictures = std::env::var_os("UPDATE_SCREENSHOTS").map(|_| prefix);
         Self { terminal, pictures, _home: home }
     }
@@ -137,6 +142,113 @@ fn a_newcomer_recovers_in_the_drill_at_200_by_50() {
     walk.keys("q");
     let status = walk.terminal.child.wait().unwrap();
     assert!(status.success());
+}
+
+/// Types into the search and goes to what was found.
+fn search(walk: &mut Walk, letters: &str, found: &str) {
+    walk.keys("/");
+    walk.terminal.wait_for("search: ");
+    // What was searched for before goes.
+    walk.keys("\x15");
+    walk.keys(letters);
+    walk.terminal.wait_until(found, |text| text.contains(&format!("search: {letters}_")) && text.contains(found));
+    walk.terminal.settle();
+    walk.keys("\r");
+    walk.terminal.wait_until("the list", |text| !text.contains(&format!("search: {letters}_")));
+}
+
+/// What a responder does who reads the briefing and the screens, and knows no time.
+fn recover_files(walk: &mut Walk) {
+    walk.screen("Begin a recovery", "files-home");
+    assert!(walk.text().contains("the police want to see it"), "the briefing is whole:\n{}", walk.text());
+    assert!(walk.text().contains("files of "), "{}", walk.text());
+    walk.keys("\r");
+    walk.terminal.wait_for("When did it happen?");
+    walk.keys("\r");
+    walk.terminal.wait_for("> Some files  (recommended)");
+    walk.keys("\r");
+    walk.terminal.wait_for("Which recovery point?");
+    walk.screen("1,947 files", "files-points");
+
+    // The newest one: what are the strange names, and since when?
+    walk.keys("\r");
+    walk.terminal.wait_for("nothing marked yet");
+    search(walk, "locked", "cash-books/balance.csv.locked");
+    walk.screen("cash-books/01/", "files-search");
+    walk.keys("v");
+    walk.terminal.wait_for("1 content, not in 5 snapshots");
+    walk.keys("\x1b");
+    walk.terminal.wait_for("search: locked");
+    search(walk, "impdoc", "uploads/important-document.pdf");
+    walk.keys("v");
+    walk.screen("4 contents, not in 0 snapshots", "files-versions");
+    walk.keys("\x1b");
+    walk.terminal.wait_for("search: impdoc");
+    walk.keys("\x1b");
+    walk.terminal.wait_for("against this machine");
+    walk.keys("\x1b");
+    walk.terminal.wait_for("Which recovery point?");
+
+    // The last night has all of them as they were.
+    walk.keys("j\r");
+    walk.terminal.wait_until("the night", |text| text.contains(" 02:15 UTC") && text.contains("nothing marked yet"));
+    search(walk, "project-files", "shared/project-files/");
+    walk.keys("\r");
+    walk.terminal.wait_until("the folder", |text| text.contains("Korvane – North/") && text.contains("MISSING"));
+    walk.keys("jjjjj ");
+    walk.screen("1 path marked", "files");
+    assert!(walk.text().contains("[x] -  Korvane – North/"), "{}", walk.text());
+    search(walk, "impdoc", "uploads/important-document.pdf");
+    walk.keys(" ");
+    walk.terminal.wait_for("2 paths marked");
+    search(walk, "cash-books", "finance/cash-books/");
+    walk.keys(" ");
+    walk.terminal.wait_for("3 paths marked");
+    walk.keys("w");
+    walk.terminal.wait_for("Where should they go?");
+    walk.keys("j\r");
+    walk.terminal.wait_for("What becomes of files that are there now?");
+    walk.keys("j");
+    walk.screen("> Bring back what is gone, replace only what you marked by itself", "files-policy");
+    walk.keys("\r");
+    walk.screen("What will be done", "files-plan");
+    assert!(walk.text().contains("~ 1 file replaced; what is there is kept"), "{}", walk.text());
+    assert!(walk.text().contains("1 path is LEFT OUT"), "{}", walk.text());
+    walk.keys("\r");
+    walk.terminal.wait_for("To consent, type  put back 149 files");
+    // Keys that come at once were typed for something else.
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    walk.keys("put back 149 files");
+    walk.screen("> put back 149 files", "files-consent");
+    walk.keys("\r");
+    walk.terminal.wait_for("Checked against the truth");
+    walk.screen("Recovered", "files-done");
+    assert!(walk.text().contains("12 of 12 hold"), "{}", walk.text());
+}
+
+#[test]
+fn a_newcomer_recovers_files_in_the_drill_at_80_by_24() {
+    recover_files(&mut Walk::through("lost-files", 24, 80, ""));
+}
+
+#[test]
+fn a_newcomer_recovers_files_in_the_drill_at_200_by_50() {
+    let mut walk = Walk::through("lost-files", 50, 200, "large-");
+    recover_files(&mut walk);
+    // And takes it back: what had come back is kept beside, under another name.
+    walk.keys("u");
+    walk.screen("take back 149 files", "files-undo");
+    walk.keys("\r");
+    walk.terminal.wait_for("To consent, type");
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    walk.keys("take back 149 files\r");
+    walk.terminal.wait_for("content as in the last backup: 0 of 1");
+    assert!(walk.text().contains("hold what stood there: 149 of 149"), "{}", walk.text());
+    assert!(walk.text().contains("should not be there: 0 of 0"), "{}", walk.text());
+    walk.keys("\r");
+    walk.terminal.wait_for("Begin a recovery");
+    walk.keys("q");
+    assert!(walk.terminal.child.wait().unwrap().success());
 }
 
 #[test]

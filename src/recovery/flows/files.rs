@@ -142,7 +142,7 @@ fn ask_policy() -> Question {
         unavailable: None,
     };
     Question {
-        title: "And what is there now?".into(),
+        title: "What becomes of files that are there now?".into(),
         why: "Files whose content is the same are left as they are, whatever is chosen.".into(),
         answers: Answers::One(vec![
             choice(
@@ -150,6 +150,12 @@ fn ask_policy() -> Question {
                 "What is replaced is kept beside it, as NAME.pre-RECOVERY.",
                 Policy::MissingAndChanged,
                 true,
+            ),
+            choice(
+                "Bring back what is gone, replace only what you marked by itself",
+                "In a marked folder, what is there stays, also when it changed: somebody may have written it since.",
+                Policy::MissingAndMarked,
+                false,
             ),
             choice(
                 "Only bring back what is gone",

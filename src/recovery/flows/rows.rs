@@ -214,6 +214,9 @@ fn ask_point_of_files(record: &Record, points: &[Point], incident: Incident) -> 
     let newest = |incident| points.iter().filter(|point| point.instant <= incident).max_by_key(|point| point.instant);
     let proposed = if let Incident::At(incident) = incident { newest(incident) } else { None };
     let mut question = ask_point(record, points, incident, proposed);
+    question
+        .why
+        .push_str(" Look into any of them: v on a file shows since when it has been what; Esc comes back here.");
     if let Answers::Point(ranked) = &mut question.answers {
         for ranked in ranked.iter_mut().filter(|ranked| ranked.place == Place::NoDump) {
             ranked.place = match incident {
@@ -279,6 +282,8 @@ fn ask_scope(points: &[Point]) -> Question {
         recommended: false,
         unavailable: Some("not built yet: follow the written procedure".into()),
     };
+    // A repository of nothing but file servers, tagged as the procedure tags them.
+    let only_files = !points.is_empty() && points.iter().all(|point| point.tags.iter().any(|tag| tag == "fileserver"));
     let tables = Choice {
         label: "Some tables".into(),
         consequences: vec![
@@ -286,7 +291,7 @@ fn ask_scope(points: &[Point]) -> Question {
             "You see every difference before anything changes. Can be undone.".into(),
         ],
         fact: Fact::Scope(Scope::Tables),
-        recommended: true,
+        recommended: !only_files,
         unavailable: None,
     };
     let files = Choice {
@@ -296,7 +301,7 @@ fn ask_scope(points: &[Point]) -> Question {
             "Can be undone.".into(),
         ],
         fact: Fact::Scope(Scope::Files),
-        recommended: false,
+        recommended: only_files,
         unavailable: points.iter().all(|point| point.id == DISK).then(|| "a dump on disk holds no files".into()),
     };
     Question {

@@ -7,7 +7,7 @@ use ratatui::widgets::{Clear, Paragraph, Wrap};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{App, Leaving, Overlay, palette};
-use crate::recovery::record::{Fact, Incident, Where};
+use crate::recovery::record::{Fact, Incident, Scope, Where};
 use crate::text::{clean, fit};
 use crate::ui::keymap::{self, Action, Place};
 use crate::ui::screens::Screen;
@@ -50,6 +50,8 @@ impl App {
         }
         if let Some(server) = &self.facts.server {
             first.push(Span::styled(format!(" on {}", clean(server)), quiet));
+        } else if let Some(machine) = self.machine() {
+            first.push(Span::styled(format!("  files of {}", clean(machine)), quiet));
         }
         let mut second = Vec::new();
         if let Some(recovery) = &self.recovery {
@@ -70,6 +72,12 @@ impl App {
             Line::styled(format!(" {second}"), quiet),
             self.rule(width),
         ]
+    }
+
+    /// The machine whose files are recovered: there is no server to be asked for its name.
+    fn machine(&self) -> Option<&str> {
+        let files = self.recovery.as_ref().is_some_and(|recovery| recovery.record().scope() == Some(Scope::Files));
+        self.console.machine.as_deref().or(files.then_some(&self.facts.machine))
     }
 
     /// Beneath the header: what an operator on a bad line wants to know at any time.

@@ -101,10 +101,7 @@ struct Comparison {
 impl Files {
     /// Begins at the root, or at the one folder that was backed up. `points` are all recovery points.
     pub fn new(point: Point, incident: Option<Incident>, points: &[Point]) -> Self {
-        let path = match point.paths.as_slice() {
-            [only] => only.trim_end_matches('/').to_owned(),
-            _ => String::new(),
-        };
+        let path = common(&point).to_owned();
         Self {
             newest: newest(&point, points),
             point,
@@ -572,7 +569,10 @@ impl Files {
                 let mark = |name: &str| comes_back(marked, &format!("{folder}/{name}"));
                 self.folder.draw(frame, below, theme, report, mark);
             }
-            Over::Search => self.search.draw(frame, below, theme, report, |path| comes_back(marked, path)),
+            Over::Search => {
+                let common = common(&self.point);
+                self.search.draw(frame, below, theme, (common, report), |path| comes_back(marked, path));
+            }
             Over::Versions(VersionsView { path, compared: Some(compared), .. }) => {
                 let shown = (path.as_str(), &compared.told, report);
                 versions::draw_compared(frame, below, theme, shown, &mut compared.scroll);
@@ -637,6 +637,14 @@ fn other_point(id: String) -> Command {
 fn newest(point: &Point, points: &[Point]) -> Option<Point> {
     let alike = points.iter().filter(|other| other.host == point.host && other.paths == point.paths);
     alike.max_by_key(|other| other.instant).filter(|newest| newest.instant > point.instant).cloned()
+}
+
+/// What all paths of a snapshot begin with: the one folder that was backed up; empty when there are several.
+fn common(point: &Point) -> &str {
+    match point.paths.as_slice() {
+        [only] => only.trim_end_matches('/'),
+        _ => "",
+    }
 }
 
 /// Whether something comes back, by itself or with a folder above it.

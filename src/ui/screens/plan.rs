@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crossterm::event::{KeyCode, KeyEvent};
 use ratatui::Frame;
 use ratatui::layout::{Position, Rect};
+use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 use tui_input::Input;
@@ -12,7 +13,9 @@ use tui_input::backend::crossterm::EventHandler as _;
 use unicode_width::UnicodeWidthStr;
 
 use super::{Command, in_a_line};
+use crate::files::EntryKind;
 use crate::files::choice::{self, Choice, Destination};
+use crate::files::put::Placed;
 use crate::postgres::merge::{ChangeSet, TableChange, Triggers, Undo};
 use crate::recovery::flows::clean;
 use crate::recovery::plan::{Effect, Plan, Step};
@@ -177,22 +180,19 @@ impl Review {
                     }
                 }
                 Step::RestoreFiles { choice } | Step::PutFiles { choice } => push_files(&mut page, choice, theme),
-                Step::UndoFiles { placed, .. } => {
-                    for placed in placed {
-                        let (path, aside) = (placed.path.display(), placed.aside.display());
-                        let told = match placed.before {
-                            Some(_) => format!("   {path}  <->  {aside}"),
-                            None => format!("   {path}  ->  {aside}"),
-                        };
-                        page.push(Line::raw(text::clean(&told).into_owned()));
-                    }
-                }
+                Step::UndoFiles { placed, .. } => push_undo_of_files(&mut page, placed, theme),
                 Step::Prove { .. } | Step::DropScratch => {}
             }
         }
         page.push(Line::raw(""));
+        let files = self
+            .plan
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::RestoreFiles { .. } | Step::PutFiles { .. } | Step::UndoFiles { .. }));
+        let exact = if files { "how it is done by hand" } else { "the exact SQL" };
         page.push(Line::styled(
-            format!("plan {}   s shows the exact SQL, y copies it", &self.hash[..self.hash.len().min(12)]),
+            format!("plan {}   s shows {exact}, y copies it", &self.hash[..self.hash.len().min(12)]),
             theme.quiet(),
         ));
         if self.sql == Sql::Shown {
@@ -213,35 +213,80 @@ fn push_files(page: &mut Vec<Line<'static>>, choice: &Choice, theme: Theme) {
                 let told = format!("   {path}  ->  {folder}{path}");
                 page.push(Line::raw(text::clean(&told).into_owned()));
             }
+            push_left_out(page, choice, theme);
         }
         Destination::InPlace => {
             page.push(Line::raw("   All of it or nothing. What is not as you saw it stops everything."));
-            for item in &choice.items {
-                let size = text::bytes(item.size);
-                let (told, style) = match (item.action, &item.present) {
-                    (choice::Action::MakeFolder, _) => (format!("   + {}/  a new folder", item.path), theme.text()),
-                    (choice::Action::Replace, Some(present)) => (
-                        format!(
-                            "   ~ {}  {size} instead of {}, which is kept as {}.pre-RECOVERY",
-                            item.path,
-                            text::bytes(present.size),
-                            item.path.rsplit('/').next().unwrap_or_default()
-                        ),
-                        theme.changed(),
-                    ),
-                    _ => (format!("   - {}  {size}, nothing stands there", item.path), theme.missing()),
-                };
-                page.push(Line::styled(text::clean(&told).into_owned(), style));
-            }
+            // What is replaced and what is left out stand first: a person who skims has to see them.
+            let replaced = ("~", "replaced; what is there is kept as NAME.pre-RECOVERY", theme.changed());
+            push_items(page, choice, choice::Action::Replace, replaced);
+            push_left_out(page, choice, theme);
+            let created = ("-", "brought back where nothing stands now", theme.missing());
+            push_items(page, choice, choice::Action::Create, created);
+            push_items(page, choice, choice::Action::MakeFolder, ("+", "made for them", theme.text()));
             if choice.same > 0 {
                 let same = text::counted(choice.same, "file is", "files are");
                 page.push(Line::styled(format!("   {same} there already, with the same content"), theme.quiet()));
             }
         }
     }
-    for (path, why) in &choice.left_out {
-        page.push(Line::styled(text::clean(&format!("   LEFT OUT {path}: {why}")).into_owned(), theme.live()));
+}
+
+fn push_left_out(page: &mut Vec<Line<'static>>, choice: &Choice, theme: Theme) {
+    if choice.left_out.is_empty() {
+        return;
     }
+    let left_out = text::counted(choice.left_out.len() as u64, "path is", "paths are");
+    page.push(Line::styled(format!("   {left_out} LEFT OUT:"), theme.live()));
+    let told = choice.left_out.iter().map(|(path, why)| (path.as_str(), format!(": {why}")));
+    push_by_folder(page, told, theme.live());
+}
+
+/// What happens in one way, under a line that counts it.
+fn push_items(
+    page: &mut Vec<Line<'static>>,
+    choice: &Choice,
+    action: choice::Action,
+    (symbol, what, style): (&str, &str, Style),
+) {
+    let items: Vec<_> = choice.items.iter().filter(|item| item.action == action).collect();
+    if items.is_empty() {
+        return;
+    }
+    let (one, several) = if action == choice::Action::MakeFolder { ("folder", "folders") } else { ("file", "files") };
+    let count = text::counted(items.len() as u64, one, several);
+    page.push(Line::styled(format!("   {symbol} {count} {what}:"), style));
+    let told = items.iter().map(|item| {
+        let size = if item.kind == EntryKind::File { format!("  {}", text::bytes(item.size)) } else { String::new() };
+        let instead = item.present.as_ref().filter(|_| action == choice::Action::Replace);
+        let instead = instead.map(|present| format!(" instead of {}", text::bytes(present.size)));
+        (item.path.as_str(), size + &instead.unwrap_or_default())
+    });
+    push_by_folder(page, told, style);
+}
+
+/// Paths with something to be told of each, under the folders that they are in: a folder's path is read once.
+fn push_by_folder<'a>(page: &mut Vec<Line<'static>>, told: impl Iterator<Item = (&'a str, String)>, style: Style) {
+    let mut under = None;
+    for (path, told) in told {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if under != Some(folder) {
+            page.push(Line::raw(text::clean(&format!("     {folder}/")).into_owned()));
+            under = Some(folder);
+        }
+        page.push(Line::styled(text::clean(&format!("       {name}{told}")).into_owned(), style));
+    }
+}
+
+fn push_undo_of_files(page: &mut Vec<Line<'static>>, placed: &[Placed], theme: Theme) {
+    page.push(Line::raw("   Only files that nobody has changed since are taken back. Nothing is deleted."));
+    let paths: Vec<_> = placed.iter().map(|placed| placed.path.display().to_string()).collect();
+    let told = placed.iter().zip(&paths).map(|(placed, path)| {
+        let arrow = if placed.before.is_some() { "<->" } else { "->" };
+        let aside = placed.aside.file_name().unwrap_or_default();
+        (path.as_str(), format!("  {arrow}  {}", aside.display()))
+    });
+    push_by_folder(page, told, theme.text());
 }
 
 fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: Theme) {

@@ -59,7 +59,7 @@ impl SearchView {
         frame: &mut Frame,
         area: Rect,
         theme: Theme,
-        report: Option<&Report>,
+        (common, report): (&str, Option<&Report>),
         mark: impl Fn(&str) -> Mark,
     ) {
         let line = Line::from(vec![
@@ -85,7 +85,7 @@ impl SearchView {
         };
         let title = format!("{} of {} match", text::count(hits.matching), text::count(hits.entries));
         let mut columns = vec![
-            Column::left("path", 30, 200, 0),
+            Column::left("path", 56, 200, 0),
             Column::right("size", 8, 10, 0),
             Column::left("modified (UTC)", 16, 16, 2),
             Column::left("owner", 6, 12, 3),
@@ -97,7 +97,7 @@ impl SearchView {
             let hit = &hits.best[at];
             let newest = points.get(at).map_or("", |point| point.get(..8).unwrap_or(point));
             let cells = vec![
-                Cell::from(clean(&kind_name(&hit.path, hit.kind))),
+                Cell::from(clean(&kind_name(&beneath(&hit.path, common), hit.kind))),
                 Cell::from(if hit.kind == EntryKind::File { text::bytes(hit.size) } else { String::new() }),
                 Cell::from(minute(hit.modified)),
                 Cell::from(clean(&hit.owner)),
@@ -115,5 +115,13 @@ impl SearchView {
             focus: if self.line.typing() { Focus::Elsewhere } else { Focus::Here },
         };
         table::draw(frame, below, &table, &mut self.cursor, theme);
+    }
+}
+
+/// A path without what all of a snapshot have in common, which would push the names out of a narrow column.
+fn beneath(path: &str, common: &str) -> String {
+    match path.strip_prefix(common).filter(|rest| !common.is_empty() && rest.starts_with('/')) {
+        Some(rest) => format!("...{rest}"),
+        None => path.to_owned(),
     }
 }

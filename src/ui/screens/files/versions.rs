@@ -55,17 +55,15 @@ pub(super) fn draw(
         Some(Err(error)) => return draw_words(frame, area, &in_a_line(error), theme),
         Some(Ok(versions)) => versions,
     };
-    let mut title =
-        format!("{} of {}", text::counted(versions.versions.len() as u64, "content", "contents"), clean(path));
+    let mut title = text::counted(versions.versions.len() as u64, "content", "contents");
+    let snapshots = |number: usize| text::counted(number as u64, "snapshot", "snapshots");
     if !versions.without.is_empty() {
-        title.push_str(&format!("; not in {}", text::counted(versions.without.len() as u64, "snapshot", "snapshots")));
+        title.push_str(&format!(", not in {}", snapshots(versions.without.len())));
     }
     if !versions.damage.is_empty() {
-        title.push_str(&format!(
-            "; {} CANNOT BE READ",
-            text::counted(versions.damage.len() as u64, "snapshot", "snapshots")
-        ));
+        title.push_str(&format!(", {} CANNOT BE READ", snapshots(versions.damage.len())));
     }
+    title.push_str(&format!(": {}", clean(path)));
     let columns = [
         Column::left("newest in", 9, 9, 0),
         Column::left("snapshots from", 16, 16, 1),

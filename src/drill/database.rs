@@ -1,0 +1,197 @@
+//! The database of a drill about rows: a story told in SQL to a server of the sandbox's own, with a dump of every night, and
+//! the truth about it.
+//!
+//! Invariant: the truth (database `drill_truth` of the same server) is complete before the operator is called, and nothing but
+//! [`Database::check`] reads it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use chrono::{DateTime, Utc};
+
+use super::cluster::{Cluster, programs};
+use super::documents::pdf;
+use super::repository::Repository;
+use super::sandbox::{Check, NIGHTS, failed, join, run};
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Unit};
+
+const SCHEMA: &str = include_str!("../../assets/drill/schema.sql");
+const GENERATE: &str = include_str!("../../assets/drill/generate.sql");
+const DATA: &str = include_str!("../../assets/drill/data.sql");
+const DAY: &str = include_str!("../../assets/drill/day.sql");
+const EXPORT: &str = include_str!("../../assets/drill/export.sql");
+const IMPORT: &str = include_str!("../../assets/drill/import.sql");
+
+/// A story in SQL, in five parts.
+#[derive(Debug)]
+pub(super) struct Script {
+    /// Ordinary work after the last backup, before the incident.
+    pub(super) business: &'static str,
+    /// The incident itself. Prints its commit instant as RFC 3339.
+    pub(super) incident: &'static str,
+    /// Ordinary work that went on after it.
+    pub(super) aftermath: &'static str,
+    /// Derives from images of before and after what the rows must be in the end.
+    pub(super) truth: &'static str,
+    /// Compares an image with that: columns name, expected, found, examples.
+    pub(super) check: &'static str,
+}
+
+/// A running server with a damaged database.
+#[derive(Debug)]
+pub(super) struct Database {
+    cluster: Cluster,
+    script: &'static Script,
+}
+
+impl Database {
+    /// Tells the story up to the moment when the operator is called. Returns when the incident was committed as well.
+    pub(super) fn build(
+        folder: &Path,
+        nights: &[DateTime<Utc>],
+        script: &'static Script,
+        progress: &Progress,
+    ) -> Result<(Self, DateTime<Utc>)> {
+        progress.begin("Creating a private sandbox", Unit::Items, Some(u64::from(2 * NIGHTS) + 4));
+        let anchor = nights[nights.len() - 1].to_rfc3339();
+        let repository = Repository::new(folder)?;
+        std::fs::create_dir(folder.join("staging")).map_err(|error| failed("staging", error))?;
+        let programs = programs()?;
+        let (cluster, incident) = std::thread::scope(|scope| {
+            let initialised = scope.spawn(|| repository.initialise());
+            let settings = ["track_commit_timestamp=on"];
+            let cluster = Cluster::create(&folder.join("pg"), &programs, &settings)?;
+            let story = Story { cluster: &cluster, anchor: &anchor };
+            story.tell("postgres", "create database programme_db", &[])?;
+            story.tell("programme_db", &[SCHEMA, GENERATE, DATA].concat(), &[])?;
+            progress.advance(1);
+            join(initialised)?;
+            progress.advance(1);
+
+            let mut backups = vec![scope.spawn(|| file_server(&repository, nights, progress))];
+            for (day, night) in (1..).zip(nights) {
+                progress.check()?;
+                story.tell("programme_db", &[GENERATE, DAY].concat(), &[("day", &day.to_string())])?;
+                let dump = story.dump(folder, *night)?;
+                let repository = &repository;
+                backups.push(scope.spawn(move || {
+                    repository.back_up_dump(&dump, Some(*night))?;
+                    progress.advance(1);
+                    Ok(())
+                }));
+            }
+            progress.check()?;
+            let incident = story.incident(script)?;
+            progress.advance(1);
+            let dump = story.dump(folder, Utc::now())?;
+            backups.push(scope.spawn(|| repository.back_up_dump(&{ dump }, None)));
+            for backup in backups {
+                join(backup)?;
+            }
+            progress.advance(1);
+            Ok::<_, Error>((cluster, incident))
+        })?;
+        Ok((Self { cluster, script }, incident))
+    }
+
+    /// How to connect to it.
+    pub(super) fn conninfo(&self) -> String {
+        self.cluster.conninfo("programme_db")
+    }
+
+    /// Compares the database as it is now with what it must be. Only the stamp `updated_at` of damaged rows, which a
+    /// trigger sets, and further entries of the audit table may differ from the truth.
+    pub(super) fn check(&self) -> Result<Vec<Check>> {
+        let story = Story { cluster: &self.cluster, anchor: "" };
+        let output = story.compare("found", self.script.check).map_err(|error| {
+            Error::target("cannot compare the database with the truth")
+                .detail(error.detail.unwrap_or(error.message))
+                .hint("Check that the tables of programme_db still have their columns.")
+        })?;
+        let checks = output.lines().map(parse).collect::<Option<Vec<_>>>();
+        checks
+            .filter(|checks| !checks.is_empty())
+            .ok_or_else(|| Error::bug("the check of a drill printed something else than checks").detail(output))
+    }
+}
+
+/// A line that the check has printed.
+fn parse(line: &str) -> Option<Check> {
+    let mut fields = line.split('\t').skip(1);
+    let name = fields.next()?.to_owned();
+    let expected = fields.next()?.parse().ok()?;
+    let found = fields.next()?.parse().ok()?;
+    Some(Check { name, expected, found, examples: fields.next()?.to_owned(), ok: expected == found })
+}
+
+/// Tells SQL to the sandbox's server.
+struct Story<'a> {
+    cluster: &'a Cluster,
+    /// The instant of the last backup.
+    anchor: &'a str,
+}
+
+impl Story<'_> {
+    /// Runs a psql script and returns what it prints, one row a line, tabs between the columns.
+    fn tell(&self, database: &str, script: &str, variables: &[(&str, &str)]) -> Result<String> {
+        let mut psql = self.cluster.command("psql")?;
+        psql.args(["-X", "-q", "-A", "-t", "-F", "\t", "-d", database, "-v", "ON_ERROR_STOP=1"]);
+        psql.arg("-v").arg(format!("anchor={}", self.anchor)).arg("-v").arg(format!("days={NIGHTS}"));
+        for (name, value) in variables {
+            psql.arg("-v").arg(format!("{name}={value}"));
+        }
+        run(&mut psql, "a script of the drill", Stdio::piped(), script.as_bytes())
+    }
+
+    /// Work, the incident, more work; and the truth about it. Returns when the incident was committed.
+    fn incident(&self, script: &Script) -> Result<DateTime<Utc>> {
+        self.tell("programme_db", &[GENERATE, script.business].concat(), &[])?;
+        self.tell("postgres", "create database drill_truth template programme_db", &[])?;
+        let printed = self.tell("programme_db", script.incident, &[])?;
+        self.tell("programme_db", &[GENERATE, script.aftermath].concat(), &[])?;
+        self.compare("live", script.truth)?;
+        printed.trim().parse().map_err(|_| Error::bug("an incident did not print its instant").detail(printed))
+    }
+
+    /// Carries an image of the database beside the truth, as the schema of that name, and runs a script there.
+    fn compare(&self, image: &str, script: &str) -> Result<String> {
+        let folder = self.cluster.data().join("drill_image");
+        // The server writes these files, so the server's user makes their folder.
+        run(self.cluster.command("/bin/mkdir")?.arg("-p").arg(&folder), "mkdir", Stdio::null(), b"")?;
+        let variables = [("folder", &*folder.to_string_lossy()), ("image", image)];
+        self.tell("programme_db", &[EXPORT, IMPORT, script].concat(), &variables)
+    }
+
+    /// Dumps the database as the procedure does. A file, not a pipe, so that the dump has data offsets.
+    fn dump(&self, folder: &Path, at: DateTime<Utc>) -> Result<PathBuf> {
+        let path = folder.join("staging").join(at.format("programme_db_%Y%m%d_%H%M%S.dump").to_string());
+        let file = File::create(&path).map_err(|error| failed("dump", error))?;
+        run(self.cluster.command("pg_dump")?.args(["-Fc", "programme_db"]), "pg_dump", file.into(), b"")?;
+        Ok(path)
+    }
+}
+
+/// The nightly snapshots of another machine, a file server with a small tree, which changes a little every day.
+fn file_server(repository: &Repository, nights: &[DateTime<Utc>], progress: &Progress) -> Result<()> {
+    let root = repository.tree();
+    let write = |path: String, contents: &[u8]| {
+        let path = root.join(path);
+        let parent = path.parent().unwrap_or(&root);
+        std::fs::create_dir_all(parent)
+            .and_then(|()| std::fs::write(&path, contents))
+            .map_err(|error| failed("file", error))
+    };
+    write("home/shared/project-files/budget [final] (2).csv".into(), b"item,amount\nblankets,18200\nfilters,9400\n")?;
+    write("home/shared/project-files/maps/korvane – north.geojson".into(), br#"{"type":"Point","coordinates":[1,2]}"#)?;
+    for night in nights {
+        progress.check()?;
+        let day = night.format("%Y-%m-%d");
+        write("var/www/uploads/important-document.pdf".into(), &pdf(&format!("Agreement, as of {day}")))?;
+        write(format!("home/shared/project-files/minutes/{day}.txt"), format!("Minutes of {day}\n").as_bytes())?;
+        repository.back_up_files("file-server", "fileserver", &[Path::new("home"), Path::new("var")], *night)?;
+        progress.advance(1);
+    }
+    Ok(())
+}
