@@ -27,6 +27,9 @@ mod watch;
 /// What a recovery from a repository with many packs needs, and room to spare.
 const DESCRIPTORS: u64 = 128;
 
+/// What is asked for beyond that, where it is allowed.
+const MANY_DESCRIPTORS: u64 = 16_384;
+
 /// What the runtime, the archive's and the repository's readers have at work at once, and room to spare.
 const THREADS: usize = 16;
 
@@ -290,8 +293,10 @@ fn run(arguments: Arguments) -> Result<()> {
 fn enough_descriptors() -> Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
-    let raised = soft >= DESCRIPTORS || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() && hard >= DESCRIPTORS;
-    if raised {
+    // Each folder in which files are put back is held open.
+    let raised = soft.max(hard.min(MANY_DESCRIPTORS));
+    let soft = setrlimit(Resource::RLIMIT_NOFILE, raised, hard).map_or(soft, |()| raised);
+    if soft >= DESCRIPTORS {
         return Ok(());
     }
     Err(Error::operator(format!("this process may open no more than {soft} files at once"))

@@ -119,6 +119,13 @@ impl Folder {
         opened.map(File::from).map_err(|error| failed("open", &self.shown(name), error))
     }
 
+    /// Where a symlink in it points.
+    pub fn target(&self, name: &[u8]) -> Result<Vec<u8>> {
+        rustix::fs::readlinkat(&self.fd, name, Vec::new())
+            .map(std::ffi::CString::into_bytes)
+            .map_err(|error| failed("read", &self.shown(name), error))
+    }
+
     /// Puts two names in each other's place, in one act.
     pub fn exchange(&self, a: &[u8], b: &[u8]) -> Result<()> {
         rustix::fs::renameat_with(&self.fd, a, &self.fd, b, rustix::fs::RenameFlags::EXCHANGE)
@@ -141,6 +148,13 @@ impl Folder {
     pub fn remove_folder(&self, name: &[u8]) -> Result<()> {
         rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
             .map_err(|error| failed("remove", &self.shown(name), error))
+    }
+
+    /// Removes a folder that we made, with everything in it. It is reached through the folder that is held, and no symlink in
+    /// it is followed.
+    pub fn remove_tree(&self, name: &[u8]) -> Result<()> {
+        std::fs::remove_dir_all(self.by_descriptor(name))
+            .map_err(|error| failed("remove", &self.shown(name), Errno::from_io_error(&error).unwrap_or(Errno::IO)))
     }
 
     /// Returns when the names in it are on disk.
@@ -182,10 +196,17 @@ pub fn failed(doing: &str, path: &Path, error: Errno) -> Error {
         Errno::NOSPC => "The disk is full. Free some space, or choose another place.",
         Errno::DQUOT => "The quota of this user is used up. Free some space, or choose another place.",
         Errno::ROFS => "The file system is mounted read-only. Choose another place.",
-        Errno::ACCESS | Errno::PERM => "This user may not do that there. Choose another place, or run as the owner.",
+        Errno::ACCESS | Errno::PERM => {
+            "This user may not do that there, or it is marked immutable (lsattr tells). Choose another place, or run as the \
+             owner."
+        }
         Errno::EXIST => "Something stands there already, and nothing is overwritten. Choose another place.",
         Errno::NAMETOOLONG => "The name is longer than this file system allows.",
         Errno::XDEV => "It lies on another file system.",
+        Errno::BUSY => "Something is mounted there, or the system uses it. Bring it back beside, and copy it by hand.",
+        Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP if doing == "exchange" || doing == "rename" => {
+            "This file system cannot do that in one act. Bring it back beside, and move it by hand."
+        }
         _ => "Check the path and the file system.",
     };
     Error::target(format!("cannot {doing} {}", path.display())).detail(std::io::Error::from(error)).hint(hint)
@@ -308,18 +329,15 @@ pub fn holds(file: &File, repository: &Repository, node: &Node) -> Result<bool> 
     Ok(file.metadata().is_ok_and(|facts| facts.len() == at))
 }
 
-/// Gives a file or folder its owner, attributes, permissions and times, in the order in which none undoes another. Rights
-/// that it would lend to whoever runs it are left out, and noted.
+/// Gives a file or folder its owner, attributes, permissions and times, in the order in which none undoes another, and none
+/// needs a right that another has taken away. Rights that it would lend to whoever runs it are left out, and noted.
 pub fn dress(file: &impl AsFd, node: &Node, own: Own, shown: &Path, notes: &mut Notes) {
     let (uid, gid) = own.ids(node);
     if uid.is_some() || gid.is_some() {
         notes.unless(rustix::fs::fchown(file, uid, gid), "the owner", shown);
+    } else if node.uid != nix::unistd::geteuid().as_raw() {
+        notes.add("the owner: it belongs to whoever brought it back", shown);
     }
-    if node.mode & 0o6000 != 0 && node.kind == crate::backup::EntryKind::File {
-        notes.add("the set-uid or set-gid bit: left out, since it lends rights", shown);
-    }
-    let mode = if node.kind == crate::backup::EntryKind::File { node.mode & 0o1777 } else { node.mode & 0o7777 };
-    notes.unless(rustix::fs::fchmod(file, Mode::from_raw_mode(mode as RawMode)), "the permissions", shown);
     for attribute in &node.attributes {
         if LENDS_RIGHTS.contains(&attribute.name.as_str()) {
             notes.add(format!("{}: left out, since it lends rights", attribute.name), shown);
@@ -328,6 +346,11 @@ pub fn dress(file: &impl AsFd, node: &Node, own: Own, shown: &Path, notes: &mut 
         let set = rustix::fs::fsetxattr(file, &*attribute.name, &attribute.value, rustix::fs::XattrFlags::empty());
         notes.unless(set, &attribute.name, shown);
     }
+    if node.mode & 0o6000 != 0 && node.kind == crate::backup::EntryKind::File {
+        notes.add("the set-uid or set-gid bit: left out, since it lends rights", shown);
+    }
+    let mode = if node.kind == crate::backup::EntryKind::File { node.mode & 0o1777 } else { node.mode & 0o7777 };
+    notes.unless(rustix::fs::fchmod(file, Mode::from_raw_mode(mode as RawMode)), "the permissions", shown);
     if let Some(times) = times(node) {
         notes.unless(rustix::fs::futimens(file, &times), "the times", shown);
     }
