@@ -1,7 +1,7 @@
 //! What is to be brought back, frozen: where each thing goes, what stands there now, and what is left out. What is shown is
 //! what is done: [`super::put`] does nothing that is not here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,17 @@ use sha2::{Digest as _, Sha256};
 use super::beside::{self, Measure};
 use super::live::{self, Present};
 use super::write::{Folder, Own};
-use crate::backup::{EntryKind, Node, Repository, Snapshot};
+use crate::backup::{BlobId, EntryKind, MAX_DEPTH, Node, Repository, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
+use crate::text;
 
-/// More files than this are not put in place one by one: they are brought back beside, and moved.
+/// More files than this are not put in place one by one: they are brought back beside, and moved. No more are left out, each
+/// with its reason.
 const MOST: usize = 10_000;
+
+/// Entries that are compared with what stands there now.
+const MOST_COMPARED: u64 = 1_000_000;
 
 /// Where things go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +97,26 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// Leaves some paths out, and what is beneath them.
+    ///
+    /// Errors: a path at which nothing would be put in place.
+    pub fn without(mut self, except: &[String]) -> Result<Self> {
+        for path in except {
+            let path = path.trim_end_matches('/');
+            let beneath = |item: &Item| {
+                item.path == path || item.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
+            };
+            let before = self.items.len();
+            self.items.retain(|item| !beneath(item));
+            if self.items.len() == before {
+                return Err(Error::operator(format!("nothing would be put in place at {path}"))
+                    .hint("Leave out what the plan names, by its whole path."));
+            }
+            self.left_out.insert(path.into(), "you left it out".into());
+        }
+        Ok(self)
+    }
+
     /// How many things are written in place, folders not counted.
     pub fn writes(&self) -> u64 {
         self.items.iter().filter(|item| item.action != Action::MakeFolder).count() as u64
@@ -157,9 +182,9 @@ fn enough(held: &Folder, bytes: u64, files: u64) -> Result<()> {
     if bytes > free {
         return Err(Error::refused(format!(
             "{} are free at {}, and {} are to be written",
-            crate::text::bytes(free),
+            text::bytes(free),
             held.path.display(),
-            crate::text::bytes(bytes)
+            text::bytes(bytes)
         ))
         .hint("Free some space, choose less, or choose another place."));
     }
@@ -167,8 +192,8 @@ fn enough(held: &Folder, bytes: u64, files: u64) -> Result<()> {
         Some(free) if files > free => Err(Error::refused(format!(
             "{} can hold {} more files, and {} are to be made",
             held.path.display(),
-            crate::text::count(free),
-            crate::text::count(files)
+            text::count(free),
+            text::count(files)
         ))
         .hint("Choose less, or choose another place.")),
         _ => Ok(()),
@@ -183,8 +208,12 @@ fn in_place(
     choice: &mut Choice,
     progress: &Progress,
 ) -> Result<()> {
+    let measure = &choice.measure;
+    if measure.files + measure.folders + measure.symlinks + measure.others > MOST_COMPARED {
+        return Err(too_many(&format!("more than {} things would be compared", text::count(MOST_COMPARED))));
+    }
     progress.begin("looking what stands there now", Unit::Items, None);
-    let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    let mut needed: BTreeMap<u64, (PathBuf, u64, u64)> = BTreeMap::new();
     let mut open: Vec<(String, Node)> = Vec::new();
     for path in choice.paths.iter().rev() {
         open.push((path.clone(), repository.node(snapshot, path)?));
@@ -192,10 +221,18 @@ fn in_place(
     while let Some((path, node)) = open.pop() {
         progress.check()?;
         progress.advance(1);
+        if choice.items.len().max(choice.left_out.len()) > MOST {
+            let most = text::count(MOST as u64);
+            return Err(too_many(&format!("more than {most} things would be put in place, or left out")));
+        }
         let Some(here) = here(repository, snapshot, &path)? else {
             choice.left_out.insert(path, "that is no name of a file".into());
             continue;
         };
+        if path.split('/').count() > MAX_DEPTH {
+            choice.left_out.insert(path, "it lies deeper than a path can be".into());
+            continue;
+        }
         let present = match Present::at(&here) {
             Ok(present) => present,
             Err(error) => {
@@ -215,7 +252,13 @@ fn in_place(
         };
         if node.kind == EntryKind::Folder {
             match &present {
-                None => push(Action::MakeFolder),
+                None => match reachable(&here) {
+                    Ok(()) => push(Action::MakeFolder),
+                    Err(why) => {
+                        choice.left_out.insert(path, why);
+                        continue;
+                    }
+                },
                 Some(present) if present.kind == EntryKind::Folder => {}
                 Some(_) => {
                     choice.left_out.insert(path, "a folder comes back, and something else stands there".into());
@@ -225,8 +268,17 @@ fn in_place(
             let nodes = node.subtree.map(|id| repository.nodes(&id)).transpose();
             match nodes {
                 Ok(nodes) => {
+                    let mut names: HashMap<&str, u32> = HashMap::new();
+                    for child in nodes.iter().flat_map(|nodes| nodes.iter()) {
+                        *names.entry(&child.name).or_default() += 1;
+                    }
                     for child in nodes.iter().flat_map(|nodes| nodes.iter().rev()) {
-                        open.push((format!("{}/{}", path.trim_end_matches('/'), child.name), child.clone()));
+                        let path = format!("{}/{}", path.trim_end_matches('/'), child.name);
+                        if names.get(child.name.as_str()) == Some(&1) {
+                            open.push((path, child.clone()));
+                        } else {
+                            choice.left_out.insert(path, "the snapshot holds it twice".into());
+                        }
                     }
                 }
                 Err(error) if error.kind == Kind::Backup => {
@@ -236,32 +288,46 @@ fn in_place(
             }
             continue;
         }
-        match action(repository, &node, &here, present.as_ref(), policy, recovery)? {
-            Ok(Some(action)) => push(action),
-            Ok(None) => choice.same += 1,
-            Err(why) => {
+        match action(repository, &node, &here, present.as_ref(), policy, recovery) {
+            Ok(Ok(Some(action))) => push(action),
+            Ok(Ok(None)) => {
+                choice.same += 1;
+                continue;
+            }
+            Ok(Err(why)) => {
                 choice.left_out.insert(path, why);
                 continue;
             }
-        }
-        if choice.items.len() > MOST {
-            return Err(Error::refused(format!(
-                "more than {} things would be put in place",
-                crate::text::count(MOST as u64)
-            ))
-            .hint("Choose less, or bring them back beside and move the folder."));
+            // One damaged file does not keep the others from coming back.
+            Err(error) if error.kind == Kind::Backup => {
+                choice.left_out.insert(path, error.to_string());
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         if let Some((parent, device)) = nearest(&here) {
-            let entry = needed.entry(device).or_insert((parent, 0));
-            entry.1 += node.size;
+            let entry = needed.entry(device).or_insert((parent, 0, 0));
+            (entry.1, entry.2) = (entry.1.saturating_add(node.size), entry.2 + 1);
         }
     }
-    for (folder, bytes) in needed.values() {
+    for (folder, bytes, files) in needed.values() {
         let held = Folder::open(folder)?;
         choice.free = choice.free.max(held.free()?);
-        enough(&held, *bytes, 0)?;
+        enough(&held, *bytes, *files)?;
     }
     Ok(())
+}
+
+fn too_many(what: &str) -> Error {
+    Error::refused(what).hint("Choose less, or bring them back beside and move the folder.")
+}
+
+/// Whether the nearest folder above that is there can be reached without a symlink; the error: why not.
+fn reachable(here: &Path) -> std::result::Result<(), String> {
+    match here.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok()).map(Folder::open) {
+        Some(Err(error)) => Err(format!("{}: {}", error.message, error.hints.first().cloned().unwrap_or_default())),
+        _ => Ok(()),
+    }
 }
 
 /// What is to be done with one file or symlink; `Ok(None)`: it is there. The inner error: why it is left out.
@@ -280,9 +346,18 @@ fn action(
     if aside(name, recovery).len() > 255 {
         return Ok(Err("its name is too long to keep the present one under another".into()));
     }
-    let above = here.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok());
-    if let Some(Err(error)) = above.map(Folder::open) {
-        return Ok(Err(format!("{}: {}", error.message, error.hints.first().cloned().unwrap_or_default())));
+    if let Err(why) = reachable(here) {
+        return Ok(Err(why));
+    }
+    if node.kind == EntryKind::File {
+        let mut parts = 0;
+        for id in &node.content {
+            parts += u64::from(repository.part_length(id)?);
+        }
+        if parts != node.size {
+            let (parts, size) = (text::bytes(parts), text::bytes(node.size));
+            return Ok(Err(format!("the snapshot says that it has {size}, and its parts have {parts}")));
+        }
     }
     let Some(present) = present else { return Ok(Ok(Some(Action::Create))) };
     Ok(match (node.kind, present.kind) {
@@ -306,8 +381,16 @@ fn action(
         _ if policy == Policy::Missing => {
             Err("something else stands there, and only what is missing was chosen".into())
         }
+        _ if is_immutable(here) => Err("what stands there is marked immutable (lsattr tells)".into()),
         _ => Ok(Some(Action::Replace)),
     })
+}
+
+/// Whether not even its owner may rename it. Not every file system knows of that.
+fn is_immutable(path: &Path) -> bool {
+    use rustix::fs::IFlags;
+    let flags = live::open(path).ok().and_then(|file| rustix::fs::ioctl_getflags(file).ok());
+    flags.is_some_and(|flags| flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND))
 }
 
 /// The nearest folder above that is there, and its file system.
@@ -357,8 +440,7 @@ pub fn content(node: &Node) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Owners of what was chosen who are somebody else here, or nobody; only the things themselves and what is directly in them
-/// are looked at when there are very many.
+/// Owners of what was chosen who are somebody else here, or nobody.
 pub fn strangers(
     repository: &Repository,
     snapshot: &Snapshot,
@@ -366,6 +448,7 @@ pub fn strangers(
     progress: &Progress,
 ) -> Result<Vec<Stranger>> {
     let mut owners: BTreeSet<(u32, String)> = BTreeSet::new();
+    let mut seen: HashSet<BlobId> = HashSet::new();
     let mut roots = Vec::new();
     for path in paths {
         let node = repository.node(snapshot, path)?;
@@ -380,7 +463,7 @@ pub fn strangers(
             progress.advance(nodes.len() as u64);
             for node in &nodes {
                 owners.insert((node.uid, node.user.clone()));
-                more.extend(node.subtree.map(|subtree| (subtree, ())));
+                more.extend(node.subtree.filter(|id| seen.insert(*id)).map(|subtree| (subtree, ())));
             }
         }
         Ok(())

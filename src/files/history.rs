@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 
-use crate::backup::{BlobId, EntryKind, Node, Repository, Snapshot};
+use crate::backup::{BlobId, EntryKind, MAX_DEPTH, Node, Repository, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
+
+/// Folders that one comparison looks into: more than any file system holds.
+const MOST: usize = 4_000_000;
 
 /// One content of a path, and the snapshots that hold it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,9 +169,15 @@ pub fn changes(
     let mut changes = Changes { complete: true, ..Changes::default() };
     let root = |snapshot: &Snapshot| repository.node(snapshot, "/").map(|node| node.subtree);
     let mut open = vec![(String::new(), root(before)?, root(after)?)];
+    let mut looked = 0_usize;
     while let Some((path, old, new)) = open.pop() {
         progress.check()?;
         progress.advance(1);
+        looked += 1;
+        if looked > MOST || path.matches('/').count() > MAX_DEPTH {
+            changes.complete = false;
+            continue;
+        }
         let (Ok(old), Ok(new)) = (nodes(repository, old), nodes(repository, new)) else {
             changes.complete = false;
             continue;
@@ -183,8 +192,12 @@ pub fn changes(
         }
         for (name, (old, new)) in pairs {
             let subtrees = (old.and_then(|node| node.subtree), new.and_then(|node| node.subtree));
-            if subtrees.0 != subtrees.1 && open.len() < 10_000_000 {
-                open.push((format!("{path}/{name}"), subtrees.0, subtrees.1));
+            if subtrees.0 != subtrees.1 {
+                if looked + open.len() < MOST {
+                    open.push((format!("{path}/{name}"), subtrees.0, subtrees.1));
+                } else {
+                    changes.complete = false;
+                }
             }
             // A folder is what is in it; what took its place, or gave way to it, is a file.
             let file = |node: &&Node| node.kind != EntryKind::Folder;
