@@ -24,6 +24,7 @@ use lifeboat::secret::Secret;
 use crate::resume::{kills, random};
 
 mod hostile;
+mod in_place;
 
 const PASSWORD: &str = "a canary in a coal mine";
 
