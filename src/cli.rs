@@ -187,6 +187,9 @@ enum Command {
         /// In place: only what is gone
         #[arg(long, requires = "in_place")]
         missing_only: bool,
+        /// In place: leave this file or folder as it is, of those that the plan names; may be given several times
+        #[arg(long, value_name = "PATH", requires = "in_place")]
+        except: Vec<String>,
         /// Whose they will be
         #[arg(long, value_enum)]
         owner: Option<Owner>,
@@ -379,13 +382,14 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         }
         Command::Changes { before, after, limit, json } => files::changes(system, &before, &after, limit, json).await,
         Command::Cat { file } => files::cat(system, &file).await,
-        Command::RestoreFiles { point, paths, into, in_place, missing_only, owner, consent } => {
+        Command::RestoreFiles { point, paths, into, in_place, missing_only, except, owner, consent } => {
             let script = Script {
                 point: Some(point),
                 files: paths,
                 into: into.map(|folder| whole(&folder)).transpose()?,
                 in_place,
                 policy: missing_only.then_some(Policy::Missing),
+                except,
                 own: owner.map(|owner| match owner {
                     Owner::Names => Own::Names,
                     Owner::Numbers => Own::Numbers,

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::choice::content;
-use super::write::{self, Folder, Notes, Own};
+use super::write::{self, Folder, Notes, Own, Zeros};
 use crate::backup::{BlobId, EntryKind, MAX_DEPTH, Node, Repository, Snapshot, Visit};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
@@ -45,6 +45,9 @@ pub struct Measure {
     pub others: u64,
     /// Of all files.
     pub bytes: u64,
+    /// Of those, bytes of long runs of zeros: they become holes and take no space.
+    #[serde(default)]
+    pub holes: u64,
     /// Whether every folder could be read.
     pub complete: bool,
 }
@@ -97,9 +100,11 @@ impl Restored {
 pub fn measure(repository: &Repository, snapshot: &Snapshot, paths: &[String], progress: &Progress) -> Result<Measure> {
     let mut measure = Measure { complete: true, ..Measure::default() };
     let mut level: HashMap<BlobId, u64> = HashMap::new();
+    let mut zeros = Zeros::default();
     for path in paths {
         let node = repository.node(snapshot, path)?;
         measure.add(&node, 1);
+        measure.add_holes(repository, &mut zeros, &node, 1);
         if let Some(subtree) = node.subtree {
             *level.entry(subtree).or_default() += 1;
         }
@@ -119,6 +124,7 @@ pub fn measure(repository: &Repository, snapshot: &Snapshot, paths: &[String], p
             progress.advance(nodes.len() as u64);
             for node in &nodes {
                 measure.add(node, times);
+                measure.add_holes(repository, &mut zeros, node, times);
                 if let Some(subtree) = node.subtree {
                     let known = next.entry(subtree).or_default();
                     *known = known.saturating_add(times);
@@ -136,6 +142,17 @@ pub fn measure(repository: &Repository, snapshot: &Snapshot, paths: &[String], p
 }
 
 impl Measure {
+    fn add_holes(&mut self, repository: &Repository, zeros: &mut Zeros, node: &Node, times: u64) {
+        // A part that is not there is told of when the file is brought back.
+        let bytes = zeros.of(repository, node).and_then(|()| zeros.bytes(repository, node)).unwrap_or_default();
+        self.holes = self.holes.saturating_add(bytes.min(node.size).saturating_mul(times));
+    }
+
+    /// Bytes that are written.
+    pub fn written(&self) -> u64 {
+        self.bytes.saturating_sub(self.holes)
+    }
+
     fn add(&mut self, node: &Node, times: u64) {
         let number = match node.kind {
             EntryKind::File => {

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::beside::{self, Measure};
 use super::live::{self, Present};
-use super::write::{Folder, Own};
+use super::write::{Folder, Own, Zeros};
 use crate::backup::{BlobId, EntryKind, MAX_DEPTH, Node, Repository, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
@@ -92,7 +92,7 @@ pub struct Choice {
     pub same: u64,
     /// What will not be done, and why: by path.
     pub left_out: BTreeMap<String, String>,
-    /// Bytes that are free where it goes.
+    /// Bytes that are free where it goes; 0 also where the file system does not count them.
     pub free: u64,
 }
 
@@ -101,26 +101,33 @@ impl Choice {
     ///
     /// Errors: a path at which nothing would be put in place.
     pub fn without(mut self, except: &[String]) -> Result<Self> {
-        for path in except {
-            let path = path.trim_end_matches('/');
-            let beneath = |item: &Item| {
-                item.path == path || item.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
-            };
-            let before = self.items.len();
-            self.items.retain(|item| !beneath(item));
-            if self.items.len() == before {
-                return Err(Error::operator(format!("nothing would be put in place at {path}"))
-                    .hint("Leave out what the plan names, by its whole path."));
-            }
-            self.left_out.insert(path.into(), "you left it out".into());
+        let named = |path: &str| self.items.iter().any(|item| is_beneath(&item.path, path));
+        if let Some(path) = except.iter().find(|path| !named(path)) {
+            return Err(Error::operator(format!("nothing would be put in place at {path}"))
+                .hint("Leave out what the plan names, by its whole path."));
         }
+        self.items.retain(|item| !except.iter().any(|path| is_beneath(&item.path, path)));
+        self.left_out.extend(except.iter().map(|path| (path.clone(), BY_YOU.to_owned())));
         Ok(self)
+    }
+
+    /// Whether somebody has left something out that would be put in place.
+    pub fn is_narrowed(&self) -> bool {
+        self.left_out.values().any(|why| why == BY_YOU)
     }
 
     /// How many things are written in place, folders not counted.
     pub fn writes(&self) -> u64 {
         self.items.iter().filter(|item| item.action != Action::MakeFolder).count() as u64
     }
+}
+
+/// Why something is left out that would be put in place.
+const BY_YOU: &str = "you left it out";
+
+/// Whether a path is the other one, or lies beneath it.
+fn is_beneath(path: &str, above: &str) -> bool {
+    path.strip_prefix(above.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// An owner of the snapshot who is somebody else on this machine, or nobody.
@@ -168,8 +175,8 @@ pub fn freeze(
                 return Err(Error::refused(format!("{} is there already", folder.display()))
                     .hint("Name a folder that is not there yet: nothing is overwritten."));
             }
-            choice.free = held.free()?;
-            enough(&held, measure.bytes, measure.files + measure.folders + measure.symlinks)?;
+            choice.free = held.free()?.unwrap_or_default();
+            enough(&held, measure.written(), measure.files + measure.folders + measure.symlinks)?;
         }
         Destination::InPlace => in_place(repository, snapshot, policy, recovery, &mut choice, progress)?,
     }
@@ -178,8 +185,7 @@ pub fn freeze(
 
 /// Refuses before anything is written what would not fit.
 fn enough(held: &Folder, bytes: u64, files: u64) -> Result<()> {
-    let free = held.free()?;
-    if bytes > free {
+    if let Some(free) = held.free()?.filter(|free| bytes > *free) {
         return Err(Error::refused(format!(
             "{} are free at {}, and {} are to be written",
             text::bytes(free),
@@ -213,6 +219,7 @@ fn in_place(
         return Err(too_many(&format!("more than {} things would be compared", text::count(MOST_COMPARED))));
     }
     progress.begin("looking what stands there now", Unit::Items, None);
+    let mut zeros = Zeros::default();
     let mut needed: BTreeMap<u64, (PathBuf, u64, u64)> = BTreeMap::new();
     let mut open: Vec<(String, Node)> = Vec::new();
     for path in choice.paths.iter().rev() {
@@ -307,12 +314,13 @@ fn in_place(
         }
         if let Some((parent, device)) = nearest(&here) {
             let entry = needed.entry(device).or_insert((parent, 0, 0));
-            (entry.1, entry.2) = (entry.1.saturating_add(node.size), entry.2 + 1);
+            let holes = zeros.of(repository, &node).and_then(|()| zeros.bytes(repository, &node)).unwrap_or_default();
+            (entry.1, entry.2) = (entry.1.saturating_add(node.size.saturating_sub(holes)), entry.2 + 1);
         }
     }
     for (folder, bytes, files) in needed.values() {
         let held = Folder::open(folder)?;
-        choice.free = choice.free.max(held.free()?);
+        choice.free = choice.free.max(held.free()?.unwrap_or_default());
         enough(&held, *bytes, *files)?;
     }
     Ok(())

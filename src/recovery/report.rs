@@ -479,6 +479,7 @@ fn told_fact(fact: &Fact) -> String {
         Fact::Folder(folder) => format!("into {folder}"),
         Fact::Policy(Policy::Missing) => "only what is gone".into(),
         Fact::Policy(Policy::MissingAndChanged) => "what is gone and what changed".into(),
+        Fact::Except(paths) => format!("without {}", join(paths.iter().cloned())),
         Fact::Own(Own::Numbers) => "owners by number".into(),
         Fact::Own(Own::Names) => "owners by name".into(),
         Fact::Own(Own::Me) => "owned by whoever runs this".into(),

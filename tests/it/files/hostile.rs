@@ -419,3 +419,33 @@ fn fm_59_trees_without_end_end_and_memory_is_bounded() {
     assert!(code == Some(4) && told.contains("could not be brought back"), "{code:?} {told}");
     assert!(machine.srv().read_dir().unwrap().next().is_none());
 }
+
+#[test]
+fn fm_81_a_sparse_file_of_a_terabyte_comes_back_with_its_holes() {
+    let forged = Forged::new(|forge, _| {
+        let zeros = forge.data(&vec![0; 8 << 20]);
+        let middle = forge.data(&b"in the middle".repeat(1000));
+        let mut content = vec![zeros; 1 << 17];
+        content.insert(1 << 16, middle);
+        let mut node = node("file", "sparse");
+        (node["size"], node["content"]) = (((1_u64 << 40) + 13_000).into(), content.into());
+        vec![node]
+    });
+    let begun = Instant::now();
+    let srv = forged.machine.srv();
+    let (_, put) = forged.in_place();
+    let check = |path: &Path| {
+        let facts = fs::metadata(path).unwrap();
+        assert!(facts.len() == (1 << 40) + 13_000 && facts.blocks() * 512 < 1 << 20, "{facts:?}");
+        let mut middle = [0; 13];
+        let file = fs::File::open(path).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut middle, 1 << 39).unwrap();
+        assert_eq!(&middle, b"in the middle");
+    };
+    assert_eq!(put.placed.len(), 1);
+    check(&srv.join("sparse"));
+    let into = forged.machine.home().join("back");
+    assert_eq!(forged.beside(&into).unwrap().files, 1);
+    check(&into.join(srv.strip_prefix("/").unwrap()).join("sparse"));
+    println!("a terabyte twice in {:?}", begun.elapsed());
+}
