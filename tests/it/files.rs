@@ -23,8 +23,10 @@ use lifeboat::secret::Secret;
 
 use crate::resume::{kills, random};
 
+mod damage;
 mod hostile;
 mod in_place;
+mod places;
 
 const PASSWORD: &str = "a canary in a coal mine";
 
