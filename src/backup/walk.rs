@@ -3,7 +3,7 @@
 use super::index::BlobKind;
 use super::storage::{Failure, Why};
 use super::tree::{self, MAX_DEPTH, Node};
-use super::{BlobId, Repository, at_once};
+use super::{BlobId, Repository, at_once, sentence};
 use crate::error::Result;
 use crate::progress::Progress;
 
@@ -62,7 +62,7 @@ impl Repository {
                 for ((_, number), nodes) in batch.iter().zip(read) {
                     let visited = match nodes {
                         Ok(nodes) => Visit::Nodes(nodes),
-                        Err(Failure { why: Why::Damaged | Why::Missing, error }) => Visit::Damaged(error.to_string()),
+                        Err(Failure { why: Why::Damaged | Why::Missing, error }) => Visit::Damaged(sentence(&error)),
                         Err(failure) => return Err(failure.into()),
                     };
                     entries += if let Visit::Nodes(nodes) = &visited { nodes.len() } else { 0 };

@@ -272,27 +272,7 @@ fn in_place(
                     continue;
                 }
             }
-            let nodes = node.subtree.map(|id| repository.nodes(&id)).transpose();
-            match nodes {
-                Ok(nodes) => {
-                    let mut names: HashMap<&str, u32> = HashMap::new();
-                    for child in nodes.iter().flat_map(|nodes| nodes.iter()) {
-                        *names.entry(&child.name).or_default() += 1;
-                    }
-                    for child in nodes.iter().flat_map(|nodes| nodes.iter().rev()) {
-                        let path = format!("{}/{}", path.trim_end_matches('/'), child.name);
-                        if names.get(child.name.as_str()) == Some(&1) {
-                            open.push((path, child.clone()));
-                        } else {
-                            choice.left_out.insert(path, "the snapshot holds it twice".into());
-                        }
-                    }
-                }
-                Err(error) if error.kind == Kind::Backup => {
-                    choice.left_out.insert(path, error.to_string());
-                }
-                Err(error) => return Err(error),
-            }
+            open_folder(repository, &path, &node, &mut open, &mut choice.left_out)?;
             continue;
         }
         match action(repository, &node, &here, present.as_ref(), policy, recovery) {
@@ -322,6 +302,37 @@ fn in_place(
         let held = Folder::open(folder)?;
         choice.free = choice.free.max(held.free()?.unwrap_or_default());
         enough(&held, *bytes, *files)?;
+    }
+    Ok(())
+}
+
+/// Adds what is in a folder to what is still to be looked at.
+fn open_folder(
+    repository: &Repository,
+    path: &str,
+    node: &Node,
+    open: &mut Vec<(String, Node)>,
+    left_out: &mut BTreeMap<String, String>,
+) -> Result<()> {
+    let nodes = match node.subtree.map(|id| repository.nodes(&id)).transpose() {
+        Ok(nodes) => nodes.unwrap_or_default(),
+        Err(error) if error.kind == Kind::Backup => {
+            left_out.insert(path.into(), error.to_string());
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut names: HashMap<&str, u32> = HashMap::new();
+    for child in &*nodes {
+        *names.entry(&child.name).or_default() += 1;
+    }
+    for child in nodes.iter().rev() {
+        let path = format!("{}/{}", path.trim_end_matches('/'), child.name);
+        if names.get(child.name.as_str()) == Some(&1) {
+            open.push((path, child.clone()));
+        } else {
+            left_out.insert(path, "the snapshot holds it twice".into());
+        }
     }
     Ok(())
 }

@@ -394,17 +394,7 @@ fn fm_59_trees_without_end_end_and_memory_is_bounded() {
     let wider = forge.tree(&wider);
     let nodes = [folder_of("doubled", &doubled), folder_of("deep", &deep), folder_of("wider", &wider)];
     let snapshot = forge.finish(&machine.srv(), &nodes);
-    let bounded = |arguments: &[&str]| {
-        let command = machine.command(arguments);
-        let mut limited = Command::new("timeout");
-        limited.args(["300", "prlimit", "--data=900000000"]).arg(command.get_program()).args(command.get_args());
-        limited.env_clear();
-        limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let begun = Instant::now();
-        let output = limited.stdin(Stdio::null()).output().unwrap();
-        println!("{arguments:?}: {:?} {:?}", output.status.code(), begun.elapsed());
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
+    let bounded = |arguments: &[&str]| bounded(&machine, arguments);
     for folder in ["doubled", "wider"] {
         for more in [&["--in-place", "--consent", "x"] as &[&str], &[]] {
             let path = machine.path(folder);
@@ -448,4 +438,34 @@ fn fm_81_a_sparse_file_of_a_terabyte_comes_back_with_its_holes() {
     assert_eq!(forged.beside(&into).unwrap().files, 1);
     check(&into.join(srv.strip_prefix("/").unwrap()).join("sparse"));
     println!("a terabyte twice in {:?}", begun.elapsed());
+}
+
+/// Runs the program with little time and little memory. Returns its exit code and what it said.
+fn bounded(machine: &Machine, arguments: &[&str]) -> (Option<i32>, String) {
+    let command = machine.command(arguments);
+    let mut limited = Command::new("timeout");
+    limited.args(["60", "prlimit", "--data=600000000"]).arg(command.get_program()).args(command.get_args());
+    limited.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = limited.stdin(Stdio::null()).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn fm_59_a_folder_of_very_many_entries_is_listed_and_one_of_too_many_is_refused_with_words() {
+    let machine = Machine::new();
+    let mut forge = Forge::open(&machine.repository(), PASSWORD);
+    let many: Vec<Value> = (0..150_000).map(|number| node("file", format!("file {number}"))).collect();
+    let many = forge.folder("many", &many);
+    let mut few = node("dir", "too many");
+    few["subtree"] = forge.blob("tree", &forge::id(b"x"), b"{}", Told::Plain(300 << 20)).into();
+    let snapshot = forge.finish(&machine.srv(), &[many, few]);
+    for arguments in [&["ls", "-r", &snapshot] as &[&str], &["find", "--point", &snapshot, "file 149999"]] {
+        let (code, told) = bounded(&machine, arguments);
+        assert!(code == Some(0) || told.contains("300 MB"), "{arguments:?}: {code:?} {told}");
+    }
+    let (code, told) = bounded(&machine, &["ls", &format!("{snapshot}:{}", machine.path("too many"))]);
+    assert!(code == Some(4) && told.contains("more entries than are read here: 300 MB"), "{code:?} {told}");
+    let (code, told) =
+        bounded(&machine, &["restore-files", &snapshot, &machine.path("many"), "--in-place", "--consent", "x"]);
+    assert!(code == Some(3) && told.contains("more than 10,000 things"), "{code:?} {told}");
 }
