@@ -44,7 +44,7 @@ pub use location::{Location, Password};
 pub use lock::{REFRESH, SharedLock};
 pub use place::{Place, ReadSeek};
 pub use rustic_core::Id as BlobId;
-pub use tree::{Attribute, Entries, Entry, EntryKind, Node};
+pub use tree::{Attribute, Entries, Entry, EntryKind, MAX_DEPTH, Node};
 pub use walk::Visit;
 
 /// One backup in a repository.
@@ -204,7 +204,7 @@ impl Repository {
             let inner = entry.path.clone();
             found.entries.push(entry);
             let Some(subtree) = subtree else { continue };
-            if open.len() >= tree::MAX_DEPTH {
+            if open.len() >= MAX_DEPTH {
                 found.complete = false;
                 continue;
             }

@@ -29,6 +29,9 @@ mod watch;
 /// What a recovery from a repository with many packs needs, and room to spare.
 const DESCRIPTORS: u64 = 128;
 
+/// What is asked for beyond that, where it is allowed.
+const MANY_DESCRIPTORS: u64 = 16_384;
+
 /// What the runtime, the archive's and the repository's readers have at work at once, and room to spare.
 const THREADS: usize = 16;
 
@@ -180,30 +183,7 @@ enum Command {
         file: String,
     },
     /// Bring files and folders back: into a new folder, or in place of the present ones, which are kept
-    RestoreFiles {
-        /// A snapshot
-        point: String,
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<String>,
-        /// The whole path of a folder that is not there yet (default: one in the home folder)
-        #[arg(long, value_name = "FOLDER", conflicts_with = "in_place")]
-        into: Option<PathBuf>,
-        /// Put them back where they were; what stands there is kept as NAME.pre-RECOVERY
-        #[arg(long)]
-        in_place: bool,
-        /// In place: only what is gone
-        #[arg(long, requires = "in_place")]
-        missing_only: bool,
-        /// In place: what is gone, and of what changed only files that are named here by themselves
-        #[arg(long, requires = "in_place", conflicts_with = "missing_only")]
-        keep_in_folders: bool,
-        /// Whose they will be
-        #[arg(long, value_enum)]
-        owner: Option<Owner>,
-        /// What you would type to consent, in place: the file's name, or "put back 2 files"
-        #[arg(long, value_name = "WORDS")]
-        consent: Option<String>,
-    },
+    RestoreFiles(RestoreFiles),
     /// Take back what a recovery wrote, for the rows that nobody changed since
     Undo {
         recovery: String,
@@ -250,6 +230,58 @@ enum Command {
 /// The drills that there are, each with what happened.
 fn scenario_names() -> PossibleValuesParser {
     scenarios::ALL.map(|scenario| PossibleValue::new(scenario.name).help(scenario.title)).into()
+}
+
+/// What is brought back, and how.
+#[derive(Debug, clap::Args)]
+struct RestoreFiles {
+    /// A snapshot
+    point: String,
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+    /// The whole path of a folder that is not there yet (default: one in the home folder)
+    #[arg(long, value_name = "FOLDER", conflicts_with = "in_place")]
+    into: Option<PathBuf>,
+    /// Put them back where they were; what stands there is kept as NAME.pre-RECOVERY
+    #[arg(long)]
+    in_place: bool,
+    /// In place: only what is gone
+    #[arg(long, requires = "in_place")]
+    missing_only: bool,
+    /// In place: what is gone, and of what changed only files that are named here by themselves
+    #[arg(long, requires = "in_place", conflicts_with = "missing_only")]
+    keep_in_folders: bool,
+    /// In place: leave this file or folder as it is, of those that the plan names; may be given several times
+    #[arg(long, value_name = "PATH", requires = "in_place")]
+    except: Vec<String>,
+    /// Whose they will be
+    #[arg(long, value_enum)]
+    owner: Option<Owner>,
+    /// What you would type to consent, in place: the file's name, or "put back 2 files"
+    #[arg(long, value_name = "WORDS")]
+    consent: Option<String>,
+}
+
+impl RestoreFiles {
+    /// The answers that a console would be given, and the words of consent.
+    fn script(self) -> Result<(Script, Option<String>)> {
+        let policies = [(self.missing_only, Policy::Missing), (self.keep_in_folders, Policy::MissingAndMarked)];
+        let script = Script {
+            point: Some(self.point),
+            files: self.paths,
+            into: self.into.map(|folder| whole(&folder)).transpose()?,
+            in_place: self.in_place,
+            policy: policies.iter().find_map(|(wanted, policy)| wanted.then_some(*policy)),
+            except: self.except,
+            own: self.owner.map(|owner| match owner {
+                Owner::Names => Own::Names,
+                Owner::Numbers => Own::Numbers,
+                Owner::Me => Own::Me,
+            }),
+            ..Script::default()
+        };
+        Ok((script, self.consent))
+    }
 }
 
 /// Whose files will be.
@@ -308,8 +340,9 @@ fn run(arguments: Arguments) -> Result<()> {
 fn enough_descriptors() -> Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
-    // Putting files back holds their folders open: all that is allowed is taken.
-    let most = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    // Each folder in which files are put back is held open.
+    let raised = soft.max(hard.min(MANY_DESCRIPTORS));
+    let most = setrlimit(Resource::RLIMIT_NOFILE, raised, hard).map_or(soft, |()| raised);
     if most >= DESCRIPTORS {
         return Ok(());
     }
@@ -398,21 +431,8 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
             files::changes(system, &asked, json).await
         }
         Command::Cat { file } => files::cat(system, &file).await,
-        Command::RestoreFiles { point, paths, into, in_place, missing_only, keep_in_folders, owner, consent } => {
-            let policies = [(missing_only, Policy::Missing), (keep_in_folders, Policy::MissingAndMarked)];
-            let script = Script {
-                point: Some(point),
-                files: paths,
-                into: into.map(|folder| whole(&folder)).transpose()?,
-                in_place,
-                policy: policies.iter().find_map(|(wanted, policy)| wanted.then_some(*policy)),
-                own: owner.map(|owner| match owner {
-                    Owner::Names => Own::Names,
-                    Owner::Numbers => Own::Numbers,
-                    Owner::Me => Own::Me,
-                }),
-                ..Script::default()
-            };
+        Command::RestoreFiles(asked) => {
+            let (script, consent) = asked.script()?;
             headless::restore_files(system, &script, consent, &state).await
         }
         Command::Resume { recovery } => Box::pin(headless::resume(system, &recovery, &state)).await,

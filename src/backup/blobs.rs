@@ -39,6 +39,12 @@ impl Repository {
         Ok(copies.first().map(Copy::plain_length).ok_or_else(|| self.not_indexed(id))?)
     }
 
+    /// The plain length of a folder's blob, as far as the index knows it.
+    pub(super) fn tree_length(&self, id: &Id) -> Result<u32> {
+        let copies = self.index()?.find(BlobKind::Tree, id).unwrap_or_default();
+        Ok(copies.first().map_or(0, Copy::plain_length))
+    }
+
     /// The bytes of a blob, proven by their SHA-256.
     pub(super) fn blob(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>> {
         Ok(self.fetch(kind, id)?)

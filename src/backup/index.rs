@@ -108,6 +108,12 @@ impl Index {
         let found = self.blobs[begin..].iter().take_while(|blob| blob.id == *id);
         found
             .map(|blob| {
+                if kind == BlobKind::Tree && blob.compressed_from > limit {
+                    return Err(format!(
+                        "folder {id} has more entries than are read here: {} MB",
+                        blob.compressed_from >> 20
+                    ));
+                }
                 let usable = blob.length >= OVERHEAD
                     && blob.length <= limit + OVERHEAD
                     && blob.compressed_from <= limit

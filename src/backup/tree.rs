@@ -51,7 +51,7 @@ pub struct Entries {
 }
 
 /// How deep a walk goes: beyond any path that an operating system can open.
-pub(super) const MAX_DEPTH: usize = 1024;
+pub const MAX_DEPTH: usize = 1024;
 
 /// One thing in a folder, with everything that restic recorded of it.
 #[derive(Debug, Clone, Default)]

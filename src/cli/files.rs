@@ -48,6 +48,7 @@ pub async fn ls(system: System, at: &str, recursive: bool, as_json: bool) -> Res
             Standing::Missing => "missing",
             Standing::Extra => "extra",
             Standing::Excluded => "excluded",
+            Standing::Elsewhere => "-",
         };
         print(&format!(
             "{}{:04o} {:<10} {:>10} {:<19} {standing:<8} {}",

@@ -15,7 +15,7 @@ use crate::recovery::Flow;
 use crate::recovery::answers::Script;
 use crate::recovery::flows::Next;
 use crate::recovery::plan::Plan;
-use crate::recovery::record::Record;
+use crate::recovery::record::{Fact, Record};
 use crate::recovery::run::Settled;
 use crate::recovery::worker::{Event, Request, Stage, Viewer, Workers};
 use crate::recovery::{journal, report};
@@ -67,6 +67,10 @@ impl Watch {
                 return Err(error.clone());
             }
             match self.viewer.next() {
+                Next::Ready(_) if self.viewer.record().except() != script.except => {
+                    let fact = Fact::Except(script.except.clone());
+                    self.ask(Request::Answer { fact, seen: self.viewer.seen() }).await?;
+                }
                 Next::Ready(plan) => return Ok(plan),
                 Next::Ask(question) => {
                     let fact = script.answer(&question, self.viewer.record(), Utc::now())?;

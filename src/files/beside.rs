@@ -8,20 +8,26 @@
 //! away again. A file whose bytes are damaged in the repository is left out and named; everything else comes back.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::write::{self, Folder, Notes, Own};
-use crate::backup::{EntryKind, Node, Repository, Snapshot, Visit};
+use super::choice::content;
+use super::write::{self, Folder, Notes, Own, Zeros};
+use crate::backup::{BlobId, EntryKind, MAX_DEPTH, Node, Repository, Snapshot, Visit};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
 
 /// Files that wait for the threads that write them.
 const BATCH: usize = 2048;
+
+/// More folders or files are not brought back at once.
+const MOST_FOLDERS: u64 = 4_000_000;
+const MOST_FILES: u64 = 50_000_000;
 
 /// So many of the files that could not be brought back are named.
 const NAMED: usize = 1000;
@@ -39,6 +45,9 @@ pub struct Measure {
     pub others: u64,
     /// Of all files.
     pub bytes: u64,
+    /// Of those, bytes of long runs of zeros: they become holes and take no space.
+    #[serde(default)]
+    pub holes: u64,
     /// Whether every folder could be read.
     pub complete: bool,
 }
@@ -84,42 +93,77 @@ impl Restored {
     }
 }
 
-/// Counts what lies at some paths of a snapshot and beneath them.
+/// Counts what lies at some paths of a snapshot and beneath them. A folder that is there many times on one level is read once,
+/// so that a snapshot whose levels each hold the next one twice is known for what it is.
+///
+/// Errors: it is more than any file system holds.
 pub fn measure(repository: &Repository, snapshot: &Snapshot, paths: &[String], progress: &Progress) -> Result<Measure> {
     let mut measure = Measure { complete: true, ..Measure::default() };
-    let mut roots = Vec::new();
+    let mut level: HashMap<BlobId, u64> = HashMap::new();
+    let mut zeros = Zeros::default();
     for path in paths {
         let node = repository.node(snapshot, path)?;
-        measure.add(&node);
-        roots.extend(node.subtree.map(|subtree| (subtree, ())));
+        measure.add(&node, 1);
+        measure.add_holes(repository, &mut zeros, &node, 1);
+        if let Some(subtree) = node.subtree {
+            *level.entry(subtree).or_default() += 1;
+        }
     }
     progress.begin("counting", Unit::Items, None);
-    repository.walk(roots, progress, |(), visit, more| {
-        let Visit::Nodes(nodes) = visit else {
+    for depth in 0..=MAX_DEPTH {
+        if depth == MAX_DEPTH && !level.is_empty() {
             measure.complete = false;
-            return Ok(());
-        };
-        progress.advance(nodes.len() as u64);
-        for node in &nodes {
-            measure.add(node);
-            more.extend(node.subtree.map(|subtree| (subtree, ())));
+            break;
         }
-        Ok(())
-    })?;
+        let mut next: HashMap<BlobId, u64> = HashMap::new();
+        repository.walk(level.into_iter().collect(), progress, |times, visit, _| {
+            let Visit::Nodes(nodes) = visit else {
+                measure.complete = false;
+                return Ok(());
+            };
+            progress.advance(nodes.len() as u64);
+            for node in &nodes {
+                measure.add(node, times);
+                measure.add_holes(repository, &mut zeros, node, times);
+                if let Some(subtree) = node.subtree {
+                    let known = next.entry(subtree).or_default();
+                    *known = known.saturating_add(times);
+                }
+            }
+            Ok(())
+        })?;
+        if measure.folders > MOST_FOLDERS || measure.files > MOST_FILES {
+            return Err(Error::refused("there are more files and folders than any file system holds")
+                .hint("Choose less: something deeper down."));
+        }
+        level = next;
+    }
     Ok(measure)
 }
 
 impl Measure {
-    fn add(&mut self, node: &Node) {
-        match node.kind {
+    fn add_holes(&mut self, repository: &Repository, zeros: &mut Zeros, node: &Node, times: u64) {
+        // A part that is not there is told of when the file is brought back.
+        let bytes = zeros.of(repository, node).and_then(|()| zeros.bytes(repository, node)).unwrap_or_default();
+        self.holes = self.holes.saturating_add(bytes.min(node.size).saturating_mul(times));
+    }
+
+    /// Bytes that are written.
+    pub fn written(&self) -> u64 {
+        self.bytes.saturating_sub(self.holes)
+    }
+
+    fn add(&mut self, node: &Node, times: u64) {
+        let number = match node.kind {
             EntryKind::File => {
-                self.files += 1;
-                self.bytes += node.size;
+                self.bytes = self.bytes.saturating_add(node.size.saturating_mul(times));
+                &mut self.files
             }
-            EntryKind::Folder => self.folders += 1,
-            EntryKind::Symlink => self.symlinks += 1,
-            EntryKind::Other => self.others += 1,
-        }
+            EntryKind::Folder => &mut self.folders,
+            EntryKind::Symlink => &mut self.symlinks,
+            EntryKind::Other => &mut self.others,
+        };
+        *number = number.saturating_add(times);
     }
 }
 
@@ -138,11 +182,8 @@ fn partial(folder: &Path, recovery: &str) -> Result<(PathBuf, Vec<u8>, Vec<u8>)>
 pub fn settle(folder: &Path, recovery: &str) -> Result<bool> {
     let (parent, name, filled) = partial(folder, recovery)?;
     let Ok(held) = Folder::open(&parent) else { return Ok(false) };
-    let left = held.shown(&filled);
     if held.present(&filled)?.is_some() {
-        std::fs::remove_dir_all(&left).map_err(|error| {
-            Error::target(format!("cannot remove {}", left.display())).detail(error).hint("Remove it by hand.")
-        })?;
+        held.remove_tree(&filled)?;
         return Ok(false);
     }
     Ok(held.present(&name)?.is_some())
@@ -166,18 +207,19 @@ pub fn restore(
     progress.begin("writing files", Unit::Bytes, Some(measure.bytes));
     let root = held.beneath(Path::new(std::ffi::OsStr::from_bytes(&filled)));
     let outcome = root.and_then(|root| {
-        let work = Work { repository, own, root, links: Mutex::default(), progress };
+        let work = Work { repository, own, root, links: Mutex::default(), later: Mutex::default(), progress };
         let mut restored = work.all(snapshot, paths)?;
         progress.check()?;
         work.root.sync_all()?;
         held.rename(&filled, &name)?;
-        held.sync()?;
+        // What may be lost with the power is not said to be there.
+        held.sync().inspect_err(|_| drop(held.rename(&name, &filled)))?;
         restored.folder = folder.display().to_string();
         Ok(restored)
     });
     if outcome.is_err() {
         // What went wrong matters more than what could not be cleaned up after it; `resume` removes the rest.
-        let _ = std::fs::remove_dir_all(held.shown(&filled));
+        let _ = held.remove_tree(&filled);
     }
     outcome
 }
@@ -188,12 +230,25 @@ struct Made {
     node: Node,
 }
 
+/// What the names of one file have in common: device, inode, and the content, since a snapshot may lie about the others.
+type Linked = (u64, u64, String);
+
+/// What is known of the first name of a file of several.
+enum First {
+    /// Nothing: the one that asks is the first.
+    Is,
+    UnderWay,
+    Written(PathBuf),
+}
+
 struct Work<'a> {
     repository: &'a Repository,
     own: Own,
     root: Folder,
-    /// Files of several names: the first of them that was written.
-    links: Mutex<HashMap<(u64, u64), PathBuf>>,
+    /// Files of several names: the first of them that was written; `None` while it is being written.
+    links: Mutex<HashMap<Linked, Option<PathBuf>>>,
+    /// Further names of such files, to be made when the first is there.
+    later: Mutex<Vec<(PathBuf, Node)>>,
     progress: &'a Progress,
 }
 
@@ -235,6 +290,10 @@ impl Work<'_> {
                     restored.fail(&path, "it lies deeper than a path can be");
                     return Ok(());
                 }
+                Visit::TooMany => {
+                    restored.fail(&path, "there are more folders in it than any file system holds");
+                    return Ok(());
+                }
             };
             let mut files = Vec::new();
             for mut node in nodes {
@@ -251,7 +310,7 @@ impl Work<'_> {
                         made.push(Made { path, node });
                     }
                     Err(error) if write::is_final(&error) => return Err(error),
-                    Err(error) => restored.fail(&path, error.message),
+                    Err(error) => restored.fail(&path, reason(error)),
                 }
             }
             if !files.is_empty() {
@@ -307,7 +366,23 @@ impl Work<'_> {
         for one in done {
             all.merge(one);
         }
+        let later = std::mem::take(&mut *self.later.lock().unwrap_or_else(PoisonError::into_inner));
+        for (folder, node) in later {
+            all.merge(self.files_of(&folder, &[node])?);
+        }
         Ok(all)
+    }
+
+    /// Asks for the first name of a file of several, and lays claim to being it.
+    fn first(&self, node: &Node) -> First {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        match links.entry(linked(node)) {
+            Entry::Vacant(free) => {
+                free.insert(None);
+                First::Is
+            }
+            Entry::Occupied(first) => first.get().clone().map_or(First::UnderWay, First::Written),
+        }
     }
 
     fn files_of(&self, folder: &Path, nodes: &[Node]) -> Result<Restored> {
@@ -331,21 +406,43 @@ impl Work<'_> {
             match done {
                 Ok(()) => {}
                 Err(error) if error.kind == Kind::Cancelled || write::is_final(&error) => return Err(error),
-                Err(error) => restored.fail(&path, error.to_string()),
+                Err(error) => restored.fail(&path, reason(error)),
             }
         }
         Ok(restored)
     }
 
     fn file(&self, held: &Folder, name: &[u8], node: &Node, path: &Path, restored: &mut Restored) -> Result<()> {
-        if node.links > 1 {
-            let first = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if let Some(first) = first.get(&(node.device, node.inode)) {
-                self.root.link_again(first, path)?;
+        if node.links < 2 {
+            return self.write(held, name, node, path, restored);
+        }
+        match self.first(node) {
+            First::Is => {
+                let written = self.write(held, name, node, path, restored);
+                let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+                match &written {
+                    Ok(()) => links.insert(linked(node), Some(path.to_owned())),
+                    Err(_) => links.remove(&linked(node)),
+                };
+                written
+            }
+            First::UnderWay => {
+                let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+                self.later.lock().unwrap_or_else(PoisonError::into_inner).push((folder, node.clone()));
+                Ok(())
+            }
+            First::Written(first) => {
+                if let Err(error) = self.root.link_again(&first, path) {
+                    restored.notes.add(format!("hard links: {}", error.detail.unwrap_or_default()), path);
+                    return self.write(held, name, node, path, restored);
+                }
                 restored.files += 1;
-                return Ok(());
+                Ok(())
             }
         }
+    }
+
+    fn write(&self, held: &Folder, name: &[u8], node: &Node, path: &Path, restored: &mut Restored) -> Result<()> {
         let file = held.create(name)?;
         let written = write::fill(&file, self.repository, node, path, self.progress).and_then(|()| {
             if write::holds(&file, self.repository, node)? {
@@ -359,12 +456,24 @@ impl Work<'_> {
             return Err(error);
         }
         write::dress(&file, node, self.own, path, &mut restored.notes);
-        if node.links > 1 {
-            let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            links.insert((node.device, node.inode), path.to_owned());
+        let length = file.metadata().map_or(node.size, |facts| facts.len());
+        if length != node.size {
+            restored.notes.add("the size that the snapshot tells of: its parts have another one", path);
         }
         restored.files += 1;
-        restored.bytes += node.size;
+        restored.bytes += length;
         Ok(())
     }
+}
+
+/// Why something could not be brought back, with the words of whoever said so.
+fn reason(error: Error) -> String {
+    match error.detail {
+        Some(detail) => format!("{}: {detail}", error.message),
+        None => error.message,
+    }
+}
+
+fn linked(node: &Node) -> Linked {
+    (node.device, node.inode, content(node))
 }

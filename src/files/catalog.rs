@@ -108,7 +108,7 @@ impl Catalog {
                         catalog.damage.push(format!("{}: {why}", catalog.path(parent)));
                         return Ok(());
                     }
-                    Visit::TooDeep => {
+                    Visit::TooDeep | Visit::TooMany => {
                         catalog.complete = false;
                         return Ok(());
                     }

@@ -1,7 +1,7 @@
 //! What is to be brought back, frozen: where each thing goes, what stands there now, and what is left out. What is shown is
 //! what is done: [`super::put`] does nothing that is not here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,21 @@ use sha2::{Digest as _, Sha256};
 
 use super::beside::{self, Measure};
 use super::live::{self, Present};
-use super::write::{Folder, Own};
-use crate::backup::{EntryKind, Node, Repository, Snapshot};
+use super::write::{Folder, Own, Zeros};
+use crate::backup::{BlobId, EntryKind, MAX_DEPTH, Node, Repository, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
+use crate::text;
 
-/// More files than this are not put in place one by one: they are brought back beside, and moved.
+/// More files than this are not put in place one by one: they are brought back beside, and moved. No more are left out, each
+/// with its reason.
 const MOST: usize = 10_000;
 
 /// Descriptors for everything else than the folders that are held.
 const OTHERS: u64 = 100;
+
+/// Entries that are compared with what stands there now.
+const MOST_COMPARED: u64 = 1_000_000;
 
 /// Where things go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,15 +98,42 @@ pub struct Choice {
     pub same: u64,
     /// What will not be done, and why: by path.
     pub left_out: BTreeMap<String, String>,
-    /// Bytes that are free where it goes.
+    /// Bytes that are free where it goes; 0 also where the file system does not count them.
     pub free: u64,
 }
 
 impl Choice {
+    /// Leaves some paths out, and what is beneath them.
+    ///
+    /// Errors: a path at which nothing would be put in place.
+    pub fn without(mut self, except: &[String]) -> Result<Self> {
+        let named = |path: &str| self.items.iter().any(|item| is_beneath(&item.path, path));
+        if let Some(path) = except.iter().find(|path| !named(path)) {
+            return Err(Error::operator(format!("nothing would be put in place at {path}"))
+                .hint("Leave out what the plan names, by its whole path."));
+        }
+        self.items.retain(|item| !except.iter().any(|path| is_beneath(&item.path, path)));
+        self.left_out.extend(except.iter().map(|path| (path.clone(), BY_YOU.to_owned())));
+        Ok(self)
+    }
+
+    /// Whether somebody has left something out that would be put in place.
+    pub fn is_narrowed(&self) -> bool {
+        self.left_out.values().any(|why| why == BY_YOU)
+    }
+
     /// How many things are written in place, folders not counted.
     pub fn writes(&self) -> u64 {
         self.items.iter().filter(|item| item.action != Action::MakeFolder).count() as u64
     }
+}
+
+/// Why something is left out that would be put in place.
+const BY_YOU: &str = "you left it out";
+
+/// Whether a path is the other one, or lies beneath it.
+fn is_beneath(path: &str, above: &str) -> bool {
+    path.strip_prefix(above.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// An owner of the snapshot who is somebody else on this machine, or nobody.
@@ -149,8 +181,8 @@ pub fn freeze(
                 return Err(Error::refused(format!("{} is there already", folder.display()))
                     .hint("Name a folder that is not there yet: nothing is overwritten."));
             }
-            choice.free = held.free()?;
-            enough(&held, measure.bytes, measure.files + measure.folders + measure.symlinks)?;
+            choice.free = held.free()?.unwrap_or_default();
+            enough(&held, measure.written(), measure.files + measure.folders + measure.symlinks)?;
         }
         Destination::InPlace => in_place(repository, snapshot, policy, recovery, &mut choice, progress)?,
     }
@@ -159,13 +191,12 @@ pub fn freeze(
 
 /// Refuses before anything is written what would not fit.
 fn enough(held: &Folder, bytes: u64, files: u64) -> Result<()> {
-    let free = held.free()?;
-    if bytes > free {
+    if let Some(free) = held.free()?.filter(|free| bytes > *free) {
         return Err(Error::refused(format!(
             "{} are free at {}, and {} are to be written",
-            crate::text::bytes(free),
+            text::bytes(free),
             held.path.display(),
-            crate::text::bytes(bytes)
+            text::bytes(bytes)
         ))
         .hint("Free some space, choose less, or choose another place."));
     }
@@ -173,8 +204,8 @@ fn enough(held: &Folder, bytes: u64, files: u64) -> Result<()> {
         Some(free) if files > free => Err(Error::refused(format!(
             "{} can hold {} more files, and {} are to be made",
             held.path.display(),
-            crate::text::count(free),
-            crate::text::count(files)
+            text::count(free),
+            text::count(files)
         ))
         .hint("Choose less, or choose another place.")),
         _ => Ok(()),
@@ -189,8 +220,13 @@ fn in_place(
     choice: &mut Choice,
     progress: &Progress,
 ) -> Result<()> {
+    let measure = &choice.measure;
+    if measure.files + measure.folders + measure.symlinks + measure.others > MOST_COMPARED {
+        return Err(too_many(&format!("more than {} things would be compared", text::count(MOST_COMPARED))));
+    }
     progress.begin("looking what stands there now", Unit::Items, None);
-    let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    let mut zeros = Zeros::default();
+    let mut needed: BTreeMap<u64, (PathBuf, u64, u64)> = BTreeMap::new();
     let mut met: BTreeSet<String> = BTreeSet::new();
     let marked: BTreeSet<String> = choice.paths.iter().cloned().collect();
     let mut open: Vec<(String, Node)> = Vec::new();
@@ -200,6 +236,10 @@ fn in_place(
     while let Some((path, node)) = open.pop() {
         progress.check()?;
         progress.advance(1);
+        if choice.items.len().max(choice.left_out.len()) > MOST {
+            let most = text::count(MOST as u64);
+            return Err(too_many(&format!("more than {most} things would be put in place, or left out")));
+        }
         // What is marked by itself and with a folder above it is met twice.
         if !met.insert(path.clone()) {
             continue;
@@ -208,6 +248,10 @@ fn in_place(
             choice.left_out.insert(path, "that is no name of a file".into());
             continue;
         };
+        if path.split('/').count() > MAX_DEPTH {
+            choice.left_out.insert(path, "it lies deeper than a path can be".into());
+            continue;
+        }
         let present = match Present::at(&here) {
             Ok(present) => present,
             Err(error) => {
@@ -227,25 +271,20 @@ fn in_place(
         };
         if node.kind == EntryKind::Folder {
             match &present {
-                None => push(Action::MakeFolder),
+                None => match reachable(&here) {
+                    Ok(()) => push(Action::MakeFolder),
+                    Err(why) => {
+                        choice.left_out.insert(path, why);
+                        continue;
+                    }
+                },
                 Some(present) if present.kind == EntryKind::Folder => {}
                 Some(_) => {
                     choice.left_out.insert(path, "a folder comes back, and something else stands there".into());
                     continue;
                 }
             }
-            let nodes = node.subtree.map(|id| repository.nodes(&id)).transpose();
-            match nodes {
-                Ok(nodes) => {
-                    for child in nodes.iter().flat_map(|nodes| nodes.iter().rev()) {
-                        open.push((format!("{}/{}", path.trim_end_matches('/'), child.name), child.clone()));
-                    }
-                }
-                Err(error) if error.kind == Kind::Backup => {
-                    choice.left_out.insert(path, error.to_string());
-                }
-                Err(error) => return Err(error),
-            }
+            open_folder(repository, &path, &node, &mut open, &mut choice.left_out)?;
             continue;
         }
         let policy = match policy {
@@ -253,30 +292,33 @@ fn in_place(
             Policy::MissingAndMarked => Policy::Missing,
             Policy::Missing | Policy::MissingAndChanged => policy,
         };
-        match action(repository, &node, &here, present.as_ref(), policy, recovery)? {
-            Ok(Some(action)) => push(action),
-            Ok(None) => choice.same += 1,
-            Err(why) => {
+        match action(repository, &node, &here, present.as_ref(), policy, recovery) {
+            Ok(Ok(Some(action))) => push(action),
+            Ok(Ok(None)) => {
+                choice.same += 1;
+                continue;
+            }
+            Ok(Err(why)) => {
                 choice.left_out.insert(path, why);
                 continue;
             }
-        }
-        if choice.items.len() > MOST {
-            return Err(Error::refused(format!(
-                "more than {} things would be put in place",
-                crate::text::count(MOST as u64)
-            ))
-            .hint("Choose less, or bring them back beside and move the folder."));
+            // One damaged file does not keep the others from coming back.
+            Err(error) if error.kind == Kind::Backup => {
+                choice.left_out.insert(path, error.to_string());
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         if let Some((parent, device)) = nearest(&here) {
-            let entry = needed.entry(device).or_insert((parent, 0));
-            entry.1 += node.size;
+            let entry = needed.entry(device).or_insert((parent, 0, 0));
+            let holes = zeros.of(repository, &node).and_then(|()| zeros.bytes(repository, &node)).unwrap_or_default();
+            (entry.1, entry.2) = (entry.1.saturating_add(node.size.saturating_sub(holes)), entry.2 + 1);
         }
     }
-    for (folder, bytes) in needed.values() {
+    for (folder, bytes, files) in needed.values() {
         let held = Folder::open(folder)?;
-        choice.free = choice.free.max(held.free()?);
-        enough(&held, *bytes, 0)?;
+        choice.free = choice.free.max(held.free()?.unwrap_or_default());
+        enough(&held, *bytes, *files)?;
     }
     can_be_held(choice)
 }
@@ -291,9 +333,52 @@ fn can_be_held(choice: &Choice) -> Result<()> {
     }
     Err(Error::refused(format!(
         "{} folders would be written to at once, and this process may open {most} files",
-        crate::text::count(folders.len() as u64)
+        text::count(folders.len() as u64)
     ))
     .hint("Choose less, allow more with ulimit -n, or bring them back beside and move the folder."))
+}
+
+/// Adds what is in a folder to what is still to be looked at.
+fn open_folder(
+    repository: &Repository,
+    path: &str,
+    node: &Node,
+    open: &mut Vec<(String, Node)>,
+    left_out: &mut BTreeMap<String, String>,
+) -> Result<()> {
+    let nodes = match node.subtree.map(|id| repository.nodes(&id)).transpose() {
+        Ok(nodes) => nodes.unwrap_or_default(),
+        Err(error) if error.kind == Kind::Backup => {
+            left_out.insert(path.into(), error.to_string());
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut names: HashMap<&str, u32> = HashMap::new();
+    for child in &*nodes {
+        *names.entry(&child.name).or_default() += 1;
+    }
+    for child in nodes.iter().rev() {
+        let path = format!("{}/{}", path.trim_end_matches('/'), child.name);
+        if names.get(child.name.as_str()) == Some(&1) {
+            open.push((path, child.clone()));
+        } else {
+            left_out.insert(path, "the snapshot holds it twice".into());
+        }
+    }
+    Ok(())
+}
+
+fn too_many(what: &str) -> Error {
+    Error::refused(what).hint("Choose less, or bring them back beside and move the folder.")
+}
+
+/// Whether the nearest folder above that is there can be reached without a symlink; the error: why not.
+fn reachable(here: &Path) -> std::result::Result<(), String> {
+    match here.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok()).map(Folder::open) {
+        Some(Err(error)) => Err(format!("{}: {}", error.message, error.hints.first().cloned().unwrap_or_default())),
+        _ => Ok(()),
+    }
 }
 
 /// What is to be done with one file or symlink; `Ok(None)`: it is there. The inner error: why it is left out.
@@ -312,9 +397,18 @@ fn action(
     if aside(name, recovery).len() > 255 {
         return Ok(Err("its name is too long to keep the present one under another".into()));
     }
-    let above = here.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok());
-    if let Some(Err(error)) = above.map(Folder::open) {
-        return Ok(Err(format!("{}: {}", error.message, error.hints.first().cloned().unwrap_or_default())));
+    if let Err(why) = reachable(here) {
+        return Ok(Err(why));
+    }
+    if node.kind == EntryKind::File {
+        let mut parts = 0;
+        for id in &node.content {
+            parts += u64::from(repository.part_length(id)?);
+        }
+        if parts != node.size {
+            let (parts, size) = (text::bytes(parts), text::bytes(node.size));
+            return Ok(Err(format!("the snapshot says that it has {size}, and its parts have {parts}")));
+        }
     }
     let Some(present) = present else { return Ok(Ok(Some(Action::Create))) };
     Ok(match (node.kind, present.kind) {
@@ -336,8 +430,16 @@ fn action(
             present.links
         )),
         _ if policy == Policy::Missing => Err("it has changed, and was not to be replaced".into()),
+        _ if is_immutable(here) => Err("what stands there is marked immutable (lsattr tells)".into()),
         _ => Ok(Some(Action::Replace)),
     })
+}
+
+/// Whether not even its owner may rename it. Not every file system knows of that.
+fn is_immutable(path: &Path) -> bool {
+    use rustix::fs::IFlags;
+    let flags = live::open(path).ok().and_then(|file| rustix::fs::ioctl_getflags(file).ok());
+    flags.is_some_and(|flags| flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND))
 }
 
 /// The nearest folder above that is there, and its file system.
@@ -387,8 +489,7 @@ pub fn content(node: &Node) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Owners of what was chosen who are somebody else here, or nobody; only the things themselves and what is directly in them
-/// are looked at when there are very many.
+/// Owners of what was chosen who are somebody else here, or nobody.
 pub fn strangers(
     repository: &Repository,
     snapshot: &Snapshot,
@@ -396,6 +497,7 @@ pub fn strangers(
     progress: &Progress,
 ) -> Result<Vec<Stranger>> {
     let mut owners: BTreeSet<(u32, String)> = BTreeSet::new();
+    let mut seen: HashSet<BlobId> = HashSet::new();
     let mut roots = Vec::new();
     for path in paths {
         let node = repository.node(snapshot, path)?;
@@ -410,7 +512,7 @@ pub fn strangers(
             progress.advance(nodes.len() as u64);
             for node in &nodes {
                 owners.insert((node.uid, node.user.clone()));
-                more.extend(node.subtree.map(|subtree| (subtree, ())));
+                more.extend(node.subtree.filter(|id| seen.insert(*id)).map(|subtree| (subtree, ())));
             }
         }
         Ok(())

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::choice;
 use super::excludes::Excludes;
 use super::live::{self, Present, Standing};
-use crate::backup::{BlobId, EntryKind, Node, Repository, Snapshot};
+use crate::backup::{BlobId, EntryKind, MAX_DEPTH, Node, Repository, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
 
-/// Folders that wait to be compared; in a forged tree there could be any number.
-const OPEN: usize = 10_000_000;
+/// Folders that one comparison looks into: more than any file system holds.
+const MOST: usize = 4_000_000;
 /// So many of the worst folders are told.
 const WORST: usize = 100;
 
@@ -160,7 +160,7 @@ impl Folder {
 /// What changed between two snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
-    /// By path; no more than were asked for.
+    /// By path; of each kind no more than were asked for.
     pub files: Vec<Changed>,
     /// By path: the folders with files that are not as they were. A folder that is new or gone counts whole.
     pub folders: BTreeMap<String, Folder>,
@@ -185,12 +185,12 @@ impl Changes {
         Self { complete: true, ..Self::default() }
     }
 
-    /// Takes in what became of the files of one folder. Files are named up to a limit.
+    /// Takes in what became of the files of one folder. So many of each kind are named.
     fn take(&mut self, path: &str, files: Vec<(String, Standing, u64, u64)>, limit: usize) {
         let mut folder = Folder::default();
         for (name, standing, before, after) in files {
             let change = match standing {
-                Standing::Same | Standing::Excluded => {
+                Standing::Same | Standing::Excluded | Standing::Elsewhere => {
                     folder.same += u64::from(standing == Standing::Same);
                     continue;
                 }
@@ -198,12 +198,14 @@ impl Changes {
                 Standing::Changed => Change::Changed,
                 Standing::Extra => Change::New,
             };
-            match change {
-                Change::Gone => folder.gone += 1,
-                Change::Changed => folder.changed += 1,
-                Change::New => folder.new += 1,
-            }
-            if self.files.len() < limit {
+            let (known, number) = match change {
+                Change::Gone => (self.total.gone, &mut folder.gone),
+                Change::Changed => (self.total.changed, &mut folder.changed),
+                Change::New => (self.total.new, &mut folder.new),
+            };
+            *number += 1;
+            // Each kind by itself: new files do not crowd out those that are gone.
+            if known + *number <= limit as u64 {
                 self.files.push(Changed { path: format!("{path}/{name}"), change, before, after });
             }
         }
@@ -235,9 +237,15 @@ pub fn changes(
         Err(error) => Err(error),
     };
     let mut open = vec![(beneath.trim_end_matches('/').to_owned(), root(before)?, root(after)?)];
+    let mut looked = 0_usize;
     while let Some((path, old, new)) = open.pop() {
         progress.check()?;
         progress.advance(1);
+        looked += 1;
+        if looked > MOST || path.matches('/').count() > MAX_DEPTH {
+            changes.complete = false;
+            continue;
+        }
         let (Ok(old), Ok(new)) = (nodes(repository, old), nodes(repository, new)) else {
             changes.complete = false;
             continue;
@@ -252,8 +260,12 @@ pub fn changes(
         let mut files = Vec::new();
         for (name, (old, new)) in pairs {
             let subtrees = (old.and_then(|node| node.subtree), new.and_then(|node| node.subtree));
-            if subtrees.0 != subtrees.1 && open.len() < OPEN {
-                open.push((format!("{path}/{name}"), subtrees.0, subtrees.1));
+            if subtrees.0 != subtrees.1 {
+                if looked + open.len() < MOST {
+                    open.push((format!("{path}/{name}"), subtrees.0, subtrees.1));
+                } else {
+                    changes.complete = false;
+                }
             }
             // A folder is what is in it; what took its place, or gave way to it, is a file.
             let file = |node: &&Node| node.kind != EntryKind::Folder;
@@ -291,8 +303,15 @@ pub fn changes_here(
     let root = repository.node(snapshot, beneath)?.subtree;
     let here = choice::here(repository, snapshot, beneath)?;
     let mut open = vec![(beneath.trim_end_matches('/').to_owned(), here, root)];
+    let backed_up = backed_up(repository, snapshot);
+    let mut looked = 0_usize;
     while let Some((path, here, subtree)) = open.pop() {
         progress.check()?;
+        looked += 1;
+        if looked > MOST || path.matches('/').count() > MAX_DEPTH {
+            changes.complete = false;
+            continue;
+        }
         let Ok(nodes) = nodes(repository, subtree) else {
             changes.complete = false;
             continue;
@@ -305,15 +324,18 @@ pub fn changes_here(
             if node.kind == EntryKind::Folder {
                 // Without a folder here, everything in it is gone.
                 let child = child.filter(|_| present.is_some_and(|present| present.kind == EntryKind::Folder));
-                if open.len() < OPEN {
+                if looked + open.len() < MOST {
                     open.push((format!("{path}/{}", node.name), child, node.subtree));
+                } else {
+                    changes.complete = false;
                 }
                 continue;
             }
             let standing = live::standing(node, present.as_ref(), child.as_deref().unwrap_or(Path::new("/")));
             files.push((node.name.clone(), standing, node.size, present.map_or(0, |present| present.size)));
         }
-        let extra = here.iter().flat_map(|here| live::extra(&nodes, here, excludes));
+        let within = backed_up.iter().any(|root| lies_within(&path, root));
+        let extra = here.iter().filter(|_| within).flat_map(|here| live::extra(&nodes, here, excludes));
         files.extend(extra.map(|row| {
             let name = if row.kind == EntryKind::Folder { row.name + "/" } else { row.name };
             (name, row.standing, 0, row.present.map_or(0, |present| present.size))
@@ -322,6 +344,18 @@ pub fn changes_here(
     }
     changes.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(changes)
+}
+
+/// The paths that were backed up, where the tree has them: above them, everything else on the machine would count as new.
+/// Backups of relative paths record paths that are not in the tree; then it is the whole of it.
+fn backed_up(repository: &Repository, snapshot: &Snapshot) -> Vec<String> {
+    let there = snapshot.paths.iter().filter(|path| repository.node(snapshot, path).is_ok());
+    let there: Vec<String> = there.map(|path| path.trim_end_matches('/').to_owned()).collect();
+    if there.is_empty() { vec![String::new()] } else { there }
+}
+
+fn lies_within(path: &str, root: &str) -> bool {
+    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// A folder in which much was lost, and since when.
@@ -345,7 +379,7 @@ pub struct Story {
     pub complete: bool,
     /// The folders of which the largest part is gone or changed.
     pub worst: Vec<Worst>,
-    /// By path; no more than were asked for.
+    /// By path; of each kind no more than were asked for.
     pub files: Vec<Changed>,
 }
 

@@ -100,6 +100,8 @@ pub enum Standing {
     Extra,
     /// Only here, and left out of backups on purpose.
     Excluded,
+    /// The snapshot is of another machine: what is here is something else.
+    Elsewhere,
 }
 
 /// Compares by size and time, without reading.

@@ -6,20 +6,26 @@
 //!   NAME.new-ID, which is the present one now, becomes NAME.pre-ID             kept
 //! ```
 //!
-//! When one of them has changed since it was looked at, all that were exchanged are exchanged back. Undo is the same
-//! exchange once more: what came back is then kept as NAME.pre-ID. Nothing is ever deleted but what we made ready ourselves.
+//! When one of them has changed since it was looked at, or anything else fails, all that were exchanged are exchanged back.
+//! Undo is the same exchange once more: what came back is then kept as NAME.pre-ID.
+//!
+//! Invariant: nothing is deleted but what we made ready ourselves and nobody has changed since. Which of two names holds
+//! what is never remembered but looked up, by inode while the process lives and by content after it was killed: NAME.new-ID
+//! may be ours or, after the exchange, the only copy of what stood there.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::choice::{Action, Choice, Item, aside, content, here, ready};
 use super::live::Present;
 use super::write::{self, Folder, Notes};
-use crate::backup::{EntryKind, Repository, Snapshot};
+use crate::backup::{EntryKind, Node, Repository, Snapshot};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
@@ -73,39 +79,47 @@ mod hex {
     }
 }
 
-/// Folders that are held open from the first look to the last act, each once: a choice may have thousands of files in it.
-#[derive(Default)]
-struct Held(HashMap<PathBuf, Rc<Folder>>);
-
-impl Held {
-    /// The folder that a path's last name is in.
-    fn above(&mut self, path: &Path) -> Result<Rc<Folder>> {
-        let above = path.parent().unwrap_or(Path::new("/"));
-        if let Some(folder) = self.0.get(above) {
-            return Ok(folder.clone());
-        }
-        let folder = Rc::new(Folder::open(above)?);
-        self.0.insert(above.to_owned(), folder.clone());
-        Ok(folder)
-    }
-}
-
 /// One item on its way.
 struct Way<'a> {
     item: &'a Item,
-    folder: Rc<Folder>,
+    node: Node,
+    folder: Arc<Folder>,
     path: PathBuf,
     name: Vec<u8>,
     ready: Vec<u8>,
     aside: Vec<u8>,
+    /// What we made ready; `None` in a process that did not make it.
+    made: Option<Present>,
+}
+
+/// Folders that are held open, by path: each once, however many files go into it.
+#[derive(Default)]
+struct Folders(HashMap<PathBuf, Arc<Folder>>);
+
+impl Folders {
+    /// The folder in which a path lies.
+    fn above(&mut self, path: &Path) -> Result<Arc<Folder>> {
+        let above = path.parent().unwrap_or(Path::new("/"));
+        if let Some(held) = self.0.get(above) {
+            return Ok(held.clone());
+        }
+        let held = Arc::new(Folder::open(above)?);
+        self.0.insert(above.to_owned(), held.clone());
+        Ok(held)
+    }
+
+    /// Returns when the names in all of them are on disk.
+    fn sync(&self) -> Result<()> {
+        self.0.values().try_for_each(|folder| folder.sync())
+    }
 }
 
 impl<'a> Way<'a> {
-    fn to(item: &'a Item, path: PathBuf, recovery: &str, held: &mut Held) -> Result<Self> {
+    fn to(item: &'a Item, node: Node, path: PathBuf, recovery: &str, folders: &mut Folders) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().as_bytes().to_vec();
-        let folder = held.above(&path)?;
+        let folder = folders.above(&path)?;
         let (ready, aside) = (ready(&name, recovery), aside(&name, recovery));
-        Ok(Self { item, folder, path, name, ready, aside })
+        Ok(Self { item, node, folder, path, name, ready, aside, made: None })
     }
 
     /// Whether what stands there is what was looked at. Exchanging names changes the time of the last change of the inode,
@@ -113,12 +127,64 @@ impl<'a> Way<'a> {
     fn is_as_seen(&self) -> Result<bool> {
         Ok(self.folder.present(&self.name)? == self.item.present)
     }
+
+    /// Whether what stands at a name is what we made ready, and nobody has changed it.
+    fn is_ours(&self, repository: &Repository, name: &[u8]) -> Result<bool> {
+        let Some(now) = self.folder.present(name)? else { return Ok(false) };
+        if let Some(made) = &self.made {
+            return Ok(is_same(&now, made));
+        }
+        match (now.kind, self.node.kind) {
+            (EntryKind::File, EntryKind::File) => write::holds(&self.folder.read(name)?, repository, &self.node),
+            (EntryKind::Symlink, EntryKind::Symlink) => Ok(self.folder.target(name)? == self.node.target.as_bytes()),
+            _ => Ok(false),
+        }
+    }
+
+    /// The name at which what stood there is kept now, when it is: what is not ours, while we know ours.
+    fn kept(&self) -> Result<Option<&[u8]>> {
+        for name in [&self.ready, &self.aside] {
+            let Some(now) = self.folder.present(name)? else { continue };
+            let is_kept = match &self.made {
+                Some(made) => !is_same_inode(&now, made),
+                None => self.item.present.as_ref().is_some_and(|old| is_same_inode(&now, old)),
+            };
+            if is_kept {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_folder(&self) -> bool {
+        self.item.action == Action::MakeFolder
+    }
+
+    /// As it is told, and taken back by.
+    fn placed(&self, now: Present) -> Placed {
+        let aside = self.path.with_file_name(OsStr::from_bytes(&self.aside));
+        let before = self.item.present.clone();
+        Placed { path: self.path.clone(), action: self.item.action, aside, now, before }
+    }
+
+    /// Whether it was put in place.
+    fn is_done(&self, repository: &Repository) -> Result<bool> {
+        Ok(match self.item.action {
+            Action::MakeFolder => false,
+            Action::Create => self.folder.present(&self.ready)?.is_none() && self.is_ours(repository, &self.name)?,
+            Action::Replace => self.kept()?.is_some() && self.is_ours(repository, &self.name)?,
+        })
+    }
+}
+
+fn is_same_inode(a: &Present, b: &Present) -> bool {
+    (a.inode, a.device, a.kind) == (b.inode, b.device, b.kind)
 }
 
 /// Whether two are the same file with the same content and rights, whatever names it has had meanwhile.
 fn is_same(a: &Present, b: &Present) -> bool {
-    let facts = |one: &Present| (one.inode, one.device, one.size, one.modified, one.mode, one.uid, one.gid);
-    facts(a) == facts(b)
+    let facts = |one: &Present| (one.size, one.modified, one.mode, one.uid, one.gid);
+    is_same_inode(a, b) && facts(a) == facts(b)
 }
 
 /// Puts everything of a choice in place, or nothing.
@@ -130,45 +196,49 @@ pub fn put(
 ) -> Result<Put> {
     progress.begin("making files ready beside the present ones", Unit::Bytes, Some(bytes(choice)));
     let mut notes = Notes::default();
-    let mut made: Vec<PathBuf> = Vec::new();
-    let (mut ways, mut held): (Vec<Way>, _) = (Vec::new(), Held::default());
-    let prepared = choice.items.iter().try_for_each(|item| {
+    let mut held = Folders::default();
+    let mut ways: Vec<Way> = Vec::new();
+    let outcome = choice.items.iter().try_for_each(|item| {
         progress.check()?;
-        let path = path_of(repository, snapshot, item)?;
-        let way = Way::to(item, path, recovery, &mut held)?;
-        if item.action == Action::MakeFolder {
-            way.folder.make(&way.name)?;
-            made.push(way.path);
-            return Ok(());
-        }
-        prepare((repository, snapshot), choice, &way, &mut notes, progress)?;
+        let node = repository.node(snapshot, &item.path)?;
+        let mut way = Way::to(item, node, path_of(repository, snapshot, item)?, recovery, &mut held)?;
+        way.made = Some(prepare(repository, choice, &way, &mut notes, progress)?);
         ways.push(way);
         Ok(())
     });
-    let outcome = prepared.and_then(|()| {
+    let (folders, files): (Vec<Way>, Vec<Way>) = ways.into_iter().partition(Way::is_folder);
+    let outcome = outcome.and_then(|()| {
         progress.check()?;
-        progress.begin("exchanging names", Unit::Items, Some(ways.len() as u64));
-        exchange_all(&ways, progress)
+        progress.begin("exchanging names", Unit::Items, Some(files.len() as u64));
+        exchange_all(&files, progress)?;
+        held.sync()
     });
     if let Err(error) = outcome {
-        for way in &ways {
-            let _ = way.folder.remove(&way.ready);
-        }
-        for folder in made.iter().rev() {
-            let _ = std::fs::remove_dir(folder);
-        }
+        take_back(repository, &files, &folders)
+            .and_then(|()| held.sync())
+            .map_err(|again| unknown(&error, again, "what was put in place could not be taken away again"))?;
         return Err(error);
     }
-    let mut put = Put { placed: Vec::new(), notes };
-    for item in choice.items.iter().filter(|item| item.action == Action::MakeFolder).rev() {
-        let path = path_of(repository, snapshot, item)?;
-        let node = repository.node(snapshot, &item.path)?;
-        write::dress(&Folder::open(&path)?, &node, choice.own, &path, &mut put.notes);
+    // It is done: from here on nothing is an error. Folders last: what is made in one changes its times.
+    for way in folders.iter().rev() {
+        match way.folder.beneath(Path::new(OsStr::from_bytes(&way.name))) {
+            Ok(held) => write::dress(&held, &way.node, choice.own, &way.path, &mut notes),
+            Err(error) => notes.add(error.message, &way.path),
+        }
     }
-    for item in &choice.items {
-        put.placed.push(placed((repository, snapshot), item, recovery)?);
-    }
-    Ok(put)
+    let (mut folders, mut files) = (folders.iter(), files.iter());
+    let in_order = choice.items.iter().filter_map(|item| {
+        let way = if item.action == Action::MakeFolder { folders.next() } else { files.next() }?;
+        way.made.clone().map(|made| way.placed(made))
+    });
+    Ok(Put { placed: in_order.collect(), notes })
+}
+
+/// An error after which nobody knows what stands where; [`settle`] finds out.
+fn unknown(first: &Error, then: Error, what: &str) -> Error {
+    Error::unresolved(format!("{}, and {what}: {}", first.message, then.message))
+        .detail(then.detail.unwrap_or_default())
+        .hint("What stood there is kept, as NAME.new-RECOVERY or NAME.pre-RECOVERY.")
 }
 
 fn bytes(choice: &Choice) -> u64 {
@@ -180,42 +250,64 @@ fn path_of(repository: &Repository, snapshot: &Snapshot, item: &Item) -> Result<
         .ok_or_else(|| Error::bug(format!("{} was chosen and can be no path", item.path)))
 }
 
-/// Makes what comes back ready beside its place.
+/// Makes what comes back ready beside its place; a folder, in its place. Returns what was made.
 fn prepare(
-    (repository, snapshot): (&Repository, &Snapshot),
+    repository: &Repository,
     choice: &Choice,
     way: &Way,
     notes: &mut Notes,
     progress: &Progress,
-) -> Result<()> {
-    let node = repository.node(snapshot, &way.item.path)?;
-    if content(&node) != way.item.content {
+) -> Result<Present> {
+    let (node, folder) = (&way.node, &way.folder);
+    if content(node) != way.item.content {
         return Err(Error::bug(format!("{} is not what was chosen", way.item.path)));
     }
-    if node.kind == EntryKind::Symlink {
-        return way.folder.link(&way.ready, &node, choice.own, notes);
-    }
-    let file = way.folder.create(&way.ready)?;
-    let filled = write::fill(&file, repository, &node, &way.path, progress).and_then(|()| {
-        write::dress(&file, &node, choice.own, &way.path, notes);
-        label(way, &file, notes);
-        file.sync_all().map_err(|error| {
-            write::failed("write", &way.path, rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
-        })?;
-        if write::holds(&file, repository, &node)? {
-            return Ok(());
+    let made = match node.kind {
+        EntryKind::Folder => {
+            folder.make(&way.name)?;
+            folder.present(&way.name)
         }
-        Err(Error::target(format!("what was written to {} is not what was read again", way.path.display()))
-            .hint("Check the disk. Nothing that was there has been touched."))
-    });
-    if filled.is_err() {
-        let _ = way.folder.remove(&way.ready);
+        EntryKind::Symlink => {
+            folder.link(&way.ready, node, choice.own, notes)?;
+            folder.present(&way.ready)
+        }
+        EntryKind::File | EntryKind::Other => {
+            let file = folder.create(&way.ready)?;
+            fill(repository, choice, way, &file, notes, progress).and_then(|()| folder.present(&way.ready))
+        }
+    };
+    let vanished = || Error::target(format!("what was made ready beside {} is gone again", way.path.display()));
+    let made = made.and_then(|made| made.ok_or_else(vanished));
+    if made.is_err() {
+        let _ = if way.is_folder() { folder.remove_folder(&way.name) } else { folder.remove(&way.ready) };
     }
-    filled
+    made
+}
+
+fn fill(
+    repository: &Repository,
+    choice: &Choice,
+    way: &Way,
+    file: &File,
+    notes: &mut Notes,
+    progress: &Progress,
+) -> Result<()> {
+    write::fill(file, repository, &way.node, &way.path, progress)?;
+    write::dress(file, &way.node, choice.own, &way.path, notes);
+    label(way, file, notes);
+    file.sync_all().map_err(|error| {
+        let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
+        write::failed("write", &way.path, errno)
+    })?;
+    if write::holds(file, repository, &way.node)? {
+        return Ok(());
+    }
+    Err(Error::target(format!("what was written to {} is not what was read again", way.path.display()))
+        .hint("Check the disk. Nothing that was there has been touched."))
 }
 
 /// A file that comes without a security label gets the one of the file in whose place it goes.
-fn label(way: &Way, file: &std::fs::File, notes: &mut Notes) {
+fn label(way: &Way, file: &File, notes: &mut Notes) {
     const LABEL: &str = "security.selinux";
     let mut value = [0; 256];
     let Ok(present) = way.folder.read(&way.name) else { return };
@@ -225,32 +317,20 @@ fn label(way: &Way, file: &std::fs::File, notes: &mut Notes) {
     }
 }
 
-/// The deed. Whatever fails, what was exchanged is exchanged back.
+/// The deed. Whoever calls it takes back what was exchanged when it fails.
 fn exchange_all(ways: &[Way], progress: &Progress) -> Result<()> {
-    let mut done = Vec::new();
-    let outcome = ways.iter().try_for_each(|way| {
+    for way in ways {
         if !way.is_as_seen()? {
             return Err(Error::refused(format!("{} is not as it was when it was looked at", way.path.display()))
                 .hint("Nothing was put in place. Look again, and consent to what stands there now."));
         }
         exchange(way)?;
-        done.push(way);
         progress.advance(1);
-        Ok(())
-    });
-    if outcome.is_ok() {
-        for way in ways {
-            if way.item.action == Action::Replace {
-                way.folder.rename(&way.ready, &way.aside)?;
-            }
-            way.folder.sync()?;
-        }
-        return Ok(());
     }
-    for way in done {
-        put_back(way)?;
+    for way in ways.iter().filter(|way| way.item.action == Action::Replace) {
+        way.folder.rename(&way.ready, &way.aside)?;
     }
-    outcome
+    Ok(())
 }
 
 fn exchange(way: &Way) -> Result<()> {
@@ -264,110 +344,92 @@ fn exchange(way: &Way) -> Result<()> {
     if got.as_ref().zip(seen).is_some_and(|(got, seen)| is_same(got, seen)) {
         return Ok(());
     }
-    way.folder.exchange(&way.ready, &way.name)?;
     Err(Error::refused(format!("{} was changed in this very moment", way.path.display()))
         .hint("Nothing was put in place. Look again, and consent to what stands there now."))
 }
 
-fn put_back(way: &Way) -> Result<()> {
-    match way.item.action {
-        Action::Create => way.folder.rename(&way.name, &way.ready),
-        _ => way.folder.exchange(&way.ready, &way.name),
+/// Puts back what was exchanged, and removes what we made.
+fn take_back(repository: &Repository, files: &[Way], folders: &[Way]) -> Result<()> {
+    let mut begun = false;
+    for way in files.iter().rev() {
+        if !way.is_done(repository)? {
+            continue;
+        }
+        begun = true;
+        match way.kept()? {
+            Some(kept) => way.folder.exchange(kept, &way.name)?,
+            None => way.folder.rename(&way.name, &way.ready)?,
+        }
     }
+    for way in files {
+        discard(repository, way, begun)?;
+    }
+    for way in folders.iter().rev() {
+        // One that somebody has put something into stays.
+        let _ = way.folder.remove_folder(&way.name);
+    }
+    Ok(())
 }
 
-/// What stands at the place of an item that was put there, checked once more.
-fn placed((repository, snapshot): (&Repository, &Snapshot), item: &Item, recovery: &str) -> Result<Placed> {
-    let path = path_of(repository, snapshot, item)?;
-    let wrong = |what: &str| {
-        Error::target(format!("{what} at {}", path.display()))
-            .hint("What was there before is kept beside it: undo brings it back.")
-    };
-    let now = Present::at(&path)?.ok_or_else(|| wrong("nothing stands any more"))?;
-    if now.kind != item.kind || item.kind == EntryKind::File && now.size != item.size {
-        return Err(wrong("something else stands"));
+/// Removes what we made ready and did not put in place. What is not ours, or was changed since, is kept.
+fn discard(repository: &Repository, way: &Way, begun: bool) -> Result<()> {
+    for name in [&way.ready, &way.aside] {
+        let Some(now) = way.folder.present(name)? else { continue };
+        // A process that was killed may have left it half filled; then nothing was exchanged yet.
+        let is_half_filled = || {
+            let old = way.item.present.as_ref().is_some_and(|old| is_same_inode(old, &now));
+            let fresh = way.made.is_none() && !begun && !old && *name == way.ready;
+            Ok::<_, Error>(fresh && !way.is_ours(repository, &way.name)?)
+        };
+        if way.is_ours(repository, name)? || is_half_filled()? {
+            way.folder.remove(name)?;
+        } else if *name == way.ready && way.folder.present(&way.aside)?.is_none() {
+            way.folder.rename(&way.ready, &way.aside)?;
+        }
     }
-    let name = path.file_name().unwrap_or_default().as_bytes().to_vec();
-    let aside = path.with_file_name(std::ffi::OsStr::from_bytes(&aside(&name, recovery)));
-    Ok(Placed { path, action: item.action, aside, now, before: item.present.clone() })
+    Ok(())
 }
 
 /// Finds out what became of a choice whose process ended in the middle: all of it was put in place, or what was is put back
 /// and nothing is.
+///
+/// Errors: a folder cannot be reached, so that it cannot be told; nothing is changed then.
 pub fn settle(
     (repository, snapshot): (&Repository, &Snapshot),
     choice: &Choice,
     recovery: &str,
 ) -> Result<Option<Put>> {
-    let (mut ways, mut held) = (Vec::new(), Held::default());
-    for item in choice.items.iter().filter(|item| item.action != Action::MakeFolder) {
+    let (mut files, mut folders, mut whole) = (Vec::new(), Vec::new(), true);
+    let mut held = Folders::default();
+    for item in &choice.items {
         let path = path_of(repository, snapshot, item)?;
-        match Way::to(item, path, recovery, &mut held) {
-            Ok(way) => ways.push(way),
-            // Its folder was to be made, and was not.
-            Err(_) => return undo_ready(repository, snapshot, choice, &ways).map(|()| None),
+        // Its folder was to be made, and was not.
+        if Present::at(path.parent().unwrap_or(Path::new("/")))?.is_none() {
+            whole = false;
+            continue;
+        }
+        let way = Way::to(item, repository.node(snapshot, &item.path)?, path, recovery, &mut held)?;
+        if way.is_folder() { folders.push(way) } else { files.push(way) }
+    }
+    let done: Vec<bool> = files.iter().map(|way| way.is_done(repository)).collect::<Result<_>>()?;
+    if !whole || done.contains(&false) {
+        take_back(repository, &files, &folders)?;
+        held.sync()?;
+        return Ok(None);
+    }
+    for way in &files {
+        if way.kept()? == Some(way.ready.as_slice()) {
+            way.folder.rename(&way.ready, &way.aside)?;
         }
     }
-    let standing: Vec<Step> = ways.iter().map(standing).collect::<Result<_>>()?;
-    if standing.iter().all(|step| *step == Step::Done) {
-        for way in ways.iter().filter(|way| way.item.action == Action::Replace) {
-            if way.folder.present(&way.ready)?.is_some() {
-                way.folder.rename(&way.ready, &way.aside)?;
-            }
-        }
-        let placed: Result<Vec<_>> =
-            choice.items.iter().map(|item| placed((repository, snapshot), item, recovery)).collect();
-        return Ok(Some(Put { placed: placed?, notes: Notes::default() }));
+    held.sync()?;
+    let (mut folders, mut files) = (folders.iter(), files.iter());
+    let mut put = Put::default();
+    for item in &choice.items {
+        let Some(way) = (if item.action == Action::MakeFolder { folders.next() } else { files.next() }) else { break };
+        put.placed.extend(way.folder.present(&way.name)?.map(|now| way.placed(now)));
     }
-    for (way, step) in ways.iter().zip(&standing) {
-        if *step == Step::Done {
-            if way.item.action == Action::Replace && way.folder.present(&way.aside)?.is_some() {
-                way.folder.rename(&way.aside, &way.ready)?;
-            }
-            put_back(way)?;
-        }
-    }
-    undo_ready(repository, snapshot, choice, &ways)?;
-    Ok(None)
-}
-
-#[derive(PartialEq, Eq)]
-enum Step {
-    NotYet,
-    Done,
-}
-
-fn standing(way: &Way) -> Result<Step> {
-    let (ready, aside) = (way.folder.present(&way.ready)?, way.folder.present(&way.aside)?);
-    let is_old = |one: &Present| way.item.present.as_ref().is_some_and(|old| is_same(old, one));
-    Ok(match way.item.action {
-        // Ours is made ready before anything is exchanged: without it the name was given to it, or nothing was begun.
-        Action::Create
-            if ready.is_none()
-                && way
-                    .folder
-                    .present(&way.name)?
-                    .is_some_and(|now| now.kind == way.item.kind && now.size == way.item.size) =>
-        {
-            Step::Done
-        }
-        Action::Replace if aside.as_ref().is_some_and(is_old) || ready.as_ref().is_some_and(is_old) => Step::Done,
-        _ => Step::NotYet,
-    })
-}
-
-/// Removes what was made ready, and the folders that were made for it.
-fn undo_ready(repository: &Repository, snapshot: &Snapshot, choice: &Choice, ways: &[Way]) -> Result<()> {
-    for way in ways {
-        if way.folder.present(&way.ready)?.is_some() {
-            way.folder.remove(&way.ready)?;
-        }
-    }
-    for item in choice.items.iter().filter(|item| item.action == Action::MakeFolder).rev() {
-        // One that somebody has put something into stays.
-        let _ = std::fs::remove_dir(path_of(repository, snapshot, item)?);
-    }
-    Ok(())
+    Ok(Some(put))
 }
 
 /// Which of the things that were put in place nobody has changed since; of the others, why they stay.
@@ -375,99 +437,122 @@ pub fn undoable(placed: &[Placed]) -> (Vec<Placed>, Vec<(String, String)>) {
     let (mut can, mut cannot) = (Vec::new(), Vec::new());
     for placed in placed.iter().filter(|placed| placed.action != Action::MakeFolder) {
         match undo_check(placed) {
-            Ok(now) => can.push(now),
+            Ok(()) => can.push(placed.clone()),
             Err(why) => cannot.push((placed.path.display().to_string(), why)),
         }
     }
     (can, cannot)
 }
 
-fn undo_check(placed: &Placed) -> std::result::Result<Placed, String> {
+fn undo_check(placed: &Placed) -> std::result::Result<(), String> {
     let at = |path: &Path| Present::at(path).map_err(|error| error.to_string());
-    let kept = at(&placed.aside)?;
     match at(&placed.path)? {
         Some(now) if is_same(&now, &placed.now) => {}
-        // It was taken back, and that is to be taken back.
-        None if placed.action == Action::Create && kept.as_ref().is_some_and(|kept| is_same(kept, &placed.now)) => {
-            return Ok(placed.clone());
-        }
         Some(_) => return Err("somebody has changed it since".into()),
         None => return Err("it is not there any more".into()),
     }
-    match (&placed.before, &kept) {
-        (Some(before), Some(kept)) if is_same(before, kept) => Ok(placed.clone()),
+    match (&placed.before, at(&placed.aside)?) {
+        (Some(before), Some(kept)) if is_same(before, &kept) => Ok(()),
         (Some(_), _) => Err(format!("what stood there is not kept any more as {}", placed.aside.display())),
-        (None, None) => Ok(placed.clone()),
+        (None, None) => Ok(()),
         (None, Some(_)) => Err(format!("{} is taken", placed.aside.display())),
     }
 }
 
-/// Exchanges everything once more. Returns what stands where now, so that this can be taken back in turn.
+/// One thing that is taken back, in its folder.
+struct Turn<'a> {
+    placed: &'a Placed,
+    folder: Arc<Folder>,
+    name: Vec<u8>,
+    aside: Vec<u8>,
+}
+
+impl<'a> Turn<'a> {
+    fn all(items: &'a [Placed], held: &mut Folders) -> Result<Vec<Self>> {
+        let name = |path: &Path| path.file_name().unwrap_or_default().as_bytes().to_vec();
+        let of = |placed: &'a Placed| {
+            let folder = held.above(&placed.path)?;
+            Ok(Self { placed, folder, name: name(&placed.path), aside: name(&placed.aside) })
+        };
+        items.iter().map(of).collect()
+    }
+
+    /// Whether what came back is kept aside now.
+    fn is_turned(&self) -> Result<bool> {
+        Ok(self.folder.present(&self.aside)?.is_some_and(|aside| is_same_inode(&aside, &self.placed.now)))
+    }
+
+    fn turn(&self) -> Result<()> {
+        match self.placed.before {
+            Some(_) => self.folder.exchange(&self.aside, &self.name),
+            None => self.folder.rename(&self.name, &self.aside),
+        }
+    }
+
+    fn undo_turn(&self) -> Result<()> {
+        match self.placed.before {
+            Some(_) => self.folder.exchange(&self.aside, &self.name),
+            None => self.folder.rename(&self.aside, &self.name),
+        }
+    }
+
+    fn turn_back(&self) -> Result<()> {
+        if self.is_turned()? { self.undo_turn() } else { Ok(()) }
+    }
+
+    /// What stands where after it, so that it can be taken back in turn.
+    fn turned(&self) -> Placed {
+        let placed = self.placed.clone();
+        match &placed.before {
+            Some(before) => Placed { now: before.clone(), before: Some(placed.now.clone()), ..placed },
+            None => Placed { path: placed.aside, aside: placed.path, ..placed },
+        }
+    }
+}
+
+/// Exchanges everything once more, or nothing. Returns what stands where now, so that this can be taken back in turn.
 pub fn undo(items: &[Placed], progress: &Progress) -> Result<Put> {
     progress.begin("exchanging names", Unit::Items, Some(items.len() as u64));
-    let (mut done, mut held): (Vec<(Rc<Folder>, &Placed)>, _) = (Vec::new(), Held::default());
-    let outcome = items.iter().try_for_each(|placed| {
+    let mut held = Folders::default();
+    let turns = Turn::all(items, &mut held)?;
+    let outcome = turns.iter().try_for_each(|turn| {
         progress.check()?;
-        undo_check(placed).map_err(|why| {
-            Error::refused(format!("{}: {why}", placed.path.display()))
+        let refused = |why: &str| {
+            Error::refused(format!("{}: {why}", turn.placed.path.display()))
                 .hint("Nothing was taken back. Look again, and consent to what can be taken back now.")
-        })?;
-        let folder = held.above(&placed.path)?;
-        turn(&folder, placed)?;
-        done.push((folder, placed));
+        };
+        undo_check(turn.placed).map_err(|why| refused(&why))?;
+        turn.turn()?;
+        // Between the look and the act somebody may have put another file there.
+        if !turn.folder.present(&turn.aside)?.is_some_and(|now| is_same(&now, &turn.placed.now)) {
+            turn.undo_turn()?;
+            return Err(refused("it was changed in this very moment"));
+        }
         progress.advance(1);
         Ok(())
     });
+    let outcome = outcome.and_then(|()| held.sync());
     if let Err(error) = outcome {
-        for (folder, placed) in done {
-            turn(&folder, placed)?;
-        }
+        turns
+            .iter()
+            .rev()
+            .try_for_each(Turn::turn_back)
+            .map_err(|again| unknown(&error, again, "what was taken back could not be put in place again"))?;
         return Err(error);
     }
-    let mut put = Put::default();
-    for (folder, placed) in done {
-        folder.sync()?;
-        put.placed.push(turned(placed));
-    }
-    Ok(put)
-}
-
-/// The exchange, either way.
-fn turn(folder: &Folder, placed: &Placed) -> Result<()> {
-    let name = |path: &Path| path.file_name().unwrap_or_default().as_bytes().to_vec();
-    let (name, aside) = (name(&placed.path), name(&placed.aside));
-    if placed.before.is_some() {
-        return folder.exchange(&name, &aside);
-    }
-    match folder.present(&name)? {
-        Some(_) => folder.rename(&name, &aside),
-        None => folder.rename(&aside, &name),
-    }
-}
-
-/// What stands where after a turn.
-fn turned(placed: &Placed) -> Placed {
-    match &placed.before {
-        Some(before) => Placed { now: before.clone(), before: Some(placed.now.clone()), ..placed.clone() },
-        None => placed.clone(),
-    }
+    Ok(Put { placed: turns.iter().map(Turn::turned).collect(), notes: Notes::default() })
 }
 
 /// Finds out what became of an undo whose process ended in the middle: all of it was done, or it is turned back.
 pub fn settle_undo(items: &[Placed]) -> Result<Option<Put>> {
-    let is_turned = |placed: &Placed| {
-        let aside = Present::at(&placed.aside)?;
-        Ok(match &placed.before {
-            Some(_) => aside.is_some_and(|aside| is_same(&aside, &placed.now)),
-            None => aside.is_some(),
-        })
-    };
-    let turned_now: Vec<bool> = items.iter().map(is_turned).collect::<Result<_>>()?;
-    if turned_now.iter().all(|turned| *turned) {
-        return Ok(Some(Put { placed: items.iter().map(turned).collect(), notes: Notes::default() }));
+    let mut held = Folders::default();
+    let turns = Turn::all(items, &mut held)?;
+    let turned: Vec<bool> = turns.iter().map(Turn::is_turned).collect::<Result<_>>()?;
+    if turned.iter().all(|turned| *turned) {
+        held.sync()?;
+        return Ok(Some(Put { placed: turns.iter().map(Turn::turned).collect(), notes: Notes::default() }));
     }
-    for (placed, _) in items.iter().zip(&turned_now).filter(|(_, turned)| **turned) {
-        turn(&Folder::open(placed.path.parent().unwrap_or(Path::new("/")))?, placed)?;
-    }
+    turns.iter().rev().try_for_each(Turn::turn_back)?;
+    held.sync()?;
     Ok(None)
 }

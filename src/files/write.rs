@@ -3,7 +3,7 @@
 //! A file is made under a name that was free, filled from proven bytes, dressed (owner, permissions, attributes, times), read
 //! again and compared. What cannot be applied is noted, never silently left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -119,6 +119,13 @@ impl Folder {
         opened.map(File::from).map_err(|error| failed("open", &self.shown(name), error))
     }
 
+    /// Where a symlink in it points.
+    pub fn target(&self, name: &[u8]) -> Result<Vec<u8>> {
+        rustix::fs::readlinkat(&self.fd, name, Vec::new())
+            .map(std::ffi::CString::into_bytes)
+            .map_err(|error| failed("read", &self.shown(name), error))
+    }
+
     /// Puts two names in each other's place, in one act.
     pub fn exchange(&self, a: &[u8], b: &[u8]) -> Result<()> {
         rustix::fs::renameat_with(&self.fd, a, &self.fd, b, rustix::fs::RenameFlags::EXCHANGE)
@@ -143,6 +150,13 @@ impl Folder {
             .map_err(|error| failed("remove", &self.shown(name), error))
     }
 
+    /// Removes a folder that we made, with everything in it. It is reached through the folder that is held, and no symlink in
+    /// it is followed.
+    pub fn remove_tree(&self, name: &[u8]) -> Result<()> {
+        std::fs::remove_dir_all(self.by_descriptor(name))
+            .map_err(|error| failed("remove", &self.shown(name), Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+    }
+
     /// Returns when the names in it are on disk.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.fd).map_err(|error| failed("write", &self.path, error))
@@ -153,10 +167,10 @@ impl Folder {
         rustix::fs::syncfs(&self.fd).map_err(|error| failed("write", &self.path, error))
     }
 
-    /// Bytes that we may still write on its file system.
-    pub fn free(&self) -> Result<u64> {
+    /// Bytes that we may still write on its file system; `None`: it does not count them.
+    pub fn free(&self) -> Result<Option<u64>> {
         let facts = rustix::fs::fstatvfs(&self.fd).map_err(|error| failed("look at", &self.path, error))?;
-        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+        Ok((facts.f_blocks > 0).then(|| facts.f_bavail.saturating_mul(facts.f_frsize)))
     }
 
     /// Files that may still be made on its file system; `None`: it does not count them.
@@ -182,10 +196,17 @@ pub fn failed(doing: &str, path: &Path, error: Errno) -> Error {
         Errno::NOSPC => "The disk is full. Free some space, or choose another place.",
         Errno::DQUOT => "The quota of this user is used up. Free some space, or choose another place.",
         Errno::ROFS => "The file system is mounted read-only. Choose another place.",
-        Errno::ACCESS | Errno::PERM => "This user may not do that there. Choose another place, or run as the owner.",
+        Errno::ACCESS | Errno::PERM => {
+            "This user may not do that there, or it is marked immutable (lsattr tells). Choose another place, or run as the \
+             owner."
+        }
         Errno::EXIST => "Something stands there already, and nothing is overwritten. Choose another place.",
         Errno::NAMETOOLONG => "The name is longer than this file system allows.",
         Errno::XDEV => "It lies on another file system.",
+        Errno::BUSY => "Something is mounted there, or the system uses it. Bring it back beside, and copy it by hand.",
+        Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP if doing == "exchange" || doing == "rename" => {
+            "This file system cannot do that in one act. Bring it back beside, and move it by hand."
+        }
         _ => "Check the path and the file system.",
     };
     Error::target(format!("cannot {doing} {}", path.display())).detail(std::io::Error::from(error)).hint(hint)
@@ -250,8 +271,41 @@ impl Notes {
     }
 }
 
+/// Parts of files that are nothing but zeros: neither fetched nor written, and not counted as space that is needed.
+#[derive(Default)]
+pub struct Zeros(HashMap<BlobId, bool>);
+
+impl Zeros {
+    /// Finds those of one file. Only a part that follows on itself is looked at: a hole of some size is cut into parts that
+    /// are all the same, and hardly anything else is.
+    pub fn of(&mut self, repository: &Repository, node: &Node) -> Result<()> {
+        for (id, next) in node.content.iter().zip(node.content.iter().skip(1)) {
+            if id == next && !self.0.contains_key(id) {
+                let zeros = vec![0; repository.part_length(id)? as usize];
+                self.0.insert(*id, BlobId::new(Sha256::digest(&zeros).into()) == *id);
+            }
+        }
+        Ok(())
+    }
+
+    fn contains(&self, id: &BlobId) -> bool {
+        self.0.get(id).is_some_and(|zeros| *zeros)
+    }
+
+    /// So many bytes of a file they are.
+    pub fn bytes(&self, repository: &Repository, node: &Node) -> Result<u64> {
+        let parts = node.content.iter().filter(|id| self.contains(id));
+        parts.map(|id| repository.part_length(id).map(u64::from)).sum()
+    }
+}
+
 /// Writes a file's content; runs of zeros become holes.
 pub fn fill(file: &File, repository: &Repository, node: &Node, shown: &Path, progress: &Progress) -> Result<()> {
+    let mut zeros = Zeros::default();
+    zeros.of(repository, node)?;
+    if node.content.iter().any(|id| zeros.contains(id)) {
+        return fill_around(&zeros, file, repository, node, shown, progress);
+    }
     let mut source = repository.open_node(node, shown.display().to_string())?;
     let length = source.len();
     let mut buffer = vec![0; BUFFER.min(usize::try_from(length).unwrap_or(BUFFER)).max(1)];
@@ -277,6 +331,29 @@ pub fn fill(file: &File, repository: &Repository, node: &Node, shown: &Path, pro
     file.set_len(length).map_err(|error| failed("write", shown, Errno::from_io_error(&error).unwrap_or(Errno::IO)))
 }
 
+/// Writes the parts that are not only zeros.
+fn fill_around(
+    zeros: &Zeros,
+    file: &File,
+    repository: &Repository,
+    node: &Node,
+    shown: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    let cannot = |error: std::io::Error| failed("write", shown, Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    let mut at = 0;
+    for id in &node.content {
+        progress.check()?;
+        let length = u64::from(repository.part_length(id)?);
+        if !zeros.contains(id) {
+            write_dense(file, &repository.part(id)?, at).map_err(cannot)?;
+        }
+        at += length;
+        progress.advance(length);
+    }
+    file.set_len(at).map_err(cannot)
+}
+
 /// Writes the pages that are not empty. Buffers begin at multiples of a page.
 fn write_dense(file: &File, bytes: &[u8], at: u64) -> std::io::Result<()> {
     let mut begin = None;
@@ -296,10 +373,17 @@ fn write_dense(file: &File, bytes: &[u8], at: u64) -> std::io::Result<()> {
 
 /// Whether a file has exactly the content of a node: every part is read and hashed against its id.
 pub fn holds(file: &File, repository: &Repository, node: &Node) -> Result<bool> {
+    let mut zeros = Zeros::default();
+    zeros.of(repository, node)?;
     let mut buffer = Vec::new();
     let mut at = 0;
     for id in &node.content {
-        buffer.resize(repository.part_length(id)? as usize, 0);
+        let length = repository.part_length(id)?;
+        if zeros.contains(id) && is_hole(file, at, u64::from(length)) {
+            at += u64::from(length);
+            continue;
+        }
+        buffer.resize(length as usize, 0);
         if file.read_exact_at(&mut buffer, at).is_err() || BlobId::new(Sha256::digest(&buffer).into()) != *id {
             return Ok(false);
         }
@@ -308,18 +392,25 @@ pub fn holds(file: &File, repository: &Repository, node: &Node) -> Result<bool> 
     Ok(file.metadata().is_ok_and(|facts| facts.len() == at))
 }
 
-/// Gives a file or folder its owner, attributes, permissions and times, in the order in which none undoes another. Rights
-/// that it would lend to whoever runs it are left out, and noted.
+/// Whether the file system itself says that nothing is written there, so that zeros are read.
+fn is_hole(file: &File, at: u64, length: u64) -> bool {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+        Ok(data) => data >= at + length,
+        // No data up to the end, which may lie before that of the part.
+        Err(Errno::NXIO) => file.metadata().is_ok_and(|facts| facts.len() >= at + length),
+        Err(_) => false,
+    }
+}
+
+/// Gives a file or folder its owner, attributes, permissions and times, in the order in which none undoes another, and none
+/// needs a right that another has taken away. Rights that it would lend to whoever runs it are left out, and noted.
 pub fn dress(file: &impl AsFd, node: &Node, own: Own, shown: &Path, notes: &mut Notes) {
     let (uid, gid) = own.ids(node);
     if uid.is_some() || gid.is_some() {
         notes.unless(rustix::fs::fchown(file, uid, gid), "the owner", shown);
+    } else if node.uid != nix::unistd::geteuid().as_raw() {
+        notes.add("the owner: it belongs to whoever brought it back", shown);
     }
-    if node.mode & 0o6000 != 0 && node.kind == crate::backup::EntryKind::File {
-        notes.add("the set-uid or set-gid bit: left out, since it lends rights", shown);
-    }
-    let mode = if node.kind == crate::backup::EntryKind::File { node.mode & 0o1777 } else { node.mode & 0o7777 };
-    notes.unless(rustix::fs::fchmod(file, Mode::from_raw_mode(mode as RawMode)), "the permissions", shown);
     for attribute in &node.attributes {
         if LENDS_RIGHTS.contains(&attribute.name.as_str()) {
             notes.add(format!("{}: left out, since it lends rights", attribute.name), shown);
@@ -328,6 +419,11 @@ pub fn dress(file: &impl AsFd, node: &Node, own: Own, shown: &Path, notes: &mut 
         let set = rustix::fs::fsetxattr(file, &*attribute.name, &attribute.value, rustix::fs::XattrFlags::empty());
         notes.unless(set, &attribute.name, shown);
     }
+    if node.mode & 0o6000 != 0 && node.kind == crate::backup::EntryKind::File {
+        notes.add("the set-uid or set-gid bit: left out, since it lends rights", shown);
+    }
+    let mode = if node.kind == crate::backup::EntryKind::File { node.mode & 0o1777 } else { node.mode & 0o7777 };
+    notes.unless(rustix::fs::fchmod(file, Mode::from_raw_mode(mode as RawMode)), "the permissions", shown);
     if let Some(times) = times(node) {
         notes.unless(rustix::fs::futimens(file, &times), "the times", shown);
     }

@@ -62,6 +62,9 @@ pub struct Script {
     pub policy: Option<Policy>,
     /// `None`: what the flow recommends.
     pub own: Option<Own>,
+    /// In place: what the plan names and is left where it is, by whole paths.
+    #[serde(default)]
+    pub except: Vec<String>,
     /// The columns that pair rows of a table without a key.
     #[serde(default)]
     pub key: Vec<String>,

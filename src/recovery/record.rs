@@ -51,6 +51,8 @@ pub enum Fact {
     Policy(Policy),
     /// Whose the files will be.
     Own(Own),
+    /// What the plan names and is left where it is: paths of files and folders.
+    Except(Vec<String>),
 }
 
 /// Where files go.
@@ -158,6 +160,9 @@ pub enum Look {
         policy: Policy,
         /// Whose they will be.
         own: Own,
+        /// Left out, by paths.
+        #[serde(default)]
+        except: Vec<String>,
     },
     /// Which of the files that an earlier recovery put in place can be taken back.
     Placed {
@@ -452,6 +457,13 @@ impl Record {
     /// `None`: not answered, as when all owners are the same here.
     pub fn own(&self) -> Option<Own> {
         self.answers.iter().find_map(|fact| if let Fact::Own(own) = fact { Some(*own) } else { None })
+    }
+
+    /// Empty: not answered; everything that the plan names is put in place.
+    pub fn except(&self) -> &[String] {
+        let except =
+            self.answers.iter().find_map(|fact| if let Fact::Except(paths) = fact { Some(&**paths) } else { None });
+        except.unwrap_or_default()
     }
 
     /// The points found, if they were looked for.

@@ -480,6 +480,7 @@ fn told_fact(fact: &Fact) -> String {
         Fact::Policy(Policy::Missing) => "only what is gone".into(),
         Fact::Policy(Policy::MissingAndChanged) => "what is gone and what changed".into(),
         Fact::Policy(Policy::MissingAndMarked) => "what is gone, and what changed of what was marked by itself".into(),
+        Fact::Except(paths) => format!("without {}", join(paths.iter().cloned())),
         Fact::Own(Own::Numbers) => "owners by number".into(),
         Fact::Own(Own::Names) => "owners by name".into(),
         Fact::Own(Own::Me) => "owned by whoever runs this".into(),

@@ -482,9 +482,10 @@ impl Systems {
                 stage::leftovers(&server.client).await.map(Finding::Leftovers)
             }
             Look::Gather { point, paths } => self.gather(point, paths, progress).await.map(Finding::Gathered),
-            Look::Choose { point, paths, destination, policy, own } => {
+            Look::Choose { point, paths, destination, policy, own, except } => {
                 let to = (destination, *policy, *own);
-                self.choose(recovery, (point, paths), to, progress).await.map(Finding::Chosen)
+                let choice = self.choose(recovery, (point, paths), to, progress).await?;
+                choice.without(except).map(Finding::Chosen)
             }
             Look::Placed { placed, .. } => {
                 progress.begin("looking what can be taken back", Unit::Items, None);

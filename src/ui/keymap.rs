@@ -144,6 +144,8 @@ pub enum Place {
     Deletes,
     /// The plan before consent.
     Plan,
+    /// A plan that puts files in place: each of them can be left out.
+    FilesPlan,
     /// A look is under way.
     Waiting,
     /// A plan is being done.
@@ -200,6 +202,7 @@ const LISTS: &[Place] = &[
     Place::Record,
     Place::Value,
     Place::Plan,
+    Place::FilesPlan,
     Place::Done,
 ];
 
@@ -523,16 +526,23 @@ pub const BINDINGS: &[Binding] = &[
         help: "Choose deleting. Nothing is deleted before you have seen the plan and typed the name.",
     },
     Binding {
+        keys: &[Key::Char(' ')],
+        action: Action::Mark,
+        places: &[P::FilesPlan],
+        label: "leave out",
+        help: "Leave the selected file out of what is put in place, or take it in again; Enter shows the plan without it.",
+    },
+    Binding {
         keys: &[Key::Char('s')],
         action: Action::Sql,
-        places: &[P::Plan],
+        places: &[P::Plan, P::FilesPlan],
         label: "SQL",
         help: "Show or hide the exact SQL.",
     },
     Binding {
         keys: &[Key::Code(KeyCode::Enter), Key::Char('c')],
         action: Action::Enter,
-        places: &[P::Plan],
+        places: &[P::Plan, P::FilesPlan],
         label: "consent",
         help: "Go to the line where you type the name to consent.",
     },
@@ -581,7 +591,7 @@ pub const BINDINGS: &[Binding] = &[
     Binding {
         keys: &[Key::Char('y')],
         action: Action::Copy,
-        places: &[P::Failed, P::Plan, P::Done],
+        places: &[P::Failed, P::Plan, P::FilesPlan, P::Done],
         label: "copy",
         help: "Copy what is shown to the clipboard of your terminal (OSC 52).",
     },
@@ -729,7 +739,7 @@ pub fn bindings(place: Place) -> impl Iterator<Item = &'static Binding> {
 mod tests {
     use super::*;
 
-    const PLACES: [Place; 21] = [
+    const PLACES: [Place; 22] = [
         Place::Home,
         Place::Time,
         Place::Points,
@@ -746,6 +756,7 @@ mod tests {
         Place::Value,
         Place::Deletes,
         Place::Plan,
+        Place::FilesPlan,
         Place::Waiting,
         Place::Running,
         Place::Done,

@@ -113,7 +113,7 @@ impl Screen {
             Self::Tables(_) => Place::Tables,
             Self::Files(screen) => screen.place(),
             Self::Rows(screen) => screen.place(),
-            Self::Plan(_) => Place::Plan,
+            Self::Plan(screen) => screen.place(),
             Self::Waiting(_) => Place::Waiting,
             Self::Running(_) => Place::Running,
             Self::Done(_) => Place::Done,

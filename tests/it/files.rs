@@ -23,6 +23,11 @@ use lifeboat::secret::Secret;
 
 use crate::resume::{kills, random};
 
+mod damage;
+mod hostile;
+mod in_place;
+mod places;
+
 const PASSWORD: &str = "a canary in a coal mine";
 
 /// A machine with files, and a repository of them.
@@ -568,7 +573,7 @@ fn fm_77_killed_at_any_instant_files_are_the_old_ones_or_the_new_ones() {
         }
         let now = contents();
         let done = now == repaired;
-        assert!(done || now == bad, "run {run}, killed after {delay:?}: {:?}", now.keys());
+        assert!(done || now == bad, "run {run}, killed after {delay:?}: {:?} {rows:?}", now.keys());
         let status: serde_json::Value = serde_json::from_str(&machine.out(&["status", "--json"])).unwrap();
         let told = status["recoveries"].to_string();
         assert_eq!(told.contains("40 files put in place"), done, "run {run}, killed after {delay:?}: {told}");

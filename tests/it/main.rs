@@ -11,6 +11,7 @@ mod decisions;
 mod diff;
 mod faults;
 mod files;
+mod forge;
 mod merge;
 mod recover;
 mod resume;

@@ -1,8 +1,9 @@
 //! Files were overwritten, deleted or encrypted: they come back from a snapshot, beside the present ones or in their place.
 //!
 //! After the recovery point is chosen the operator is asked: which files, where they go, which of those that are still there
-//! are replaced, and whose they will be when an owner of the snapshot is somebody else here. Not for the data files of a
-//! database that runs: those come back as rows, or with the whole server.
+//! are replaced, and whose they will be when an owner of the snapshot is somebody else here. Of the plan that comes out,
+//! single files can be left out; that is an answer too, and gives another plan. Not for the data files of a database that
+//! runs: those come back as rows, or with the whole server.
 
 use super::{Answers, Choice, Next, Question, Refusal};
 use crate::files::choice::{Destination, Policy};
@@ -40,7 +41,8 @@ pub fn next(record: &Record, point: &Point) -> Next {
         None => return Next::Ask(ask_own(gathered)),
     };
 
-    let look = Look::Choose { point: point.id.clone(), paths: paths.to_vec(), destination, policy, own };
+    let except = record.except().to_vec();
+    let look = Look::Choose { point: point.id.clone(), paths: paths.to_vec(), destination, policy, own, except };
     let Some(Finding::Chosen(choice)) = record.finding(&look) else { return Next::Look(look) };
     let step = match choice.destination {
         Destination::Beside(_) => Step::RestoreFiles { choice: choice.clone() },

@@ -15,7 +15,7 @@ use crate::files::catalog::{Catalog, Hits, Query, Search};
 use crate::files::choice::{self, Choice, Destination, Policy};
 use crate::files::excludes::Excludes;
 use crate::files::history::{self, Side, Story, Versions};
-use crate::files::live::{self, Beside, Present};
+use crate::files::live::{self, Beside, Present, Standing};
 use crate::files::look::{self, Compared, Inside};
 use crate::files::put::{self, Placed};
 use crate::files::write::Own;
@@ -81,7 +81,13 @@ impl Systems {
             let node = repository.node(&snapshot, &path)?;
             let nodes = node.subtree.map(|id| repository.nodes(&id)).transpose()?.unwrap_or_default();
             let here = choice::here(&repository, &snapshot, &path)?;
+            let here = here.filter(|_| snapshot.host == this_host());
             let mut rows = live::beside(&nodes, here.as_deref().unwrap_or(Path::new("/dev/null")), &excludes);
+            if here.is_none() {
+                for row in &mut rows {
+                    row.standing = Standing::Elsewhere;
+                }
+            }
             let all = rows.len() as u64;
             rows.truncate(limit);
             Ok((rows, all))
@@ -104,7 +110,11 @@ impl Systems {
             for folder in nodes.iter().filter(|node| node.kind == EntryKind::Folder) {
                 let path = format!("{}/{}", path.trim_end_matches('/'), folder.name);
                 let measure = beside::measure(&repository, &snapshot, std::slice::from_ref(&path), &progress)?;
-                let changes = history::changes_here(&repository, (&snapshot, &path), &excludes, 0, &progress)?.total;
+                let changes = if snapshot.host == this_host() {
+                    history::changes_here(&repository, (&snapshot, &path), &excludes, 0, &progress)?.total
+                } else {
+                    history::Folder::default()
+                };
                 all.insert(
                     folder.name.clone(),
                     Beneath {
@@ -405,6 +415,10 @@ impl Content {
         };
         look::whole(repository, node, path, COMPARED)
     }
+}
+
+fn this_host() -> String {
+    crate::recovery::journal::operator().host
 }
 
 /// A folder that is not there, in the home of whoever runs this.

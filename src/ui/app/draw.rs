@@ -196,6 +196,7 @@ fn told_of_leaving(leaving: Leaving, screen: &Screen) -> Vec<Line<'static>> {
 fn crumb(fact: &Fact) -> Option<String> {
     match fact {
         Fact::Incident(_) | Fact::Stage | Fact::Triggers(_) | Fact::Folder(_) | Fact::Policy(_) | Fact::Own(_) => None,
+        Fact::Except(paths) => Some(format!("without {}", paths.len())),
         Fact::Files(paths) => match paths.as_slice() {
             [one] => one.rsplit('/').next().map(str::to_owned),
             several => Some(format!("{} paths", several.len())),

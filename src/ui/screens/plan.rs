@@ -1,5 +1,6 @@
 //! The plan: everything that will happen, and the line where consent is typed.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crossterm::event::{KeyCode, KeyEvent};
@@ -14,14 +15,18 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{Command, in_a_line};
 use crate::files::EntryKind;
-use crate::files::choice::{self, Choice, Destination};
+use crate::files::choice::{self, Choice, Destination, Item};
 use crate::files::put::Placed;
 use crate::postgres::merge::{ChangeSet, TableChange, Triggers, Undo};
 use crate::recovery::flows::clean;
 use crate::recovery::plan::{Effect, Plan, Step};
+use crate::recovery::record::Fact;
 use crate::text;
-use crate::ui::keymap::Action;
+use crate::ui::keymap::{Action, Place};
 use crate::ui::theme::Theme;
+
+/// What is replaced stands first: a person who skims has to see it.
+const SHOWN: [choice::Action; 3] = [choice::Action::Replace, choice::Action::Create, choice::Action::MakeFolder];
 
 /// Keys that come sooner after the line opened were typed for something else.
 const ARMING: Duration = Duration::from_millis(500);
@@ -34,11 +39,19 @@ pub struct Review {
     hash: String,
     sql: Sql,
     scroll: u16,
+    /// Of a plan that puts files in place: the selected one, and those that are marked to be left out.
+    files: Files,
     /// The line where consent is typed, and when it opened.
     consent: Option<(Input, Instant)>,
     error: Option<String>,
     /// One person has consented: who, and until when a second one has to.
     first: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    selected: usize,
+    marked: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +64,44 @@ impl Review {
     /// `hash` is [`Plan::hash`] of the same plan: what is confirmed must be what is shown. `first` tells of a first consent,
     /// where two are required.
     pub fn new(plan: Plan, hash: String, first: Option<String>) -> Self {
-        Self { plan, hash, sql: Sql::Hidden, scroll: 0, consent: None, error: None, first }
+        Self { plan, hash, sql: Sql::Hidden, scroll: 0, files: Files::default(), consent: None, error: None, first }
+    }
+
+    /// Which keys hold now.
+    pub fn place(&self) -> Place {
+        if self.items().is_empty() { Place::Plan } else { Place::FilesPlan }
+    }
+
+    /// What is put in place, in the order in which it is shown; empty for other plans.
+    fn items(&self) -> Vec<&Item> {
+        let items = self.plan.steps.iter().find_map(|step| match step {
+            Step::PutFiles { choice } => Some(&choice.items),
+            _ => None,
+        });
+        let items = items.map_or(&[][..], Vec::as_slice);
+        let of = |action| items.iter().filter(move |item| item.action == action);
+        SHOWN.into_iter().flat_map(of).collect()
+    }
+
+    /// Moves what is selected of the files, or scrolls a plan without any.
+    fn go(&mut self, by: isize) {
+        match self.items().len() {
+            0 => self.scroll = self.scroll.saturating_add_signed(i16::try_from(by).unwrap_or(0)),
+            number => self.files.selected = self.files.selected.saturating_add_signed(by).min(number - 1),
+        }
+    }
+
+    /// Marks the selected file to be left out, or takes the mark off.
+    fn mark(&mut self) -> Option<Command> {
+        let narrowed = |step: &Step| matches!(step, Step::PutFiles { choice } if choice.is_narrowed());
+        if self.plan.steps.iter().any(narrowed) {
+            return Some(Command::Notice("Esc takes back what was left out; then mark anew.".into()));
+        }
+        let path = self.items().get(self.files.selected)?.path.clone();
+        if !self.files.marked.remove(&path) {
+            self.files.marked.insert(path);
+        }
+        None
     }
 
     /// Whether the line of consent is open.
@@ -92,12 +142,18 @@ impl Review {
     /// Scrolls, shows the SQL, or opens the line of consent.
     pub fn act(&mut self, action: Action) -> Option<Command> {
         match action {
-            Action::Up => self.scroll = self.scroll.saturating_sub(1),
-            Action::Down => self.scroll = self.scroll.saturating_add(1),
-            Action::PageUp => self.scroll = self.scroll.saturating_sub(10),
-            Action::PageDown => self.scroll = self.scroll.saturating_add(10),
-            Action::Top => self.scroll = 0,
-            Action::Bottom => self.scroll = u16::MAX,
+            Action::Up => self.go(-1),
+            Action::Down => self.go(1),
+            Action::PageUp => self.go(-10),
+            Action::PageDown => self.go(10),
+            Action::Top => (self.scroll, self.files.selected) = (0, 0),
+            Action::Bottom => {
+                (self.scroll, self.files.selected) = (u16::MAX, self.items().len().saturating_sub(1));
+            }
+            Action::Mark => return self.mark(),
+            Action::Enter if !self.files.marked.is_empty() => {
+                return Some(Command::Answer(Fact::Except(self.files.marked.iter().cloned().collect())));
+            }
             Action::Sql => self.sql = if self.sql == Sql::Shown { Sql::Hidden } else { Sql::Shown },
             Action::Enter => self.consent = Some((Input::default(), Instant::now())),
             Action::Copy => return Some(Command::Copy(self.statements().join("\n"))),
@@ -120,15 +176,31 @@ impl Review {
         };
         let body = Rect { height: area.height.saturating_sub(foot_height), ..area };
         let foot = Rect { y: area.y + body.height, height: area.height - body.height, ..area };
-        let page = Paragraph::new(self.page(theme)).wrap(Wrap { trim: false });
-        let most = u16::try_from(page.line_count(body.width)).unwrap_or(u16::MAX).saturating_sub(body.height);
+        let (lines, selected) = self.page(theme);
+        let rows = |lines: &[Line<'static>]| {
+            let page = Paragraph::new(lines.to_vec()).wrap(Wrap { trim: false });
+            u16::try_from(page.line_count(body.width)).unwrap_or(u16::MAX)
+        };
+        if let Some(line) = selected {
+            // The selected one is in sight; the first with all that stands above it.
+            let (begin, end) = (rows(&lines[..line]), rows(&lines[..=line]));
+            let begin = if self.files.selected == 0 { 0 } else { begin };
+            self.scroll =
+                self.scroll.clamp(end.saturating_sub(body.height), begin.max(end.saturating_sub(body.height)));
+        }
+        let most = rows(&lines).saturating_sub(body.height);
         self.scroll = self.scroll.min(most);
+        let page = Paragraph::new(lines).wrap(Wrap { trim: false });
         let more = most > self.scroll;
         frame.render_widget(page.scroll((self.scroll, 0)), body);
         let Some((input, _)) = &self.consent else {
             let more = if more { "More below (j, PgDn). " } else { "" };
             let line = match &self.first {
                 Some(first) => format!("{more}{first}"),
+                None if !self.files.marked.is_empty() => {
+                    let marked = text::counted(self.files.marked.len() as u64, "file", "files");
+                    format!("{more}Nothing has been changed yet. Enter: the plan without {marked}.")
+                }
                 None => format!("{more}Nothing has been changed yet. Enter: to consent."),
             };
             let lines = vec![Line::raw(""), Line::styled(line, theme.title())];
@@ -160,7 +232,9 @@ impl Review {
         });
     }
 
-    fn page(&self, theme: Theme) -> Vec<Line<'static>> {
+    /// The lines, and which of them is the selected file's.
+    fn page(&self, theme: Theme) -> (Vec<Line<'static>>, Option<usize>) {
+        let mut selected = None;
         let mut page = vec![Line::styled("What will be done", theme.title()), Line::raw("")];
         for (number, step) in self.plan.steps.iter().enumerate() {
             let effect = match step.effect() {
@@ -179,20 +253,16 @@ impl Review {
                         page.push(Line::raw(text::clean(&told).into_owned()));
                     }
                 }
-                Step::RestoreFiles { choice } | Step::PutFiles { choice } => push_files(&mut page, choice, theme),
+                Step::RestoreFiles { choice } | Step::PutFiles { choice } => {
+                    selected = push_files(&mut page, choice, &self.files, theme).or(selected);
+                }
                 Step::UndoFiles { placed, .. } => push_undo_of_files(&mut page, placed, theme),
                 Step::Prove { .. } | Step::DropScratch => {}
             }
         }
         page.push(Line::raw(""));
-        let files = self
-            .plan
-            .steps
-            .iter()
-            .any(|step| matches!(step, Step::RestoreFiles { .. } | Step::PutFiles { .. } | Step::UndoFiles { .. }));
-        let exact = if files { "how it is done by hand" } else { "the exact SQL" };
         page.push(Line::styled(
-            format!("plan {}   s shows {exact}, y copies it", &self.hash[..self.hash.len().min(12)]),
+            format!("plan {}   s shows the exact SQL, y copies it", &self.hash[..self.hash.len().min(12)]),
             theme.quiet(),
         ));
         if self.sql == Sql::Shown {
@@ -201,35 +271,40 @@ impl Review {
                 page.extend(statement.lines().map(|line| Line::raw(text::clean(line).into_owned())));
             }
         }
-        page
+        (page, selected)
     }
 }
 
-fn push_files(page: &mut Vec<Line<'static>>, choice: &Choice, theme: Theme) {
-    page.push(Line::raw(format!("   {} are free there.", text::bytes(choice.free))));
+fn push_files(page: &mut Vec<Line<'static>>, choice: &Choice, files: &Files, theme: Theme) -> Option<usize> {
+    let mut selected = None;
+    if choice.free > 0 {
+        page.push(Line::raw(format!("   {} are free there.", text::bytes(choice.free))));
+    }
     match &choice.destination {
         Destination::Beside(folder) => {
             for path in &choice.paths {
-                let told = format!("   {path}  ->  {folder}{path}");
+                let told = format!("   {path}  ->  {}{path}", folder.trim_end_matches('/'));
                 page.push(Line::raw(text::clean(&told).into_owned()));
             }
             push_left_out(page, choice, theme);
         }
         Destination::InPlace => {
             page.push(Line::raw("   All of it or nothing. What is not as you saw it stops everything."));
-            // What is replaced and what is left out stand first: a person who skims has to see them.
-            let replaced = ("~", "replaced; what is there is kept as NAME.pre-RECOVERY", theme.changed());
-            push_items(page, choice, choice::Action::Replace, replaced);
-            push_left_out(page, choice, theme);
-            let created = ("-", "brought back where nothing stands now", theme.missing());
-            push_items(page, choice, choice::Action::Create, created);
-            push_items(page, choice, choice::Action::MakeFolder, ("+", "made for them", theme.text()));
+            let mut number = 0;
+            for action in SHOWN {
+                let shown = push_items(page, choice, action, (files, &mut number), theme);
+                selected = selected.or(shown);
+                if action == choice::Action::Replace {
+                    push_left_out(page, choice, theme);
+                }
+            }
             if choice.same > 0 {
                 let same = text::counted(choice.same, "file is", "files are");
                 page.push(Line::styled(format!("   {same} there already, with the same content"), theme.quiet()));
             }
         }
     }
+    selected
 }
 
 fn push_left_out(page: &mut Vec<Line<'static>>, choice: &Choice, theme: Theme) {
@@ -238,44 +313,63 @@ fn push_left_out(page: &mut Vec<Line<'static>>, choice: &Choice, theme: Theme) {
     }
     let left_out = text::counted(choice.left_out.len() as u64, "path is", "paths are");
     page.push(Line::styled(format!("   {left_out} LEFT OUT:"), theme.live()));
-    let told = choice.left_out.iter().map(|(path, why)| (path.as_str(), format!(": {why}")));
-    push_by_folder(page, told, theme.live());
+    let told = choice.left_out.iter().map(|(path, why)| (path.as_str(), format!(": {why}"), theme.live()));
+    push_by_folder(page, told);
 }
 
-/// What happens in one way, under a line that counts it.
+/// What happens in one way, under a line that counts it. Returns the line of the selected one, when it is among them;
+/// `number` is its place among all.
 fn push_items(
     page: &mut Vec<Line<'static>>,
     choice: &Choice,
     action: choice::Action,
-    (symbol, what, style): (&str, &str, Style),
-) {
+    (files, number): (&Files, &mut usize),
+    theme: Theme,
+) -> Option<usize> {
     let items: Vec<_> = choice.items.iter().filter(|item| item.action == action).collect();
     if items.is_empty() {
-        return;
+        return None;
     }
+    let (symbol, what, style) = match action {
+        choice::Action::Replace => ("~", "replaced; what is there is kept as NAME.pre-RECOVERY", theme.changed()),
+        choice::Action::Create => ("-", "brought back where nothing stands now", theme.missing()),
+        choice::Action::MakeFolder => ("+", "made for them", theme.text()),
+    };
     let (one, several) = if action == choice::Action::MakeFolder { ("folder", "folders") } else { ("file", "files") };
     let count = text::counted(items.len() as u64, one, several);
     page.push(Line::styled(format!("   {symbol} {count} {what}:"), style));
-    let told = items.iter().map(|item| {
+    let first = *number;
+    *number += items.len();
+    let told = items.iter().zip(first..).map(|(item, number)| {
         let size = if item.kind == EntryKind::File { format!("  {}", text::bytes(item.size)) } else { String::new() };
         let instead = item.present.as_ref().filter(|_| action == choice::Action::Replace);
         let instead = instead.map(|present| format!(" instead of {}", text::bytes(present.size)));
-        (item.path.as_str(), size + &instead.unwrap_or_default())
+        let marked = files.marked.contains(&item.path);
+        let told = if marked { "  WILL BE LEFT OUT".into() } else { size + &instead.unwrap_or_default() };
+        let style = if marked { theme.quiet() } else { style };
+        (item.path.as_str(), told, if number == files.selected { theme.selected() } else { style })
     });
-    push_by_folder(page, told, style);
+    let lines = push_by_folder(page, told);
+    files.selected.checked_sub(first).and_then(|at| lines.get(at).copied())
 }
 
-/// Paths with something to be told of each, under the folders that they are in: a folder's path is read once.
-fn push_by_folder<'a>(page: &mut Vec<Line<'static>>, told: impl Iterator<Item = (&'a str, String)>, style: Style) {
-    let mut under = None;
-    for (path, told) in told {
+/// Paths with something to be told of each, under the folders that they are in: a folder's path is read once. Returns which
+/// line each came to stand on.
+fn push_by_folder<'a>(
+    page: &mut Vec<Line<'static>>,
+    told: impl Iterator<Item = (&'a str, String, Style)>,
+) -> Vec<usize> {
+    let (mut under, mut lines) = (None, Vec::new());
+    for (path, told, style) in told {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         if under != Some(folder) {
             page.push(Line::raw(text::clean(&format!("     {folder}/")).into_owned()));
             under = Some(folder);
         }
+        lines.push(page.len());
         page.push(Line::styled(text::clean(&format!("       {name}{told}")).into_owned(), style));
     }
+    lines
 }
 
 fn push_undo_of_files(page: &mut Vec<Line<'static>>, placed: &[Placed], theme: Theme) {
@@ -284,9 +378,9 @@ fn push_undo_of_files(page: &mut Vec<Line<'static>>, placed: &[Placed], theme: T
     let told = placed.iter().zip(&paths).map(|(placed, path)| {
         let arrow = if placed.before.is_some() { "<->" } else { "->" };
         let aside = placed.aside.file_name().unwrap_or_default();
-        (path.as_str(), format!("  {arrow}  {}", aside.display()))
+        (path.as_str(), format!("  {arrow}  {}", aside.display()), theme.text())
     });
-    push_by_folder(page, told, theme.text());
+    push_by_folder(page, told);
 }
 
 fn push_changes(page: &mut Vec<Line<'static>>, changes: &ChangeSet, theme: Theme) {
@@ -378,5 +472,50 @@ fn push_undo(page: &mut Vec<Line<'static>>, undo: &Undo, theme: Theme) {
                 theme.bad(),
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::beside::Measure;
+    use crate::files::write::Own;
+
+    #[test]
+    fn what_is_marked_is_answered_to_be_left_out() {
+        let item = |path: &str| Item {
+            path: path.into(),
+            action: choice::Action::Create,
+            kind: EntryKind::File,
+            size: 1,
+            content: String::new(),
+            present: None,
+        };
+        let choice = Choice {
+            point: "b".repeat(64),
+            paths: vec!["/srv".into()],
+            destination: Destination::InPlace,
+            own: Own::Numbers,
+            measure: Measure::default(),
+            items: vec![item("/srv/a"), item("/srv/b")],
+            same: 0,
+            left_out: std::collections::BTreeMap::new(),
+            free: 1,
+        };
+        let review = |choice: &Choice| {
+            let plan = Plan { steps: vec![Step::PutFiles { choice: choice.clone() }] };
+            Review::new(plan.clone(), plan.hash().unwrap(), None)
+        };
+        let mut screen = review(&choice);
+        assert_eq!(screen.place(), Place::FilesPlan);
+        for action in [Action::Down, Action::Down, Action::Mark] {
+            assert!(screen.act(action).is_none());
+        }
+        let answer = screen.act(Action::Enter);
+        assert!(matches!(answer, Some(Command::Answer(Fact::Except(paths))) if paths == ["/srv/b"]));
+        // What was left out is one answer: it is taken back before another one is given.
+        let mut narrowed = review(&choice.without(&["/srv/b".into()]).unwrap());
+        assert!(matches!(narrowed.act(Action::Mark), Some(Command::Notice(_))));
+        assert!(narrowed.act(Action::Enter).is_none() && narrowed.wants_text());
     }
 }

@@ -100,7 +100,7 @@ impl FolderView {
         let beneath = self.beneath.as_ref().and_then(|told| told.as_ref().ok());
         let of = |row: &Beside| beneath.and_then(|all| all.get(&row.name)).copied();
         let differs = |row: &Beside| {
-            !matches!(row.standing, Standing::Same | Standing::Excluded)
+            !matches!(row.standing, Standing::Same | Standing::Excluded | Standing::Elsewhere)
                 || of(row).is_some_and(|beneath| beneath.missing + beneath.changed + beneath.extra > 0)
         };
         let mut shown: Vec<usize> = (0..rows.len()).filter(|at| !self.only_differing || differs(&rows[*at])).collect();
@@ -205,7 +205,7 @@ fn columns() -> [Column; 11] {
         Column::left("modified (UTC)", 16, 16, 1),
         Column::left("owner", 6, 12, 3),
         Column::left("mode", 4, 4, 4),
-        Column::left("on this machine now", 8, 40, 0),
+        Column::left("on this machine now", 19, 40, 0),
         Column::right("size", 8, 10, 5),
         Column::left("modified (UTC)", 16, 16, 6),
         Column::left("owner", 6, 8, 7),
@@ -220,6 +220,7 @@ fn cells(row: &Beside, beneath: Option<&Beneath>, theme: Theme) -> Vec<Cell> {
         Standing::Extra => ("+", "only here".into(), theme.quiet()),
         Standing::Excluded => (" ", "only here, excluded".into(), theme.quiet()),
         Standing::Changed => ("~", "changed".into(), theme.changed()),
+        Standing::Elsewhere => (" ", "(another machine)".into(), theme.quiet()),
     };
     if let Some(beneath) = beneath.filter(|_| row.standing == Standing::Same) {
         let parts = [(beneath.changed, "changed"), (beneath.missing, "MISSING"), (beneath.extra, "extra")];
