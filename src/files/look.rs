@@ -1,6 +1,7 @@
 //! Looking into a file without bringing it back: what it is, by its content, and its first lines or bytes.
 
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -151,12 +152,27 @@ pub fn whole(repository: &Repository, node: &Node, path: &str, most: u64) -> Res
     Ok(bytes)
 }
 
-/// The lines by which two texts differ, with three lines around each, as `diff -u` writes them.
+/// So long two texts are compared for the shortest difference; then a longer one has to do.
+const COMPARING: Duration = Duration::from_secs(2);
+/// So much of a difference is shown, in bytes.
+const SHOWN: usize = 1 << 20;
+
+/// The lines by which two texts differ, with three lines around each, as `diff -u` writes them; of a very long difference
+/// the beginning.
 pub fn diff(old: &[u8], new: &[u8], names: (&str, &str)) -> String {
     let (old, new) = (String::from_utf8_lossy(old), String::from_utf8_lossy(new));
-    similar::TextDiff::from_lines(old.as_ref(), new.as_ref())
+    let mut lines = similar::TextDiff::configure()
+        .timeout(COMPARING)
+        .diff_lines(old.as_ref(), new.as_ref())
         .unified_diff()
         .context_radius(3)
         .header(names.0, names.1)
-        .to_string()
+        .to_string();
+    if lines.len() > SHOWN {
+        let whole = crate::text::bytes(lines.len() as u64);
+        let end = lines.floor_char_boundary(SHOWN);
+        lines.truncate(end);
+        lines.push_str(&format!("\n@@ the rest of {whole} is not shown @@\n"));
+    }
+    lines
 }

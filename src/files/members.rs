@@ -55,19 +55,45 @@ fn is_tar(first: &[u8]) -> bool {
     first.get(TAR_MAGIC) == Some(b"ustar")
 }
 
+/// Long names and the like stand in entries of their own, which could be of any length: so much of one is read.
+const EXTENSION: u64 = 64 << 10;
+
 fn tar<R: Read>(entries: std::io::Result<tar::Entries<'_, R>>) -> Members {
     let mut found = Members { members: Vec::new(), complete: false };
     let Ok(entries) = entries else { return found };
-    for entry in entries {
-        let (Ok(entry), true) = (entry, found.members.len() < MOST) else { return found };
+    let mut long_name = None;
+    for entry in entries.raw(true) {
+        let (Ok(mut entry), true) = (entry, found.members.len() < MOST) else { return found };
+        let kind = entry.header().entry_type();
+        if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
+            let mut extension = Vec::new();
+            if entry.by_ref().take(EXTENSION).read_to_end(&mut extension).is_err() {
+                return found;
+            }
+            long_name = if kind.is_gnu_longname() { Some(extension) } else { pax_path(&extension) };
+            continue;
+        }
+        if kind.is_gnu_longlink() || kind.is_pax_global_extensions() {
+            continue;
+        }
+        let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
         found.members.push(Member {
-            name: String::from_utf8_lossy(&entry.path_bytes()).into_owned(),
+            name: String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned(),
             size: Some(entry.size()),
             modified: entry.header().mtime().ok().and_then(|at| DateTime::from_timestamp(i64::try_from(at).ok()?, 0)),
         });
     }
     found.complete = true;
     found
+}
+
+/// The name in a pax header: records of `LENGTH KEY=VALUE`, a line each.
+fn pax_path(extension: &[u8]) -> Option<Vec<u8>> {
+    let mut records = extension.split(|byte| *byte == b'\n');
+    records.find_map(|record| {
+        let (_, rest) = record.split_at_checked(record.iter().position(|byte| *byte == b' ')? + 1)?;
+        rest.strip_prefix(b"path=").map(<[u8]>::to_vec)
+    })
 }
 
 fn zip(file: &mut (impl Read + Seek)) -> Option<Members> {
@@ -121,6 +147,9 @@ mod tests {
             header.set_cksum();
             builder.append_data(&mut header, format!("folder/{number}"), &b"abc"[..]).unwrap();
         }
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        builder.append_data(&mut header, "long/".repeat(30) + "name", &b""[..]).unwrap();
         builder.into_inner().unwrap()
     }
 
@@ -128,11 +157,12 @@ mod tests {
     fn a_tar_is_listed_plain_and_compressed_and_so_much_of_it() {
         let plain = a_tar(2);
         let found = listed(&plain).unwrap();
-        assert!(found.complete && found.members.len() == 2, "{found:?}");
+        assert!(found.complete && found.members.len() == 3, "{found:?}");
         assert_eq!((found.members[1].name.as_str(), found.members[1].size), ("folder/1", Some(3)));
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&plain).unwrap();
         assert_eq!(listed(&gzip.finish().unwrap()).unwrap(), found);
+        assert!(found.members[2].name.ends_with("long/name") && found.members[2].name.len() == 154, "{found:?}");
         let many = listed(&a_tar(MOST + 1)).unwrap();
         assert!(!many.complete && many.members.len() == MOST);
         assert!(!listed(&plain[..700]).unwrap().complete || plain.len() < 700);

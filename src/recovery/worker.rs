@@ -305,9 +305,7 @@ impl Worker {
                 Event::Counted { table, filter, rows }
             }),
             Request::Files(asked) => self.files(number, asked),
-            Request::Instead { back, facts, seen } => {
-                self.change(number, seen, |recovery| instead(recovery, back, facts));
-            }
+            Request::Instead { back, facts, seen } => self.instead(number, (back, facts), seen),
             Request::End => self.ending = true,
         }
     }
@@ -333,6 +331,37 @@ impl Worker {
                 self.advance(changes);
             }
             Err(error) => self.fail(error),
+        }
+    }
+
+    /// Exchanges the last answers. Viewers are told what was changed also when the journal fails in the middle.
+    fn instead(&mut self, number: usize, (back, facts): (usize, Vec<Fact>), seen: u64) {
+        if !self.is_current(number, seen) {
+            return;
+        }
+        let Some(recovery) = &mut self.recovery else { return };
+        let answers = recovery.record().answers();
+        let kept = &answers[..answers.len().saturating_sub(back)];
+        let is_answered =
+            |fact: &Fact| kept.iter().any(|kept| std::mem::discriminant(kept) == std::mem::discriminant(fact));
+        if facts.iter().any(is_answered) {
+            return self.tell_one(number, &Event::Refused("that was answered before: go back to change it".into()));
+        }
+        let mut changes = Vec::new();
+        let outcome = (|| {
+            for _ in 0..back {
+                changes.extend(recovery.back()?.then_some(Change::WentBack));
+            }
+            for fact in facts {
+                recovery.answer(fact.clone())?;
+                changes.push(Change::Answered(fact));
+            }
+            Ok(())
+        })();
+        self.ran = false;
+        match outcome {
+            Ok(()) => self.advance(changes),
+            Err(error) => self.fail_with(changes, error),
         }
     }
 
@@ -432,9 +461,13 @@ impl Worker {
     }
 
     fn fail(&mut self, error: Error) {
+        self.fail_with(Vec::new(), error);
+    }
+
+    fn fail_with(&mut self, made: Vec<Change>, error: Error) {
         let lines = self.recovery.as_ref().and_then(|recovery| journal::read(recovery.journal.folder()).ok());
         let changed = report::changed(&lines.unwrap_or_default());
-        self.moved(Vec::new(), Stage::Failed { error, changed });
+        self.moved(made, Stage::Failed { error, changed });
     }
 
     fn moved(&mut self, changes: Vec<Change>, stage: Stage) {
@@ -557,6 +590,7 @@ async fn files(systems: &Systems, asked: &FilesAsked, progress: &Progress) -> Re
             let (rows, all) = systems.folder(point, path, ROWS).await?;
             FilesTold::Folder(rows, all)
         }
+        FilesAsked::Absent { point, paths } => FilesTold::Absent(systems.absent(point, paths).await?),
         FilesAsked::Beneath { point, path } => FilesTold::Beneath(systems.beneath(point, path, progress).await?),
         FilesAsked::Search { point, typed } => {
             let (hits, points) = systems.search(point.as_deref(), typed, progress).await?;
@@ -571,18 +605,6 @@ async fn files(systems: &Systems, asked: &FilesAsked, progress: &Progress) -> Re
             FilesTold::Inside(systems.look_into_file(point, path, *offset, PART).await?)
         }
     })
-}
-
-fn instead(recovery: &mut Recovery, back: usize, facts: Vec<Fact>) -> Result<Vec<Change>> {
-    let mut changes = Vec::new();
-    for _ in 0..back {
-        changes.extend(recovery.back()?.then_some(Change::WentBack));
-    }
-    for fact in facts {
-        recovery.answer(fact.clone())?;
-        changes.push(Change::Answered(fact));
-    }
-    Ok(changes)
 }
 
 fn refresh(recovery: &mut Recovery) -> Result<Vec<Change>> {

@@ -1,5 +1,7 @@
 //! The one table of keys. Lookup, footer, help and palette are made from it, so they cannot drift apart.
 
+mod files;
+
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 /// What a key means. Screens handle the actions that concern them.
@@ -209,7 +211,11 @@ const LISTS: &[Place] = &[
 use Place as P;
 
 /// Every key of the console. The first binding that fits wins, so a screen's own keys stand before the general ones.
-pub const BINDINGS: &[Binding] = &[
+fn all() -> impl Iterator<Item = &'static Binding> {
+    files::BINDINGS.iter().chain(BINDINGS)
+}
+
+const BINDINGS: &[Binding] = &[
     Binding {
         keys: &[Key::Code(KeyCode::Enter)],
         action: Action::Enter,
@@ -227,7 +233,7 @@ pub const BINDINGS: &[Binding] = &[
     Binding {
         keys: &[Key::Char(' ')],
         action: Action::Mark,
-        places: &[P::Tables, P::Key, P::Files, P::Found, P::Changes],
+        places: &[P::Tables, P::Key],
         label: "mark",
         help: "Mark or unmark what is selected.",
     },
@@ -237,139 +243,6 @@ pub const BINDINGS: &[Binding] = &[
         places: &[P::Tables, P::Key],
         label: "go on",
         help: "Go on with what is marked.",
-    },
-    Binding {
-        keys: &[Key::Code(KeyCode::Enter)],
-        action: Action::Enter,
-        places: &[P::Files, P::Found, P::Changes],
-        label: "open",
-        help: "Open the selected folder, or look into the selected file.",
-    },
-    Binding {
-        keys: &[Key::Code(KeyCode::Left), Key::Char('h')],
-        action: Action::Left,
-        places: &[P::Files],
-        label: "up",
-        help: "To the folder above.",
-    },
-    Binding {
-        keys: &[Key::Char('/')],
-        action: Action::Filter,
-        places: &[P::Files, P::Found],
-        label: "search",
-        help: "Search the whole snapshot, or every one, by some letters of the path, as you type.",
-    },
-    Binding {
-        keys: &[Key::Code(KeyCode::Tab)],
-        action: Action::NextPane,
-        places: &[P::Found],
-        label: "other scope",
-        help: "Search every snapshot, or only this one.",
-    },
-    Binding {
-        keys: &[Key::Code(KeyCode::Tab)],
-        action: Action::NextPane,
-        places: &[P::Changes],
-        label: "other list",
-        help: "To the other list: folders, or files.",
-    },
-    Binding {
-        keys: &[Key::Code(KeyCode::BackTab)],
-        action: Action::PreviousPane,
-        places: &[P::Changes, P::Found],
-        label: "",
-        help: "To the other list, or the other scope.",
-    },
-    Binding {
-        keys: &[Key::Char('v')],
-        action: Action::Versions,
-        places: &[P::Files, P::Found, P::Changes],
-        label: "versions",
-        help: "The contents that the selected path has had over all snapshots.",
-    },
-    Binding {
-        keys: &[Key::Char('w')],
-        action: Action::Write,
-        places: &[P::Files, P::Found, P::Versions, P::Compared, P::Changes, P::Inside],
-        label: "go on",
-        help: "Go on with what is marked. Nothing is written before you have seen where it goes.",
-    },
-    Binding {
-        keys: &[Key::Char('c')],
-        action: Action::Changes,
-        places: &[P::Files],
-        label: "changes",
-        help: "What became of this folder and everything beneath it since the snapshot: gone, changed, new.",
-    },
-    Binding {
-        keys: &[Key::Char('a')],
-        action: Action::Against,
-        places: &[P::Changes],
-        label: "against",
-        help: "Compare with this machine now, or with the newest snapshot.",
-    },
-    Binding {
-        keys: &[Key::Char('s')],
-        action: Action::Sort,
-        places: &[P::Files],
-        label: "",
-        help: "Another order: by name, largest first, newest first, differing first.",
-    },
-    Binding {
-        keys: &[Key::Char('f')],
-        action: Action::OnlyDiffering,
-        places: &[P::Files],
-        label: "",
-        help: "Show only what differs from this machine, or everything again.",
-    },
-    Binding {
-        keys: &[Key::Char('z')],
-        action: Action::Sizes,
-        places: &[P::Files],
-        label: "",
-        help: "Find out how much lies beneath each folder, and how much of it differs from this machine.",
-    },
-    Binding {
-        keys: &[Key::Char('p')],
-        action: Action::GoTo,
-        places: &[P::Files],
-        label: "",
-        help: "Type a path to go to.",
-    },
-    Binding {
-        keys: &[Key::Code(KeyCode::Enter)],
-        action: Action::Enter,
-        places: &[P::Versions],
-        label: "take this one",
-        help: "Go on in the snapshot that holds this content, with the path marked.",
-    },
-    Binding {
-        keys: &[Key::Char('d')],
-        action: Action::Compare,
-        places: &[P::Versions],
-        label: "diff to now",
-        help: "Compare the selected content with the file that is here now.",
-    },
-    Binding {
-        keys: &[Key::Char('D')],
-        action: Action::CompareBefore,
-        places: &[P::Versions],
-        label: "diff to before",
-        help: "Compare the selected content with the one before it.",
-    },
-    Binding {
-        keys: &[Key::Char('t')],
-        action: Action::Tables,
-        places: &[P::Inside],
-        label: "tables",
-        help: "Open the tables of this database dump.",
-    },
-    Binding {
-        keys: &[Key::Code(KeyCode::Enter)],
-        action: Action::Enter,
-        places: &[P::Compared, P::Inside],
-        label: "close",
-        help: "Back to where you were.",
     },
     Binding {
         keys: &[Key::Char('a')],
@@ -732,7 +605,7 @@ pub fn lookup(place: Place, event: KeyEvent) -> Option<Action> {
 
 /// The bindings of a screen, its own before the general ones.
 pub fn bindings(place: Place) -> impl Iterator<Item = &'static Binding> {
-    BINDINGS.iter().filter(move |binding| binding.holds(place))
+    all().filter(move |binding| binding.holds(place))
 }
 
 #[cfg(test)]
@@ -776,7 +649,7 @@ mod tests {
     #[test]
     fn no_key_of_a_screen_means_two_things_by_accident() {
         for place in PLACES {
-            let own: Vec<_> = BINDINGS.iter().filter(|binding| binding.places.contains(&place)).collect();
+            let own: Vec<_> = all().filter(|binding| binding.places.contains(&place)).collect();
             for (position, binding) in own.iter().enumerate() {
                 for other in &own[position + 1..] {
                     assert!(

@@ -99,6 +99,12 @@ impl Systems {
         self.system.excludes.as_deref().map_or_else(|| Ok(Excludes::default()), Excludes::read)
     }
 
+    /// Which of some paths a snapshot does not hold.
+    pub async fn absent(&self, point: &str, paths: &[String]) -> Result<Vec<String>> {
+        let ((repository, snapshot), paths) = (self.snapshot(point).await?, paths.to_vec());
+        blocking(move || Ok(paths.into_iter().filter(|path| repository.node(&snapshot, path).is_err()).collect())).await
+    }
+
     /// What lies beneath each folder in a folder of a snapshot, by name.
     pub async fn beneath(&self, point: &str, path: &str, progress: &Progress) -> Result<BTreeMap<String, Beneath>> {
         let ((repository, snapshot), path) = (self.snapshot(point).await?, path.to_owned());

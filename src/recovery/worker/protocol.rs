@@ -159,6 +159,13 @@ pub enum FilesAsked {
         /// From the root of the snapshot.
         path: String,
     },
+    /// Which of some paths a snapshot does not hold.
+    Absent {
+        /// The snapshot's full id.
+        point: String,
+        /// From the root of the snapshot.
+        paths: Vec<String>,
+    },
     /// What lies beneath each folder of a folder.
     Beneath {
         /// The snapshot's full id.
@@ -212,6 +219,8 @@ pub enum FilesAsked {
 pub enum FilesTold {
     /// Of a folder: its first rows, and how many there are.
     Folder(Vec<Beside>, u64),
+    /// Those of the paths.
+    Absent(Vec<String>),
     /// Of the folders in a folder, by name.
     Beneath(BTreeMap<String, Beneath>),
     /// Of a search; through every snapshot, with the newest that holds each.

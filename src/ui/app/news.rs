@@ -103,6 +103,11 @@ impl App {
                 }
             }
             Event::Refused(why) => {
+                // What was marked is not lost by it.
+                if matches!(self.screen, Screen::Files(_)) {
+                    let blank = Screen::Choice(One::new(String::new(), String::new(), Vec::new()));
+                    self.answered.push(std::mem::replace(&mut self.screen, blank));
+                }
                 self.show();
                 self.notice = Some(why);
                 self.caught_up();

@@ -25,7 +25,7 @@ use tui_input::Input;
 use tui_input::backend::crossterm::EventHandler as _;
 
 use super::Command;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::files::EntryKind;
 use crate::files::history::{Side, Version, Versions};
 use crate::files::live::Standing;
@@ -52,6 +52,10 @@ pub struct Files {
     pub point: Point,
     /// Paths that come back, in the order of the snapshot.
     pub marked: BTreeSet<String>,
+    /// So many marks fell since the snapshot that is browsed now does not hold them.
+    fallen: usize,
+    /// Whether it is to be asked which of the marked paths this snapshot holds.
+    unchecked: bool,
     incident: Option<DateTime<Utc>>,
     /// The newest snapshot of the same files; `None`: this is it.
     newest: Option<Point>,
@@ -106,6 +110,8 @@ impl Files {
             newest: newest(&point, points),
             point,
             marked: BTreeSet::new(),
+            fallen: 0,
+            unchecked: false,
             incident: versions::instant(incident),
             path,
             folder: FolderView::new(),
@@ -124,6 +130,7 @@ impl Files {
         if self.point != asked.point {
             (self.point, self.newest) = (asked.point, asked.newest);
             self.folder.leave();
+            (self.unchecked, self.fallen) = (!self.marked.is_empty(), 0);
             if !self.search.everywhere {
                 self.search.forget();
             }
@@ -181,7 +188,10 @@ impl Files {
             }
             _ => None,
         };
-        let asked = of_view.or_else(of_folder)?;
+        let of_marks = self
+            .unchecked
+            .then(|| FilesAsked::Absent { point: point.clone(), paths: self.marked.iter().cloned().collect() });
+        let asked = of_marks.or(of_view).or_else(of_folder)?;
         if self.asked.as_ref() == Some(&asked) {
             return None;
         }
@@ -207,6 +217,21 @@ impl Files {
         }
         let other = || Error::bug("something else was told than was asked for");
         match (asked, &mut self.over) {
+            (FilesAsked::Absent { point, .. }, _) if *point == self.point.id => {
+                self.unchecked = false;
+                if let Ok(FilesTold::Absent(absent)) = told {
+                    self.fallen = absent.len();
+                    self.marked.retain(|marked| !absent.contains(marked));
+                }
+            }
+            // What was backed up by a relative path is not where the snapshot says: then it begins at the root.
+            (FilesAsked::Folder { path, .. }, _)
+                if told.as_ref().is_err_and(|error| error.kind == Kind::Operator)
+                    && self.left.is_empty()
+                    && *path == root(common(&self.point)) =>
+            {
+                self.path = String::new();
+            }
             (FilesAsked::Folder { point, path }, _) if *path == root(&self.path) && *point == self.point.id => {
                 self.folder.rows = Some(match told {
                     Ok(FilesTold::Folder(rows, all)) => {
@@ -368,18 +393,9 @@ impl Files {
             }
             Action::Mark => return self.mark(),
             Action::Versions => self.show_versions(),
-            Action::Enter => {
-                let (hit, holder) = self.search.selected()?;
-                let elsewhere = holder.filter(|holder| **holder != *self.point.id).map(str::to_owned);
-                match elsewhere {
-                    None => self.open(),
-                    Some(holder) => {
-                        let path = hit.path.clone();
-                        self.go_above(&path);
-                        return Some(other_point(holder));
-                    }
-                }
-            }
+            // The newest snapshot that holds it may be from after the incident: its contents are shown to choose from.
+            Action::Enter if self.is_held_elsewhere() => self.show_versions(),
+            Action::Enter => self.open(),
             Action::Back => self.over = Over::Nothing,
             _ => {
                 let length = self.search.len();
@@ -499,11 +515,8 @@ impl Files {
     }
 
     fn mark(&mut self) -> Option<Command> {
-        if let Over::Search = self.over
-            && self.search.selected().is_some_and(|(_, holder)| holder.is_some_and(|holder| holder != self.point.id))
-        {
-            let why = "a newer snapshot holds it last: Enter goes on there, v shows the contents that it has had";
-            return Some(Command::Notice(why.into()));
+        if self.is_held_elsewhere() {
+            return Some(Command::Notice("Enter shows the contents that it has had; take one of them".into()));
         }
         let Some((path, _)) = self.selected() else {
             return Some(Command::Notice("only this machine has it: there is nothing to bring back".into()));
@@ -512,7 +525,14 @@ impl Files {
         self.act(Action::Down)
     }
 
+    /// Whether the hit under the cursor was found in another snapshot than the one that is browsed.
+    fn is_held_elsewhere(&self) -> bool {
+        let Over::Search = self.over else { return false };
+        self.search.selected().is_some_and(|(_, holder)| holder.is_some_and(|holder| holder != self.point.id))
+    }
+
     fn turn_mark(&mut self, path: String) {
+        self.fallen = 0;
         if !self.marked.remove(&path) {
             // What lies beneath a marked folder comes back with it.
             self.marked.retain(|marked| !lies_beneath(marked, &path));
@@ -593,6 +613,13 @@ impl Files {
     }
 
     fn head(&self, theme: Theme) -> Vec<Line<'static>> {
+        let fallen = match self.fallen {
+            0 => Span::raw(""),
+            number => Span::styled(
+                format!("  {} not in this snapshot: unmarked", text::counted(number as u64, "path is", "paths are")),
+                theme.live(),
+            ),
+        };
         let basket = match self.marked.len() {
             0 => Span::styled("nothing marked yet", theme.quiet()),
             number => Span::styled(
@@ -614,7 +641,7 @@ impl Files {
             ]),
             _ => Line::styled(clean(&root(&self.path)).into_owned(), theme.title()),
         };
-        vec![Line::from(vec![Span::raw(point), basket]), place]
+        vec![Line::from(vec![Span::raw(point), basket, fallen]), place]
     }
 }
 

@@ -138,6 +138,9 @@ impl FolderView {
             text::count(count(Standing::Extra)),
             self.sort.told()
         );
+        if self.beneath.is_none() && rows.iter().any(|row| row.kind == EntryKind::Folder) {
+            title.push_str("; z looks beneath folders");
+        }
         if self.only_differing {
             title.push_str("; only what differs");
         }
@@ -215,6 +218,10 @@ fn columns() -> [Column; 11] {
 
 fn cells(row: &Beside, beneath: Option<&Beneath>, theme: Theme) -> Vec<Cell> {
     let (symbol, mut here, mut style) = match row.standing {
+        // Of a folder only that it is there is known, until what lies beneath it was compared.
+        Standing::Same if row.kind == EntryKind::Folder && beneath.is_none() => {
+            (" ", "there".to_owned(), theme.quiet())
+        }
         Standing::Same => (" ", "same".to_owned(), theme.quiet()),
         Standing::Missing => ("-", "MISSING".into(), theme.missing()),
         Standing::Extra => ("+", "only here".into(), theme.quiet()),

@@ -85,7 +85,8 @@ impl SearchView {
         };
         let title = format!("{} of {} match", text::count(hits.matching), text::count(hits.entries));
         let mut columns = vec![
-            Column::left("path", 56, 200, 0),
+            Column::left("name", 22, 60, 0),
+            Column::left("in", 20, 140, 0),
             Column::right("size", 8, 10, 0),
             Column::left("modified (UTC)", 16, 16, 2),
             Column::left("owner", 6, 12, 3),
@@ -96,8 +97,11 @@ impl SearchView {
         let row = |at: usize| {
             let hit = &hits.best[at];
             let newest = points.get(at).map_or("", |point| point.get(..8).unwrap_or(point));
+            // The name first: it is what was looked for, and a narrow column cuts the end.
+            let (folder, name) = hit.path.rsplit_once('/').unwrap_or(("", &hit.path));
             let cells = vec![
-                Cell::from(clean(&kind_name(&beneath(&hit.path, common), hit.kind))),
+                Cell::from(clean(&kind_name(name, hit.kind))),
+                Cell::new(clean(&beneath(folder, common)), theme.quiet()),
                 Cell::from(if hit.kind == EntryKind::File { text::bytes(hit.size) } else { String::new() }),
                 Cell::from(minute(hit.modified)),
                 Cell::from(clean(&hit.owner)),
@@ -120,8 +124,9 @@ impl SearchView {
 
 /// A path without what all of a snapshot have in common, which would push the names out of a narrow column.
 fn beneath(path: &str, common: &str) -> String {
-    match path.strip_prefix(common).filter(|rest| !common.is_empty() && rest.starts_with('/')) {
-        Some(rest) => format!("...{rest}"),
-        None => path.to_owned(),
+    let rest = path.strip_prefix(common).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    match rest.filter(|_| !common.is_empty()) {
+        Some(rest) => format!("...{rest}/"),
+        None => format!("{path}/"),
     }
 }

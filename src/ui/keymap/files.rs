@@ -1,0 +1,148 @@
+//! The keys of the browser of files; the footer shows them in this order, as far as there is room.
+
+use crossterm::event::KeyCode;
+
+use super::{Action, Binding, Key, Place as P};
+
+pub(super) const BINDINGS: &[Binding] = &[
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Files, P::Found, P::Changes],
+        label: "open",
+        help: "Open the selected folder, or look into the selected file.",
+    },
+    Binding {
+        keys: &[Key::Char(' ')],
+        action: Action::Mark,
+        places: &[P::Files, P::Found, P::Changes],
+        label: "mark",
+        help: "Mark what is to come back, or take the mark off; in as many places as needed.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Versions],
+        label: "take this one",
+        help: "Go on in the snapshot that holds this content, with the path marked.",
+    },
+    Binding {
+        keys: &[Key::Char('d')],
+        action: Action::Compare,
+        places: &[P::Versions],
+        label: "diff to now",
+        help: "Compare the selected content with the file that is here now.",
+    },
+    Binding {
+        keys: &[Key::Char('D')],
+        action: Action::CompareBefore,
+        places: &[P::Versions],
+        label: "diff to before",
+        help: "Compare the selected content with the one before it.",
+    },
+    Binding {
+        keys: &[Key::Char('t')],
+        action: Action::Tables,
+        places: &[P::Inside],
+        label: "tables",
+        help: "Open the tables of this database dump.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Compared, P::Inside],
+        label: "close",
+        help: "Back to where you were.",
+    },
+    Binding {
+        keys: &[Key::Char('w')],
+        action: Action::Write,
+        places: &[P::Files, P::Found, P::Versions, P::Compared, P::Changes, P::Inside],
+        label: "go on",
+        help: "Go on with what is marked. Nothing is written before you have seen where it goes.",
+    },
+    Binding {
+        keys: &[Key::Char('/')],
+        action: Action::Filter,
+        places: &[P::Files, P::Found],
+        label: "search",
+        help: "Search the whole snapshot, or every one, by some letters of the path, as you type.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Tab)],
+        action: Action::NextPane,
+        places: &[P::Found],
+        label: "every snapshot",
+        help: "Search every snapshot, or only this one.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Tab)],
+        action: Action::NextPane,
+        places: &[P::Changes],
+        label: "other list",
+        help: "To the other list: folders, or files.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::BackTab)],
+        action: Action::PreviousPane,
+        places: &[P::Changes, P::Found],
+        label: "",
+        help: "To the other list, or the other scope.",
+    },
+    Binding {
+        keys: &[Key::Char('v')],
+        action: Action::Versions,
+        places: &[P::Files, P::Found, P::Changes],
+        label: "versions",
+        help: "The contents that the selected path has had over all snapshots.",
+    },
+    Binding {
+        keys: &[Key::Char('c')],
+        action: Action::Changes,
+        places: &[P::Files],
+        label: "changes",
+        help: "What became of this folder and everything beneath it since the snapshot: gone, changed, new.",
+    },
+    Binding {
+        keys: &[Key::Char('a')],
+        action: Action::Against,
+        places: &[P::Changes],
+        label: "against",
+        help: "Compare with this machine now, or with the newest snapshot.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Left), Key::Char('h')],
+        action: Action::Left,
+        places: &[P::Files],
+        label: "up",
+        help: "To the folder above.",
+    },
+    Binding {
+        keys: &[Key::Char('s')],
+        action: Action::Sort,
+        places: &[P::Files],
+        label: "",
+        help: "Another order: by name, largest first, newest first, differing first.",
+    },
+    Binding {
+        keys: &[Key::Char('f')],
+        action: Action::OnlyDiffering,
+        places: &[P::Files],
+        label: "",
+        help: "Show only what differs from this machine, or everything again.",
+    },
+    Binding {
+        keys: &[Key::Char('z')],
+        action: Action::Sizes,
+        places: &[P::Files],
+        label: "",
+        help: "Find out how much lies beneath each folder, and how much of it differs from this machine.",
+    },
+    Binding {
+        keys: &[Key::Char('p')],
+        action: Action::GoTo,
+        places: &[P::Files],
+        label: "",
+        help: "Type a path to go to.",
+    },
+];
