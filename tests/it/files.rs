@@ -23,6 +23,7 @@ use lifeboat::secret::Secret;
 
 use crate::resume::{kills, random};
 
+mod browse;
 mod damage;
 mod hostile;
 mod in_place;

@@ -44,7 +44,7 @@ pub(super) const BINDINGS: &[Binding] = &[
         keys: &[Key::Char('t')],
         action: Action::Tables,
         places: &[P::Inside],
-        label: "tables",
+        label: "",
         help: "Open the tables of this database dump.",
     },
     Binding {

@@ -86,7 +86,7 @@ impl ChangesView {
         };
         let total = &story.total;
         let head = format!(
-            "Since this snapshot, against {against}: {} gone, {} changed, {} new, {} the same{}",
+            "{} gone, {} changed, {} new, {} the same{}; against {against}",
             text::count(total.gone),
             text::count(total.changed),
             text::count(total.new),
@@ -114,7 +114,7 @@ impl ChangesView {
             focus: in_folders,
         };
         table::draw(frame, above, &table, &mut self.folders, theme);
-        let file = |at: usize| file_row(story, at, &mark, theme);
+        let file = |at: usize| file_row(story, at, &self.path, &mark, theme);
         let title = if story.files.len() as u64 >= total.gone + total.changed + total.new {
             "Files".to_owned()
         } else {
@@ -146,7 +146,7 @@ fn folder_row(story: &Story, at: usize, above: &str, mark: &impl Fn(&str) -> Mar
         || "none: after the last".to_owned(),
         |(id, at)| format!("{} {}", id.get(..8).unwrap_or(id), at.to_utc().format("%m-%d %H:%M UTC")),
     );
-    let beneath = worst.path.strip_prefix(above).map_or(worst.path.as_str(), |rest| rest.trim_start_matches('/'));
+    let beneath = beneath(&worst.path, above);
     let shown = if beneath.is_empty() { "(this folder)" } else { beneath };
     Row {
         mark: mark(&worst.path),
@@ -158,7 +158,12 @@ fn folder_row(story: &Story, at: usize, above: &str, mark: &impl Fn(&str) -> Mar
     }
 }
 
-fn file_row(story: &Story, at: usize, mark: &impl Fn(&str) -> Mark, theme: Theme) -> Row {
+/// A path without that of the folder that is shown.
+fn beneath<'a>(path: &'a str, above: &str) -> &'a str {
+    path.strip_prefix(above).map_or(path, |rest| rest.trim_start_matches('/'))
+}
+
+fn file_row(story: &Story, at: usize, above: &str, mark: &impl Fn(&str) -> Mark, theme: Theme) -> Row {
     let file = &story.files[at];
     let (symbol, word, style) = match file.change {
         Change::Gone => ("-", "GONE", theme.missing()),
@@ -171,7 +176,7 @@ fn file_row(story: &Story, at: usize, mark: &impl Fn(&str) -> Mark, theme: Theme
         cells: vec![
             Cell::new(symbol, style),
             Cell::new(word, style),
-            Cell::from(clean(&file.path)),
+            Cell::from(clean(beneath(&file.path, above))),
             size(file.change != Change::New, file.before),
             size(file.change != Change::Gone, file.after),
         ],

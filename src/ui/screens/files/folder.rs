@@ -118,10 +118,15 @@ impl FolderView {
         self.shown.len()
     }
 
-    /// Puts the cursor on a name, where it is shown.
+    /// Puts the cursor on a name; where only what differs is shown and it does not, everything is shown again.
     pub fn select(&mut self, name: &str) {
         let Some(Ok(rows)) = &self.rows else { return };
-        self.cursor.selected = self.shown.iter().position(|at| rows[*at].name == name).unwrap_or(0);
+        let Some(row) = rows.iter().position(|row| row.name == name) else { return };
+        if !self.shown.contains(&row) {
+            self.only_differing = false;
+            self.arrange();
+        }
+        self.cursor.selected = self.shown.iter().position(|at| *at == row).unwrap_or(0);
     }
 
     pub fn selected(&self) -> Option<&Beside> {
@@ -165,7 +170,10 @@ impl FolderView {
     ) {
         let rows: &[Beside] = match &self.rows {
             None => return draw_wait(frame, area, "Reading the folder ...", report, theme),
-            Some(Err(error)) => return super::draw_words(frame, area, &in_a_line(error), theme),
+            Some(Err(error)) => {
+                let words = format!("{} h goes to the folder above, p to a path.", in_a_line(error));
+                return super::draw_words(frame, area, &words, theme);
+            }
             Some(Ok(rows)) => rows,
         };
         let beneath = self.beneath.as_ref().and_then(|told| told.as_ref().ok());
@@ -203,12 +211,12 @@ impl FolderView {
 fn columns() -> [Column; 11] {
     [
         Column::left("", 1, 1, 0),
-        Column::left("in the snapshot", 20, 70, 0),
+        Column::left("in the snapshot", 24, 70, 0),
         Column::right("size", 8, 10, 0),
         Column::left("modified (UTC)", 16, 16, 1),
         Column::left("owner", 6, 12, 3),
         Column::left("mode", 4, 4, 4),
-        Column::left("on this machine now", 19, 40, 0),
+        Column::left("here now", 15, 40, 0),
         Column::right("size", 8, 10, 5),
         Column::left("modified (UTC)", 16, 16, 6),
         Column::left("owner", 6, 8, 7),

@@ -120,8 +120,9 @@ pub(super) fn draw_compared(
     let quiet = |text: String| Line::styled(text, theme.quiet());
     let (old, new) = &compared.names;
     let mut lines = vec![
-        quiet(format!("{}: {} against {}", clean(path), clean(old), clean(new))),
-        quiet(format!("{} against {}", text::bytes(compared.sizes.0), text::bytes(compared.sizes.1))),
+        quiet(clean(path).into_owned()),
+        Line::styled(format!("- {}, {}", clean(old), text::bytes(compared.sizes.0)), theme.missing()),
+        Line::styled(format!("+ {}, {}", clean(new), text::bytes(compared.sizes.1)), theme.extra()),
         Line::raw(""),
     ];
     match &compared.lines {
