@@ -1,8 +1,12 @@
 //! From the id of a blob to its proven bytes: the index, the copies of a blob, and the second try after a prune.
+//!
+//! Many blobs at once are read in the order in which they lie in their packs, neighbours in one piece. What cannot be read or
+//! proven that way is fetched by itself, which tries every copy and says what is wrong.
 
 use std::sync::Arc;
 
 use rustic_core::Id;
+use sha2::{Digest as _, Sha256};
 
 use super::index::{BlobKind, Copy, Index};
 use super::storage::{self, Failure, Stored, Why};
@@ -12,21 +16,80 @@ use crate::error::{Error, Result};
 
 /// Bytes of folder blobs whose content is kept.
 const KEPT_TREES: usize = 8 << 20;
+/// The most bytes of a pack that are read in one piece.
+const PIECE: u32 = 4 << 20;
+/// A piece is not cut smaller than this to give every thread one.
+const SMALL_PIECE: u32 = 64 << 10;
+
+/// A folder whose JSON is longer is never held as JSON.
+pub(super) const WIDE: u32 = 16 << 20;
+const WRONG_HASH: &str = "its SHA-256 is not its id";
+
+/// A part of a pack, and which of the wanted blobs lie in it.
+struct Piece {
+    pack: Id,
+    begin: u32,
+    end: u32,
+    blobs: Vec<(usize, Copy)>,
+}
 
 impl Repository {
     pub(super) fn tree(&self, id: &Id) -> Result<Arc<Vec<Node>>, Failure> {
         if let Some((_, _, nodes)) = held(&self.0.trees).iter().find(|(kept, _, _)| kept == id) {
             return Ok(nodes.clone());
         }
-        let json = self.fetch(BlobKind::Tree, id)?;
-        let nodes = tree::parse(&json).map_err(|error| self.damaged(&format!("folder {id}"), error))?;
+        let length = self.tree_length(id)?;
+        let nodes = if length > WIDE {
+            let mut nodes = Vec::new();
+            self.stream_tree(id, |node| {
+                nodes.push(node);
+                Ok(())
+            })?;
+            nodes
+        } else {
+            self.parse_tree(id, &self.fetch(BlobKind::Tree, id)?)?
+        };
         let nodes = Arc::new(nodes);
         let mut trees = held(&self.0.trees);
-        trees.push_back((*id, json.len(), nodes.clone()));
+        trees.push_back((*id, length as usize, nodes.clone()));
         while trees.len() > 1 && trees.iter().map(|(_, size, _)| size).sum::<usize>() > KEPT_TREES {
             trees.pop_front();
         }
         Ok(nodes)
+    }
+
+    pub(super) fn parse_tree(&self, id: &Id, json: &[u8]) -> Result<Vec<Node>, Failure> {
+        tree::parse(json).map_err(|error| self.damaged(&format!("folder {id}"), error))
+    }
+
+    /// The plain length of a folder's blob, from the index; 0 when it is not there, which fetching it will tell.
+    pub(super) fn tree_length(&self, id: &Id) -> Result<u32, Failure> {
+        let index = self.index()?;
+        let copies = index.find(BlobKind::Tree, id).unwrap_or_default();
+        Ok(copies.first().map_or(0, Copy::plain_length))
+    }
+
+    /// Hands on every node of a folder without holding its JSON, which for a million files is 400 MB: it is decompressed once
+    /// to be proven, and once more to be read. An error of `each` ends it.
+    pub(super) fn stream_tree(&self, id: &Id, mut each: impl FnMut(Node) -> Result<()>) -> Result<(), Failure> {
+        let packed = self.fetch_with(BlobKind::Tree, id, |sealed, copy| {
+            let packed = self.0.seal.packed(sealed, copy.compressed_from)?;
+            let mut hash = Sha256::new();
+            std::io::copy(&mut packed.read()?, &mut hash).map_err(|error| error.to_string())?;
+            if Id::new(hash.finalize().into()) == *id { Ok(packed) } else { Err(WRONG_HASH.into()) }
+        })?;
+        let mut failed = None;
+        let each = |node| {
+            each(node).map_err(|error| {
+                failed = Some(error);
+                String::new()
+            })
+        };
+        let read = packed.read().and_then(|json| tree::parse_stream(json, each));
+        match failed {
+            Some(error) => Err(Failure { why: Why::Other, error }),
+            None => read.map_err(|words| self.damaged(&format!("folder {id}"), words)),
+        }
     }
 
     /// The plain length of a blob, from the index.
@@ -39,34 +102,49 @@ impl Repository {
         Ok(copies.first().map(Copy::plain_length).ok_or_else(|| self.not_indexed(id))?)
     }
 
-    /// The plain length of a folder's blob, as far as the index knows it.
-    pub(super) fn tree_length(&self, id: &Id) -> Result<u32> {
-        let copies = self.index()?.find(BlobKind::Tree, id).unwrap_or_default();
-        Ok(copies.first().map_or(0, Copy::plain_length))
-    }
-
     /// The bytes of a blob, proven by their SHA-256.
     pub(super) fn blob(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>> {
         Ok(self.fetch(kind, id)?)
     }
 
-    /// Tries every copy of a blob, and once more after reading the index again when it was moved or is new.
     pub(super) fn fetch(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>, Failure> {
+        self.fetch_with(kind, id, |sealed, copy| self.proven(id, sealed, copy))
+    }
+
+    /// Tries every copy of a blob, and once more after reading the index again when it was moved or is new. `open` makes of the
+    /// sealed bytes what is wanted, or says why they are damaged.
+    fn fetch_with<T>(
+        &self,
+        kind: BlobKind,
+        id: &Id,
+        open: impl Fn(&[u8], &Copy) -> Result<T, String>,
+    ) -> Result<T, Failure> {
         let index = self.index()?;
-        match self.fetch_by(kind, id, &index) {
+        match self.fetch_by(kind, id, &index, &open) {
             Err(failure) if failure.why == Why::Missing => {
                 let again = self.reload()?;
-                if Arc::ptr_eq(&index, &again) { Err(failure) } else { self.fetch_by(kind, id, &again) }
+                if Arc::ptr_eq(&index, &again) { Err(failure) } else { self.fetch_by(kind, id, &again, &open) }
             }
             result => result,
         }
     }
 
-    fn fetch_by(&self, kind: BlobKind, id: &Id, index: &Index) -> Result<Vec<u8>, Failure> {
+    fn fetch_by<T>(
+        &self,
+        kind: BlobKind,
+        id: &Id,
+        index: &Index,
+        open: &impl Fn(&[u8], &Copy) -> Result<T, String>,
+    ) -> Result<T, Failure> {
         let mut failed = None;
         for copy in self.located(kind, id, index)? {
-            match self.fetch_copy(id, &copy) {
-                Ok(plain) => return Ok(plain),
+            let object = format!("blob {id} in pack {}", copy.pack);
+            let sealed = self.0.storage.read_part(&copy.pack, copy.offset, copy.length);
+            let opened = sealed
+                .inspect_err(|failure| self.remember(&object, failure))
+                .and_then(|sealed| open(&sealed, &copy).map_err(|words| self.damaged(&object, words)));
+            match opened {
+                Ok(opened) => return Ok(opened),
                 // A copy that is damaged is worth more words than one that is gone.
                 Err(failure) if failed.is_none() || failure.why == Why::Damaged => failed = Some(failure),
                 Err(_) => {}
@@ -75,15 +153,70 @@ impl Repository {
         Err(failed.unwrap_or_else(|| self.not_indexed(id)))
     }
 
-    fn fetch_copy(&self, id: &Id, copy: &Copy) -> Result<Vec<u8>, Failure> {
-        let object = format!("blob {id} in pack {}", copy.pack);
-        let sealed = self.0.storage.read_part(&copy.pack, copy.offset, copy.length);
-        let sealed = sealed.inspect_err(|failure| self.remember(&object, failure))?;
-        let plain = self.0.seal.blob(&sealed, copy.compressed_from).map_err(|words| self.damaged(&object, words))?;
-        if storage::hash(&plain) == *id {
-            return Ok(plain);
+    /// The plain bytes of a blob, which are what its id says.
+    fn proven(&self, id: &Id, sealed: &[u8], copy: &Copy) -> Result<Vec<u8>, String> {
+        let plain = self.0.seal.blob(sealed, copy.compressed_from)?;
+        if storage::hash(&plain) == *id { Ok(plain) } else { Err(WRONG_HASH.into()) }
+    }
+
+    /// Fetches many blobs in a few threads and hands each with its place to `work`; gives what that returned, in the order of
+    /// `ids`. Memory: a piece and a blob for each thread, and what `work` keeps.
+    pub(super) fn fetch_each<T: Send>(
+        &self,
+        kind: BlobKind,
+        ids: &[Id],
+        work: impl Fn(usize, Result<Vec<u8>, Failure>) -> T + Sync,
+    ) -> Result<Vec<T>, Failure> {
+        let index = self.index()?;
+        let mut alone = Vec::new();
+        let mut found = Vec::with_capacity(ids.len());
+        for (number, id) in ids.iter().enumerate() {
+            match index.find(kind, id).ok().and_then(|copies| copies.first().copied()) {
+                Some(copy) => found.push((number, copy)),
+                None => alone.push(number),
+            }
         }
-        Err(self.damaged(&object, "its SHA-256 is not its id".into()))
+        let pieces = self.pieces(found);
+        let read = at_once(self.parallel(), &pieces, |piece| {
+            let sealed = self.0.storage.read_part(&piece.pack, piece.begin, piece.end - piece.begin);
+            let work = |(number, copy): &(usize, Copy)| {
+                let at = (copy.offset - piece.begin) as usize;
+                let proven = sealed.as_ref().ok().and_then(|sealed| {
+                    self.proven(&ids[*number], sealed.get(at..at + copy.length as usize)?, copy).ok()
+                });
+                (*number, work(*number, proven.map_or_else(|| self.fetch(kind, &ids[*number]), Ok)))
+            };
+            piece.blobs.iter().map(work).collect::<Vec<_>>()
+        });
+        let mut done: Vec<(usize, T)> = read.into_iter().flatten().collect();
+        done.extend(alone.into_iter().map(|number| (number, work(number, self.fetch(kind, &ids[number])))));
+        done.sort_unstable_by_key(|(number, _)| *number);
+        Ok(done.into_iter().map(|(_, done)| done).collect())
+    }
+
+    /// Puts blobs together that lie near each other, into pieces that are enough for all threads.
+    fn pieces(&self, mut found: Vec<(usize, Copy)>) -> Vec<Piece> {
+        found.sort_unstable_by_key(|(_, copy)| (copy.pack, copy.offset));
+        let total: u64 = found.iter().map(|(_, copy)| u64::from(copy.length)).sum();
+        let share = u32::try_from(total / (2 * self.parallel() as u64)).unwrap_or(PIECE);
+        let (most, gap) = (share.clamp(SMALL_PIECE, PIECE), self.0.storage.gap());
+        let mut pieces: Vec<Piece> = Vec::new();
+        for (number, copy) in found {
+            // The index proves that this does not overflow.
+            let end = copy.offset + copy.length;
+            match pieces.last_mut() {
+                Some(piece)
+                    if piece.pack == copy.pack
+                        && copy.offset <= piece.end.saturating_add(gap)
+                        && end.saturating_sub(piece.begin) <= most =>
+                {
+                    piece.end = piece.end.max(end);
+                    piece.blobs.push((number, copy));
+                }
+                _ => pieces.push(Piece { pack: copy.pack, begin: copy.offset, end, blobs: vec![(number, copy)] }),
+            }
+        }
+        pieces
     }
 
     fn located(&self, kind: BlobKind, id: &Id, index: &Index) -> Result<Vec<Copy>, Failure> {

@@ -2,13 +2,14 @@
 
 use rustic_core::Id;
 use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
 
 use super::seal::OVERHEAD;
 
 /// The plain length that a blob of file data may have. restic cuts files into at most 8 MiB.
 const MAX_DATA_BLOB: u32 = 64 << 20;
-/// The plain length that a folder's blob may have: about 500,000 files in one folder.
-const MAX_TREE_BLOB: u32 = 256 << 20;
+/// The plain length that a folder's blob may have: about two million files in one folder.
+const MAX_TREE_BLOB: u32 = 1 << 30;
 
 /// Every blob of the repository, sorted by id. A blob may be in several packs; all of them are kept, so that a damaged
 /// or removed pack can be stood in for by another.
@@ -60,18 +61,62 @@ struct IndexFile {
 
 #[derive(Deserialize)]
 struct PackOfFile {
-    id: Id,
+    id: Hex,
     blobs: Option<Vec<BlobOfFile>>,
 }
 
 #[derive(Deserialize)]
 struct BlobOfFile {
-    id: Id,
+    id: Hex,
     offset: u32,
     length: u32,
     #[serde(default)]
     uncompressed_length: u32,
 }
+
+/// An id as JSON holds it. A repository has as many as it has blobs, and the library takes them apart a digit at a time.
+pub(super) struct Hex(pub Id);
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Digits;
+        impl Visitor<'_> for Digits {
+            type Value = Hex;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("64 hexadecimal digits")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, digits: &str) -> Result<Hex, E> {
+                let mut id = [0; 32];
+                let (mut wrong, pairs) = (digits.len() != 64, digits.as_bytes().chunks_exact(2));
+                for (byte, pair) in id.iter_mut().zip(pairs) {
+                    let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
+                    wrong |= (high | low) > 15;
+                    *byte = high << 4 | low & 15;
+                }
+                if wrong {
+                    Err(E::invalid_value(serde::de::Unexpected::Str(digits), &self))
+                } else {
+                    Ok(Hex(Id::new(id)))
+                }
+            }
+        }
+        from.deserialize_str(Digits)
+    }
+}
+
+/// What each letter counts as a hexadecimal digit; 255: nothing.
+const DIGITS: [u8; 256] = {
+    let mut digits = [255; 256];
+    let mut digit = 0_u8;
+    while digit < 16 {
+        digits[b"0123456789abcdef"[digit as usize] as usize] = digit;
+        digits[b"0123456789ABCDEF"[digit as usize] as usize] = digit;
+        digit += 1;
+    }
+    digits
+};
 
 impl Index {
     /// Adds the JSON of one index file.
@@ -79,9 +124,9 @@ impl Index {
         let read: IndexFile = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         for pack in read.packs.unwrap_or_default() {
             let number = u32::try_from(self.packs.len()).map_err(|_| "it names too many packs".to_owned())?;
-            self.packs.push(pack.id);
+            self.packs.push(pack.id.0);
             self.blobs.extend(pack.blobs.unwrap_or_default().into_iter().map(|blob| Blob {
-                id: blob.id,
+                id: blob.id.0,
                 pack: number,
                 offset: blob.offset,
                 length: blob.length,

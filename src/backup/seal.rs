@@ -6,7 +6,9 @@
 //! before the first list; seals are opened here, because its readers decompress without a limit and hand the bytes out
 //! unchecked.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use aes256ctr_poly1305aes::aead::AeadInPlace;
 use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, Nonce, Tag};
@@ -124,8 +126,7 @@ impl Seal {
     /// Sealed bytes that only this repository's key opens.
     pub(super) fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, String> {
         let mut nonce = [0; 16];
-        let random =
-            std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut nonce));
+        let random = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut nonce));
         random.map_err(|error| error.to_string())?;
         let mut body = plain.to_vec();
         let tag = Aes256CtrPoly1305Aes::new(Key::from_slice(&*self.0))
@@ -155,14 +156,41 @@ impl Seal {
         }
     }
 
+    /// A blob of a pack that is too long to be held plain.
+    pub(super) fn packed(&self, sealed: &[u8], compressed_from: Option<u32>) -> Result<Packed, String> {
+        let bytes = self.open(sealed).ok_or("its authentication tag does not match")?;
+        Ok(Packed { bytes, compressed_from })
+    }
+
     /// A blob of a pack. `compressed_from` is its plain length when the index says that it is compressed; the caller
     /// has limited it.
     pub(super) fn blob(&self, sealed: &[u8], compressed_from: Option<u32>) -> Result<Vec<u8>, String> {
+        thread_local! {
+            /// Making one takes longer than what most blobs need of it.
+            static DECOMPRESSOR: RefCell<zstd::bulk::Decompressor<'static>> = RefCell::default();
+        }
         let plain = self.open(sealed).ok_or("its authentication tag does not match")?;
         match compressed_from {
             None => Ok(plain),
-            Some(length) => zstd::bulk::decompress(&plain, length as usize).map_err(|error| error.to_string()),
+            Some(length) => DECOMPRESSOR
+                .with_borrow_mut(|decompressor| decompressor.decompress(&plain, length as usize))
+                .map_err(|error| error.to_string()),
         }
+    }
+}
+
+/// The content of a blob that is decrypted, and compressed still.
+pub(super) struct Packed {
+    bytes: Vec<u8>,
+    compressed_from: Option<u32>,
+}
+
+impl Packed {
+    /// Reads it from its beginning, and never more than the index promises and one byte.
+    pub(super) fn read(&self) -> Result<Box<dyn Read + '_>, String> {
+        let Some(length) = self.compressed_from else { return Ok(Box::new(&*self.bytes)) };
+        let decoder = zstd::stream::read::Decoder::with_buffer(&*self.bytes).map_err(|error| error.to_string())?;
+        Ok(Box::new(decoder.take(u64::from(length) + 1)))
     }
 }
 
@@ -181,7 +209,6 @@ fn derivation(key_file: &KeyFile) -> Result<scrypt::Params, String> {
 }
 
 fn decompress_unknown(compressed: &[u8]) -> Result<Vec<u8>, String> {
-    use std::io::Read as _;
     let mut plain = Vec::new();
     let decoder = zstd::stream::read::Decoder::new(compressed).map_err(|error| error.to_string())?;
     decoder.take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut plain).map_err(|error| error.to_string())?;

@@ -109,9 +109,16 @@ impl Storage {
         self.fetched.load(Ordering::Relaxed)
     }
 
-    /// How many requests at once are worth while: a disk has no latency to hide.
+    /// How many requests at once are worth while: a disk has no latency to hide, but what comes from it is decrypted,
+    /// decompressed and hashed.
     pub(super) fn parallel(&self) -> usize {
-        if matches!(self.place, Place::Local(_)) { 2 } else { 8 }
+        let cores = || std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        if matches!(self.place, Place::Local(_)) { cores().clamp(2, 8) } else { 8 }
+    }
+
+    /// So many bytes between two parts of a pack cost less to read than a further request does.
+    pub(super) fn gap(&self) -> u32 {
+        if matches!(self.place, Place::Local(_)) { 16 << 10 } else { 256 << 10 }
     }
 
     /// Names and sizes of all files of one kind that are named as repository files are.

@@ -3,11 +3,15 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io::{BufReader, Read};
 use std::os::unix::ffi::OsStrExt as _;
 
 use chrono::{DateTime, FixedOffset};
 use rustic_core::Id;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+
+use super::index::Hex;
 
 /// One file, folder or other thing in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -102,27 +106,24 @@ pub struct Attribute {
     pub value: Vec<u8>,
 }
 
-fn base64<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+fn base64<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
     use base64::Engine as _;
     let text = Option::<String>::deserialize(from)?.unwrap_or_default();
     base64::prelude::BASE64_STANDARD.decode(text).map_err(serde::de::Error::custom)
 }
 
 #[derive(Deserialize)]
-struct TreeOfFile {
-    nodes: Option<Vec<NodeOfFile>>,
-}
-
-#[derive(Deserialize)]
-struct NodeOfFile {
-    name: String,
-    #[serde(rename = "type", default)]
-    kind: String,
+struct NodeOfFile<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, rename = "type", default)]
+    kind: Cow<'a, str>,
     #[serde(default)]
     size: u64,
-    mtime: Option<String>,
-    content: Option<Vec<Id>>,
-    subtree: Option<Id>,
+    #[serde(borrow)]
+    mtime: Option<Cow<'a, str>>,
+    content: Option<Vec<Hex>>,
+    subtree: Option<Hex>,
     #[serde(default)]
     linktarget: String,
     #[serde(default)]
@@ -149,13 +150,77 @@ const SPECIAL: [(u32, u32); 3] = [(1 << 23, 0o4000), (1 << 22, 0o2000), (1 << 20
 
 /// Reads the JSON of a tree blob.
 pub(super) fn parse(json: &[u8]) -> Result<Vec<Node>, String> {
-    let tree: TreeOfFile = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    Ok(tree.nodes.unwrap_or_default().into_iter().map(Node::from).collect())
+    let mut nodes = Vec::new();
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let read = reader.deserialize_map(Tree(|node| {
+        nodes.push(node);
+        Ok(())
+    }));
+    read.and_then(|()| reader.end()).map(|()| nodes).map_err(|error| error.to_string())
 }
 
-impl From<NodeOfFile> for Node {
+/// Reads the JSON of a tree blob without holding it, and hands on every node. Text that `each` returns ends it.
+pub(super) fn parse_stream(json: impl Read, each: impl FnMut(Node) -> Result<(), String>) -> Result<(), String> {
+    let mut reader = serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 16, json));
+    reader.deserialize_map(Tree(each)).and_then(|()| reader.end()).map_err(|error| error.to_string())
+}
+
+/// The object that a tree blob is.
+struct Tree<F>(F);
+
+/// The list in it, or `null` for none. Each node goes on at once, so that a folder of a million entries takes no more memory
+/// than a small one.
+struct Nodes<'a, F>(&'a mut F);
+
+impl<'de, F: FnMut(Node) -> Result<(), String>> Visitor<'de> for Tree<F> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a tree")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key == "nodes" {
+                map.next_value_seed(Nodes(&mut self.0))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'de, F: FnMut(Node) -> Result<(), String>> DeserializeSeed<'de> for Nodes<'_, F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de, F: FnMut(Node) -> Result<(), String>> Visitor<'de> for Nodes<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("the nodes of a tree")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut nodes: A) -> Result<(), A::Error> {
+        while let Some(node) = nodes.next_element::<NodeOfFile<'de>>()? {
+            (self.0)(node.into()).map_err(serde::de::Error::custom)?;
+        }
+        Ok(())
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+impl From<NodeOfFile<'_>> for Node {
     fn from(node: NodeOfFile) -> Self {
-        let kind = match node.kind.as_str() {
+        let kind = match &*node.kind {
             "file" => EntryKind::File,
             "dir" => EntryKind::Folder,
             "symlink" => EntryKind::Symlink,
@@ -169,8 +234,8 @@ impl From<NodeOfFile> for Node {
             kind,
             size: if kind == EntryKind::File { node.size } else { 0 },
             modified: node.mtime.and_then(|time| DateTime::parse_from_rfc3339(&time).ok()),
-            content: node.content.unwrap_or_default(),
-            subtree: node.subtree,
+            content: node.content.unwrap_or_default().into_iter().map(|id| id.0).collect(),
+            subtree: node.subtree.map(|id| id.0),
             target: node.linktarget,
             mode: node.mode & 0o777 | special,
             uid: node.uid,
@@ -205,8 +270,12 @@ impl Node {
 
 /// A stored name as text, and its bytes where the text is not them. restic stores names quoted as Go does; `rustic_core`
 /// knows how to take that back.
-fn written(name: String) -> (String, Option<Box<[u8]>>) {
-    let stored = rustic_core::repofile::Node { name, ..Default::default() };
+fn written(name: Cow<'_, str>) -> (String, Option<Box<[u8]>>) {
+    // Nearly every name is simply itself.
+    if !matches!(&*name, "" | "." | "..") && !name.contains(['\\', '/', '\0']) {
+        return (name.into_owned(), None);
+    }
+    let stored = rustic_core::repofile::Node { name: name.into_owned(), ..Default::default() };
     let name = stored.name();
     let bytes = name.as_bytes();
     let no_name = matches!(bytes, b"" | b"." | b"..");
