@@ -1,8 +1,8 @@
 //! Where each blob is: the index files of a repository, as one sorted table. Packs themselves are never walked.
 
 use rustic_core::Id;
-use serde::de::{Deserializer, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
 
 use super::seal::OVERHEAD;
 
@@ -95,7 +95,11 @@ impl<'de> Deserialize<'de> for Hex {
                     wrong |= (high | low) > 15;
                     *byte = high << 4 | low & 15;
                 }
-                if wrong { Err(E::invalid_value(serde::de::Unexpected::Str(digits), &self)) } else { Ok(Hex(Id::new(id))) }
+                if wrong {
+                    Err(E::invalid_value(serde::de::Unexpected::Str(digits), &self))
+                } else {
+                    Ok(Hex(Id::new(id)))
+                }
             }
         }
         from.deserialize_str(Digits)

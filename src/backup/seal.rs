@@ -126,8 +126,7 @@ impl Seal {
     /// Sealed bytes that only this repository's key opens.
     pub(super) fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, String> {
         let mut nonce = [0; 16];
-        let random =
-            std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut nonce));
+        let random = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut nonce));
         random.map_err(|error| error.to_string())?;
         let mut body = plain.to_vec();
         let tag = Aes256CtrPoly1305Aes::new(Key::from_slice(&*self.0))

@@ -8,6 +8,7 @@
 //! away again. A file whose bytes are damaged in the repository is left out and named; everything else comes back.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -15,13 +16,19 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::write::{self, Folder, Notes, Own};
+use super::write::{self, Folder, Near, Notes, Own};
 use crate::backup::{EntryKind, Node, Repository, Snapshot, Visit};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
 
 /// Files that wait for the threads that write them.
 const BATCH: usize = 2048;
+
+/// Files of one folder that one thread writes.
+const SHARE: usize = 128;
+
+/// Bytes of small files that are fetched before they are written.
+const NEAR: u64 = 16 << 20;
 
 /// So many of the files that could not be brought back are named.
 const NAMED: usize = 1000;
@@ -166,10 +173,14 @@ pub fn restore(
     progress.begin("writing files", Unit::Bytes, Some(measure.bytes));
     let root = held.beneath(Path::new(std::ffi::OsStr::from_bytes(&filled)));
     let outcome = root.and_then(|root| {
-        let work = Work { repository, own, root, links: Mutex::default(), progress };
+        let durable = Durable::of(measure);
+        let work = Work { repository, own, durable, root, links: Mutex::default(), progress };
         let mut restored = work.all(snapshot, paths)?;
         progress.check()?;
-        work.root.sync_all()?;
+        match durable {
+            Durable::Each => work.root.sync()?,
+            Durable::Whole => work.root.sync_all()?,
+        }
         held.rename(&filled, &name)?;
         held.sync()?;
         restored.folder = folder.display().to_string();
@@ -188,9 +199,69 @@ struct Made {
     node: Node,
 }
 
+/// Files that are to be written, by their folder.
+#[derive(Default)]
+struct Waiting {
+    small: Vec<(PathBuf, Vec<Node>)>,
+    /// Large ones, and those of several names.
+    alone: Vec<(PathBuf, Node)>,
+    files: usize,
+    /// Of the small ones.
+    bytes: u64,
+}
+
+impl Waiting {
+    fn add(&mut self, repository: &Repository, folder: &Path, node: Node) {
+        self.files += 1;
+        // What the index says, since what the node says of its length need not be so.
+        let lengths = node.content.iter().map(|id| repository.part_length(id).ok().map(u64::from));
+        match lengths.sum::<Option<u64>>() {
+            Some(bytes) if bytes <= write::SMALL && node.links <= 1 => {
+                self.bytes += bytes;
+                match self.small.last_mut() {
+                    Some((last, nodes)) if last == folder && nodes.len() < SHARE => nodes.push(node),
+                    _ => self.small.push((folder.to_owned(), vec![node])),
+                }
+            }
+            _ => self.alone.push((folder.to_owned(), node)),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.files >= BATCH || self.bytes >= NEAR
+    }
+}
+
+/// How everything comes to be on disk before the folder gets its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    /// Each file and folder by itself: nobody waits for what others have written to the same file system.
+    Each,
+    /// The whole file system, once: for many files that is quicker.
+    Whole,
+}
+
+/// Up to so many files and folders are put on disk each by itself.
+const EACH: u64 = 64;
+
+impl Durable {
+    fn of(measure: &Measure) -> Self {
+        let few = measure.complete && measure.files + measure.folders + measure.symlinks <= EACH;
+        if few { Self::Each } else { Self::Whole }
+    }
+
+    fn sync(self, file: &impl AsFd, shown: &Path) -> Result<()> {
+        match self {
+            Self::Each => rustix::fs::fsync(file).map_err(|error| write::failed("write", shown, error)),
+            Self::Whole => Ok(()),
+        }
+    }
+}
+
 struct Work<'a> {
     repository: &'a Repository,
     own: Own,
+    durable: Durable,
     root: Folder,
     /// Files of several names: the first of them that was written.
     links: Mutex<HashMap<(u64, u64), PathBuf>>,
@@ -202,7 +273,7 @@ impl Work<'_> {
         let mut restored = Restored::default();
         let mut made: Vec<Made> = Vec::new();
         let mut roots = Vec::new();
-        let mut top: Vec<(PathBuf, Vec<Node>)> = Vec::new();
+        let mut waiting = Waiting::default();
         for path in paths {
             let (above, node) = self.above(snapshot, path, &mut made)?;
             match (node.subtree, node.file_name()) {
@@ -219,10 +290,9 @@ impl Work<'_> {
                     roots.push((subtree, made.len()));
                     made.push(Made { path: above, node });
                 }
-                _ => top.push((above, vec![node])),
+                _ => waiting.add(self.repository, &above, node),
             }
         }
-        let mut waiting = top;
         self.repository.walk(roots, self.progress, |folder, visit, more| {
             let path = made[folder].path.clone();
             let nodes = match visit {
@@ -236,10 +306,12 @@ impl Work<'_> {
                     return Ok(());
                 }
             };
-            let mut files = Vec::new();
             for mut node in nodes {
                 let (Some(subtree), Some(name)) = (node.subtree, node.file_name()) else {
-                    files.push(node);
+                    waiting.add(self.repository, &path, node);
+                    if waiting.is_full() {
+                        restored.merge(self.files(std::mem::take(&mut waiting))?);
+                    }
                     continue;
                 };
                 let path = path.join(std::ffi::OsStr::from_bytes(name));
@@ -254,19 +326,16 @@ impl Work<'_> {
                     Err(error) => restored.fail(&path, error.message),
                 }
             }
-            if !files.is_empty() {
-                waiting.push((path, files));
-            }
-            if waiting.iter().map(|(_, files)| files.len()).sum::<usize>() >= BATCH {
-                restored.merge(self.files(std::mem::take(&mut waiting))?);
-            }
             Ok(())
         })?;
         restored.merge(self.files(waiting)?);
         // Folders last, the deepest first: what is made in one changes its times.
         for Made { path, node } in made.iter().rev().filter(|made| !made.path.as_os_str().is_empty()) {
             match self.root.beneath(path) {
-                Ok(folder) => write::dress(&folder, node, self.own, path, &mut restored.notes),
+                Ok(folder) => {
+                    write::dress(&folder, node, self.own, path, &mut restored.notes);
+                    self.durable.sync(&folder, path)?;
+                }
                 Err(error) => restored.notes.add(error.message, path),
             }
         }
@@ -300,9 +369,18 @@ impl Work<'_> {
         parent.make(path.file_name().unwrap_or_default().as_bytes())
     }
 
-    fn files(&self, waiting: Vec<(PathBuf, Vec<Node>)>) -> Result<Restored> {
-        let done: Vec<Restored> =
-            waiting.into_par_iter().map(|(folder, nodes)| self.files_of(&folder, &nodes)).collect::<Result<_>>()?;
+    /// Writes files: the small ones beside each other, from parts that are fetched for all of them at once, in the order in
+    /// which they lie in the repository. Large ones come one after the other, each written by all threads; so do those of
+    /// several names, since which is the first has to be known.
+    fn files(&self, waiting: Waiting) -> Result<Restored> {
+        let ids: Vec<_> =
+            waiting.small.iter().flat_map(|(_, nodes)| nodes).flat_map(|node| &node.content).copied().collect();
+        let near = self.repository.readable_parts(&ids)?;
+        let small = waiting.small.into_par_iter().map(|(folder, nodes)| self.files_of(&folder, &nodes, &near));
+        let mut done: Vec<Restored> = small.collect::<Result<_>>()?;
+        for (folder, node) in waiting.alone {
+            done.push(self.files_of(&folder, std::slice::from_ref(&node), &Near::new())?);
+        }
         let mut all = Restored::default();
         for one in done {
             all.merge(one);
@@ -310,7 +388,7 @@ impl Work<'_> {
         Ok(all)
     }
 
-    fn files_of(&self, folder: &Path, nodes: &[Node]) -> Result<Restored> {
+    fn files_of(&self, folder: &Path, nodes: &[Node], near: &Near) -> Result<Restored> {
         let mut restored = Restored::default();
         let held = self.root.beneath(folder)?;
         for node in nodes {
@@ -321,7 +399,7 @@ impl Work<'_> {
             };
             let path = folder.join(std::ffi::OsString::from_vec(name.to_vec()));
             let done = match node.kind {
-                EntryKind::File => self.file(&held, name, node, &path, &mut restored),
+                EntryKind::File => self.file(&held, (name, node, near), &path, &mut restored),
                 EntryKind::Symlink => {
                     held.link(name, node, self.own, &mut restored.notes).map(|()| restored.symlinks += 1)
                 }
@@ -337,7 +415,13 @@ impl Work<'_> {
         Ok(restored)
     }
 
-    fn file(&self, held: &Folder, name: &[u8], node: &Node, path: &Path, restored: &mut Restored) -> Result<()> {
+    fn file(
+        &self,
+        held: &Folder,
+        (name, node, near): (&[u8], &Node, &Near),
+        path: &Path,
+        restored: &mut Restored,
+    ) -> Result<()> {
         if node.links > 1 {
             let first = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if let Some(first) = first.get(&(node.device, node.inode)) {
@@ -347,7 +431,7 @@ impl Work<'_> {
             }
         }
         let file = held.create(name)?;
-        let written = write::fill(&file, self.repository, node, path, self.progress).and_then(|()| {
+        let written = write::fill(&file, (self.repository, near), node, path, self.progress).and_then(|()| {
             if write::holds(&file, self.repository, node)? {
                 return Ok(());
             }
@@ -359,6 +443,7 @@ impl Work<'_> {
             return Err(error);
         }
         write::dress(&file, node, self.own, path, &mut restored.notes);
+        self.durable.sync(&file, path)?;
         if node.links > 1 {
             let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             links.insert((node.device, node.inode), path.to_owned());

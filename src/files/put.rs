@@ -196,7 +196,7 @@ fn prepare(
         return way.folder.link(&way.ready, &node, choice.own, notes);
     }
     let file = way.folder.create(&way.ready)?;
-    let filled = write::fill(&file, repository, &node, &way.path, progress).and_then(|()| {
+    let filled = write::fill(&file, (repository, &write::Near::new()), &node, &way.path, progress).and_then(|()| {
         write::dress(&file, &node, choice.own, &way.path, notes);
         label(way, &file, notes);
         file.sync_all().map_err(|error| {
