@@ -26,7 +26,7 @@ mod tree;
 mod walk;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, FixedOffset};
@@ -263,6 +263,27 @@ impl Repository {
     /// The bytes of a part of a file, proven by their SHA-256, which is `id`.
     pub fn part(&self, id: &BlobId) -> Result<Vec<u8>> {
         self.blob(index::BlobKind::Data, id)
+    }
+
+    /// Hands on the bytes of parts of a file, each proven by its SHA-256 and with its place among `ids`; in a few threads, and
+    /// not in order. An error of `work`, or a part that cannot be read, ends it.
+    pub fn parts(&self, ids: &[BlobId], work: impl Fn(usize, &[u8]) -> Result<()> + Sync) -> Result<()> {
+        let ended = AtomicBool::new(false);
+        let done = self.fetch_each(index::BlobKind::Data, ids, |number, bytes| {
+            if ended.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let done = bytes.map_err(Error::from).and_then(|bytes| work(number, &bytes));
+            ended.fetch_or(done.is_err(), Ordering::Relaxed);
+            done
+        });
+        done?.into_iter().collect()
+    }
+
+    /// The bytes of those parts that can be read and proven. What is missing says why when it is asked for by itself.
+    pub fn readable_parts(&self, ids: &[BlobId]) -> Result<HashMap<BlobId, Vec<u8>>> {
+        let read = self.fetch_each(index::BlobKind::Data, ids, |_, bytes| bytes.ok())?;
+        Ok(ids.iter().copied().zip(read).filter_map(|(id, bytes)| Some((id, bytes?))).collect())
     }
 
     /// How many bytes a part of a file has.

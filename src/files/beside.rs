@@ -8,7 +8,7 @@
 //! away again. A file whose bytes are damaged in the repository is left out and named; everything else comes back.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::choice::content;
-use super::write::{self, Folder, Notes, Own, Zeros};
+use super::write::{self, Folder, Near, Notes, Own, Zeros};
 use crate::backup::{BlobId, EntryKind, MAX_DEPTH, Node, Repository, Snapshot, Visit};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
@@ -28,6 +28,12 @@ const BATCH: usize = 2048;
 /// More folders or files are not brought back at once.
 const MOST_FOLDERS: u64 = 4_000_000;
 const MOST_FILES: u64 = 50_000_000;
+
+/// Files of one folder that one thread writes.
+const SHARE: usize = 128;
+
+/// Bytes of small files that are fetched before they are written.
+const NEAR: u64 = 16 << 20;
 
 /// So many of the files that could not be brought back are named.
 const NAMED: usize = 1000;
@@ -207,10 +213,14 @@ pub fn restore(
     progress.begin("writing files", Unit::Bytes, Some(measure.bytes));
     let root = held.beneath(Path::new(std::ffi::OsStr::from_bytes(&filled)));
     let outcome = root.and_then(|root| {
-        let work = Work { repository, own, root, links: Mutex::default(), later: Mutex::default(), progress };
+        let durable = Durable::of(measure);
+        let work = Work { repository, own, durable, root, links: Mutex::default(), progress };
         let mut restored = work.all(snapshot, paths)?;
         progress.check()?;
-        work.root.sync_all()?;
+        match durable {
+            Durable::Each => work.root.sync()?,
+            Durable::Whole => work.root.sync_all()?,
+        }
         held.rename(&filled, &name)?;
         // What may be lost with the power is not said to be there.
         held.sync().inspect_err(|_| drop(held.rename(&name, &filled)))?;
@@ -233,22 +243,72 @@ struct Made {
 /// What the names of one file have in common: device, inode, and the content, since a snapshot may lie about the others.
 type Linked = (u64, u64, String);
 
-/// What is known of the first name of a file of several.
-enum First {
-    /// Nothing: the one that asks is the first.
-    Is,
-    UnderWay,
-    Written(PathBuf),
+/// Files that are to be written, by their folder.
+#[derive(Default)]
+struct Waiting {
+    small: Vec<(PathBuf, Vec<Node>)>,
+    /// Large ones, and those of several names.
+    alone: Vec<(PathBuf, Node)>,
+    files: usize,
+    /// Of the small ones.
+    bytes: u64,
+}
+
+impl Waiting {
+    fn add(&mut self, repository: &Repository, folder: &Path, node: Node) {
+        self.files += 1;
+        // What the index says, since what the node says of its length need not be so.
+        let lengths = node.content.iter().map(|id| repository.part_length(id).ok().map(u64::from));
+        match lengths.sum::<Option<u64>>() {
+            Some(bytes) if bytes <= write::SMALL && node.links <= 1 => {
+                self.bytes += bytes;
+                match self.small.last_mut() {
+                    Some((last, nodes)) if last == folder && nodes.len() < SHARE => nodes.push(node),
+                    _ => self.small.push((folder.to_owned(), vec![node])),
+                }
+            }
+            _ => self.alone.push((folder.to_owned(), node)),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.files >= BATCH || self.bytes >= NEAR
+    }
+}
+
+/// How everything comes to be on disk before the folder gets its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    /// Each file and folder by itself: nobody waits for what others have written to the same file system.
+    Each,
+    /// The whole file system, once: for many files that is quicker.
+    Whole,
+}
+
+/// Up to so many files and folders are put on disk each by itself.
+const EACH: u64 = 64;
+
+impl Durable {
+    fn of(measure: &Measure) -> Self {
+        let few = measure.complete && measure.files + measure.folders + measure.symlinks <= EACH;
+        if few { Self::Each } else { Self::Whole }
+    }
+
+    fn sync(self, file: &impl AsFd, shown: &Path) -> Result<()> {
+        match self {
+            Self::Each => rustix::fs::fsync(file).map_err(|error| write::failed("write", shown, error)),
+            Self::Whole => Ok(()),
+        }
+    }
 }
 
 struct Work<'a> {
     repository: &'a Repository,
     own: Own,
+    durable: Durable,
     root: Folder,
-    /// Files of several names: the first of them that was written; `None` while it is being written.
-    links: Mutex<HashMap<Linked, Option<PathBuf>>>,
-    /// Further names of such files, to be made when the first is there.
-    later: Mutex<Vec<(PathBuf, Node)>>,
+    /// Files of several names: the first of them that was written.
+    links: Mutex<HashMap<Linked, PathBuf>>,
     progress: &'a Progress,
 }
 
@@ -257,7 +317,7 @@ impl Work<'_> {
         let mut restored = Restored::default();
         let mut made: Vec<Made> = Vec::new();
         let mut roots = Vec::new();
-        let mut top: Vec<(PathBuf, Vec<Node>)> = Vec::new();
+        let mut waiting = Waiting::default();
         for path in paths {
             let (above, node) = self.above(snapshot, path, &mut made)?;
             match (node.subtree, node.file_name()) {
@@ -274,10 +334,9 @@ impl Work<'_> {
                     roots.push((subtree, made.len()));
                     made.push(Made { path: above, node });
                 }
-                _ => top.push((above, vec![node])),
+                _ => waiting.add(self.repository, &above, node),
             }
         }
-        let mut waiting = top;
         self.repository.walk(roots, self.progress, |folder, visit, more| {
             let path = made[folder].path.clone();
             let nodes = match visit {
@@ -295,10 +354,12 @@ impl Work<'_> {
                     return Ok(());
                 }
             };
-            let mut files = Vec::new();
             for mut node in nodes {
                 let (Some(subtree), Some(name)) = (node.subtree, node.file_name()) else {
-                    files.push(node);
+                    waiting.add(self.repository, &path, node);
+                    if waiting.is_full() {
+                        restored.merge(self.files(std::mem::take(&mut waiting))?);
+                    }
                     continue;
                 };
                 let path = path.join(std::ffi::OsStr::from_bytes(name));
@@ -313,19 +374,16 @@ impl Work<'_> {
                     Err(error) => restored.fail(&path, reason(error)),
                 }
             }
-            if !files.is_empty() {
-                waiting.push((path, files));
-            }
-            if waiting.iter().map(|(_, files)| files.len()).sum::<usize>() >= BATCH {
-                restored.merge(self.files(std::mem::take(&mut waiting))?);
-            }
             Ok(())
         })?;
         restored.merge(self.files(waiting)?);
         // Folders last, the deepest first: what is made in one changes its times.
         for Made { path, node } in made.iter().rev().filter(|made| !made.path.as_os_str().is_empty()) {
             match self.root.beneath(path) {
-                Ok(folder) => write::dress(&folder, node, self.own, path, &mut restored.notes),
+                Ok(folder) => {
+                    write::dress(&folder, node, self.own, path, &mut restored.notes);
+                    self.durable.sync(&folder, path)?;
+                }
                 Err(error) => restored.notes.add(error.message, path),
             }
         }
@@ -359,33 +417,26 @@ impl Work<'_> {
         parent.make(path.file_name().unwrap_or_default().as_bytes())
     }
 
-    fn files(&self, waiting: Vec<(PathBuf, Vec<Node>)>) -> Result<Restored> {
-        let done: Vec<Restored> =
-            waiting.into_par_iter().map(|(folder, nodes)| self.files_of(&folder, &nodes)).collect::<Result<_>>()?;
+    /// Writes files: the small ones beside each other, from parts that are fetched for all of them at once, in the order in
+    /// which they lie in the repository. Large ones come one after the other, each written by all threads; so do those of
+    /// several names, since which is the first has to be known.
+    fn files(&self, waiting: Waiting) -> Result<Restored> {
+        let ids: Vec<_> =
+            waiting.small.iter().flat_map(|(_, nodes)| nodes).flat_map(|node| &node.content).copied().collect();
+        let near = self.repository.readable_parts(&ids)?;
+        let small = waiting.small.into_par_iter().map(|(folder, nodes)| self.files_of(&folder, &nodes, &near));
+        let mut done: Vec<Restored> = small.collect::<Result<_>>()?;
+        for (folder, node) in waiting.alone {
+            done.push(self.files_of(&folder, std::slice::from_ref(&node), &Near::new())?);
+        }
         let mut all = Restored::default();
         for one in done {
             all.merge(one);
         }
-        let later = std::mem::take(&mut *self.later.lock().unwrap_or_else(PoisonError::into_inner));
-        for (folder, node) in later {
-            all.merge(self.files_of(&folder, &[node])?);
-        }
         Ok(all)
     }
 
-    /// Asks for the first name of a file of several, and lays claim to being it.
-    fn first(&self, node: &Node) -> First {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        match links.entry(linked(node)) {
-            Entry::Vacant(free) => {
-                free.insert(None);
-                First::Is
-            }
-            Entry::Occupied(first) => first.get().clone().map_or(First::UnderWay, First::Written),
-        }
-    }
-
-    fn files_of(&self, folder: &Path, nodes: &[Node]) -> Result<Restored> {
+    fn files_of(&self, folder: &Path, nodes: &[Node], near: &Near) -> Result<Restored> {
         let mut restored = Restored::default();
         let held = self.root.beneath(folder)?;
         for node in nodes {
@@ -396,7 +447,7 @@ impl Work<'_> {
             };
             let path = folder.join(std::ffi::OsString::from_vec(name.to_vec()));
             let done = match node.kind {
-                EntryKind::File => self.file(&held, name, node, &path, &mut restored),
+                EntryKind::File => self.file(&held, (name, node, near), &path, &mut restored),
                 EntryKind::Symlink => {
                     held.link(name, node, self.own, &mut restored.notes).map(|()| restored.symlinks += 1)
                 }
@@ -412,39 +463,47 @@ impl Work<'_> {
         Ok(restored)
     }
 
-    fn file(&self, held: &Folder, name: &[u8], node: &Node, path: &Path, restored: &mut Restored) -> Result<()> {
+    fn file(
+        &self,
+        held: &Folder,
+        (name, node, near): (&[u8], &Node, &Near),
+        path: &Path,
+        restored: &mut Restored,
+    ) -> Result<()> {
         if node.links < 2 {
-            return self.write(held, name, node, path, restored);
+            return self.write(held, (name, node, near), path, restored);
         }
-        match self.first(node) {
-            First::Is => {
-                let written = self.write(held, name, node, path, restored);
-                let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-                match &written {
-                    Ok(()) => links.insert(linked(node), Some(path.to_owned())),
-                    Err(_) => links.remove(&linked(node)),
-                };
-                written
-            }
-            First::UnderWay => {
-                let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-                self.later.lock().unwrap_or_else(PoisonError::into_inner).push((folder, node.clone()));
-                Ok(())
-            }
-            First::Written(first) => {
-                if let Err(error) = self.root.link_again(&first, path) {
-                    restored.notes.add(format!("hard links: {}", error.detail.unwrap_or_default()), path);
-                    return self.write(held, name, node, path, restored);
+        // Files of several names come one after the other: whether this is the first is known.
+        let first = self.links.lock().unwrap_or_else(PoisonError::into_inner).get(&linked(node)).cloned();
+        if let Some(first) = first {
+            match self.root.link_again(&first, path) {
+                Ok(()) => {
+                    restored.files += 1;
+                    return Ok(());
                 }
-                restored.files += 1;
-                Ok(())
+                Err(error) => {
+                    restored.notes.add(format!("hard links: {}", error.detail.unwrap_or_default()), path);
+                }
             }
         }
+        self.write(held, (name, node, near), path, restored)?;
+        self.links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(linked(node))
+            .or_insert_with(|| path.to_owned());
+        Ok(())
     }
 
-    fn write(&self, held: &Folder, name: &[u8], node: &Node, path: &Path, restored: &mut Restored) -> Result<()> {
+    fn write(
+        &self,
+        held: &Folder,
+        (name, node, near): (&[u8], &Node, &Near),
+        path: &Path,
+        restored: &mut Restored,
+    ) -> Result<()> {
         let file = held.create(name)?;
-        let written = write::fill(&file, self.repository, node, path, self.progress).and_then(|()| {
+        let written = write::fill(&file, (self.repository, near), node, path, self.progress).and_then(|()| {
             if write::holds(&file, self.repository, node)? {
                 return Ok(());
             }
@@ -456,6 +515,7 @@ impl Work<'_> {
             return Err(error);
         }
         write::dress(&file, node, self.own, path, &mut restored.notes);
+        self.durable.sync(&file, path)?;
         let length = file.metadata().map_or(node.size, |facts| facts.len());
         if length != node.size {
             restored.notes.add("the size that the snapshot tells of: its parts have another one", path);

@@ -292,7 +292,7 @@ fn fill(
     notes: &mut Notes,
     progress: &Progress,
 ) -> Result<()> {
-    write::fill(file, repository, &way.node, &way.path, progress)?;
+    write::fill(file, (repository, &write::Near::new()), &way.node, &way.path, progress)?;
     write::dress(file, &way.node, choice.own, &way.path, notes);
     label(way, file, notes);
     file.sync_all().map_err(|error| {

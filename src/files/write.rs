@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawMode, ResolveFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -18,13 +18,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::live::Present;
 use crate::backup::{BlobId, Node, Repository};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
-/// What is read and written at a time.
-const BUFFER: usize = 1 << 20;
 /// A run of zeros of this length, at such an offset, becomes a hole.
 const PAGE: usize = 4096;
+/// A file of up to so many bytes is small: one thread writes it and reads it again.
+pub const SMALL: u64 = 4 << 20;
 /// Attributes that lend rights to whoever runs the file.
 const LENDS_RIGHTS: [&str; 1] = ["security.capability"];
 
@@ -299,97 +299,114 @@ impl Zeros {
     }
 }
 
-/// Writes a file's content; runs of zeros become holes.
-pub fn fill(file: &File, repository: &Repository, node: &Node, shown: &Path, progress: &Progress) -> Result<()> {
-    let mut zeros = Zeros::default();
-    zeros.of(repository, node)?;
-    if node.content.iter().any(|id| zeros.contains(id)) {
-        return fill_around(&zeros, file, repository, node, shown, progress);
-    }
-    let mut source = repository.open_node(node, shown.display().to_string())?;
-    let length = source.len();
-    let mut buffer = vec![0; BUFFER.min(usize::try_from(length).unwrap_or(BUFFER)).max(1)];
-    let mut at = 0;
-    while at < length {
-        progress.check()?;
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match source.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) => return Err(Error::from_read(error, || format!("cannot read {}", shown.display()))),
-            }
-        }
-        write_dense(file, &buffer[..filled], at)
-            .map_err(|error| failed("write", shown, Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-        at += filled as u64;
-        progress.advance(filled as u64);
-        if filled == 0 {
-            break;
-        }
-    }
-    file.set_len(length).map_err(|error| failed("write", shown, Errno::from_io_error(&error).unwrap_or(Errno::IO)))
-}
+/// Parts of files that were fetched before they are written, each by its id.
+pub type Near = HashMap<BlobId, Vec<u8>>;
 
-/// Writes the parts that are not only zeros.
-fn fill_around(
-    zeros: &Zeros,
+/// Writes a file's content; runs of zeros become holes. Parts that are not `near` are fetched and written by a few threads, in
+/// the order in which the repository holds them.
+pub fn fill(
     file: &File,
-    repository: &Repository,
+    (repository, near): (&Repository, &Near),
     node: &Node,
     shown: &Path,
     progress: &Progress,
 ) -> Result<()> {
     let cannot = |error: std::io::Error| failed("write", shown, Errno::from_io_error(&error).unwrap_or(Errno::IO));
-    let mut at = 0;
-    for id in &node.content {
-        progress.check()?;
-        let length = u64::from(repository.part_length(id)?);
-        if !zeros.contains(id) {
-            write_dense(file, &repository.part(id)?, at).map_err(cannot)?;
-        }
-        at += length;
-        progress.advance(length);
-    }
-    file.set_len(at).map_err(cannot)
-}
-
-/// Writes the pages that are not empty. Buffers begin at multiples of a page.
-fn write_dense(file: &File, bytes: &[u8], at: u64) -> std::io::Result<()> {
-    let mut begin = None;
-    for (number, page) in bytes.chunks(PAGE).enumerate() {
-        let empty = page.len() == PAGE && page.iter().all(|byte| *byte == 0);
-        match (empty, begin) {
-            (false, None) => begin = Some(number * PAGE),
-            (true, Some(from)) => {
-                file.write_all_at(&bytes[from..number * PAGE], at + from as u64)?;
-                begin = None;
-            }
-            _ => {}
-        }
-    }
-    begin.map_or(Ok(()), |from| file.write_all_at(&bytes[from..], at + from as u64))
-}
-
-/// Whether a file has exactly the content of a node: every part is read and hashed against its id.
-pub fn holds(file: &File, repository: &Repository, node: &Node) -> Result<bool> {
+    let parts = Parts::of(repository, node)?;
+    file.set_len(parts.length).map_err(cannot)?;
     let mut zeros = Zeros::default();
     zeros.of(repository, node)?;
-    let mut buffer = Vec::new();
-    let mut at = 0;
-    for id in &node.content {
-        let length = repository.part_length(id)?;
-        if zeros.contains(id) && is_hole(file, at, u64::from(length)) {
-            at += u64::from(length);
+    let write = |number: usize, bytes: &[u8]| {
+        progress.check()?;
+        let (begin, length) = parts.place(number);
+        if bytes.len() as u64 != length {
+            return Err(Error::backup(format!("{} has another length than the index says", node.content[number])));
+        }
+        write_dense(file, bytes, begin).map_err(cannot)?;
+        progress.advance(length);
+        Ok(())
+    };
+    if let Some(parts) = node.content.iter().map(|id| near.get(id)).collect::<Option<Vec<_>>>() {
+        return parts.into_iter().enumerate().try_for_each(|(number, bytes)| write(number, bytes));
+    }
+    // What is nothing but zeros is a hole already: the file has its length.
+    let dense: Vec<usize> = (0..node.content.len()).filter(|number| !zeros.contains(&node.content[*number])).collect();
+    progress.advance(zeros.bytes(repository, node)?);
+    let ids: Vec<BlobId> = dense.iter().map(|number| node.content[*number]).collect();
+    repository.parts(&ids, |at, bytes| write(dense[at], bytes)).map_err(|mut error| {
+        if error.kind == Kind::Backup {
+            error.message = format!("cannot read {}: {}", shown.display(), error.message);
+        }
+        error
+    })
+}
+
+/// Where the parts of a file lie in it.
+struct Parts {
+    ends: Vec<u64>,
+    length: u64,
+}
+
+impl Parts {
+    fn of(repository: &Repository, node: &Node) -> Result<Self> {
+        let (mut ends, mut length) = (Vec::with_capacity(node.content.len()), 0);
+        for id in &node.content {
+            length += u64::from(repository.part_length(id)?);
+            ends.push(length);
+        }
+        Ok(Self { ends, length })
+    }
+
+    /// Begin and length of a part.
+    fn place(&self, number: usize) -> (u64, u64) {
+        let begin = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        (begin, self.ends[number] - begin)
+    }
+}
+
+/// Writes the pages that are not empty, of a file that is empty there.
+fn write_dense(file: &File, bytes: &[u8], at: u64) -> std::io::Result<()> {
+    // A part begins anywhere; the pages are the file's.
+    let first = (PAGE - usize::try_from(at % PAGE as u64).unwrap_or(0)).min(bytes.len());
+    let (head, pages) = bytes.split_at(if first == PAGE { 0 } else { first });
+    let mut dense = (0, head.len());
+    for page in pages.chunks(PAGE) {
+        let end = dense.1;
+        if page.len() < PAGE || page.iter().any(|byte| *byte != 0) {
+            dense.1 = end + page.len();
             continue;
         }
-        buffer.resize(length as usize, 0);
-        if file.read_exact_at(&mut buffer, at).is_err() || BlobId::new(Sha256::digest(&buffer).into()) != *id {
-            return Ok(false);
-        }
-        at += buffer.len() as u64;
+        write_at(file, bytes, dense, at)?;
+        dense = (end + PAGE, end + PAGE);
     }
-    Ok(file.metadata().is_ok_and(|facts| facts.len() == at))
+    write_at(file, bytes, dense, at)
+}
+
+fn write_at(file: &File, bytes: &[u8], (begin, end): (usize, usize), at: u64) -> std::io::Result<()> {
+    if begin == end { Ok(()) } else { file.write_all_at(&bytes[begin..end], at + begin as u64) }
+}
+
+/// Whether a file has exactly the content of a node: every part is read and hashed against its id, several at a time.
+pub fn holds(file: &File, repository: &Repository, node: &Node) -> Result<bool> {
+    let parts = Parts::of(repository, node)?;
+    let mut zeros = Zeros::default();
+    zeros.of(repository, node)?;
+    let same = |buffer: &mut Vec<u8>, number: usize| {
+        let (begin, length) = parts.place(number);
+        if zeros.contains(&node.content[number]) && is_hole(file, begin, length) {
+            return true;
+        }
+        buffer.resize(usize::try_from(length).unwrap_or(0), 0);
+        let read = file.read_exact_at(buffer, begin).is_ok();
+        read && BlobId::new(Sha256::digest(&*buffer).into()) == node.content[number]
+    };
+    let holds = if parts.length <= SMALL {
+        let mut buffer = Vec::new();
+        (0..node.content.len()).all(|number| same(&mut buffer, number))
+    } else {
+        (0..node.content.len()).into_par_iter().map_init(Vec::new, same).all(|same| same)
+    };
+    Ok(holds && file.metadata().is_ok_and(|facts| facts.len() == parts.length))
 }
 
 /// Whether the file system itself says that nothing is written there, so that zeros are read.
