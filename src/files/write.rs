@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawMode, ResolveFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{Advice, AtFlags, Gid, Mode, OFlags, RawMode, ResolveFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -323,6 +324,10 @@ pub fn fill(
             return Err(Error::backup(format!("{} has another length than the index says", node.content[number])));
         }
         write_dense(file, bytes, begin).map_err(cannot)?;
+        if parts.length > SMALL {
+            // The kernel begins to write it to the disk now, and not when everything waits for that.
+            let _ = rustix::fs::fadvise(file, begin, NonZeroU64::new(length), Advice::DontNeed);
+        }
         progress.advance(length);
         Ok(())
     };
