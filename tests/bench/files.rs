@@ -289,18 +289,18 @@ fn commands(store: &Store, snapshot: &str) {
 async fn console(store: &Store, snapshot: &str, of: &str) {
     let systems = store.systems();
     let begun = Instant::now();
-    systems.search(snapshot, "i", &Progress::default()).await.unwrap();
+    systems.search(Some(snapshot), "i", &Progress::default()).await.unwrap();
     println!("{:<58} {:>12}", format!("first key of a search in {of}"), seconds(begun.elapsed()));
     let mut keys = Vec::new();
     for length in 2..=TYPED.len() {
         let begun = Instant::now();
-        systems.search(snapshot, &TYPED[..length], &Progress::default()).await.unwrap();
+        systems.search(Some(snapshot), &TYPED[..length], &Progress::default()).await.unwrap();
         keys.push(begun.elapsed());
     }
     // Taking letters back widens the search again.
     for length in (1..TYPED.len()).rev() {
         let begun = Instant::now();
-        systems.search(snapshot, &TYPED[..length], &Progress::default()).await.unwrap();
+        systems.search(Some(snapshot), &TYPED[..length], &Progress::default()).await.unwrap();
         keys.push(begun.elapsed());
     }
     within(&format!("each further key, {of} / 50 ms"), keys, Duration::from_millis(50));
@@ -309,13 +309,13 @@ async fn console(store: &Store, snapshot: &str, of: &str) {
 /// Folders and files that were not looked at before, in a repository that is open.
 async fn one_file(store: &Store, snapshot: &str) {
     let systems = store.systems();
-    systems.folder(snapshot, "/").await.unwrap();
+    systems.folder(snapshot, "/", usize::MAX).await.unwrap();
     let mut folders = Vec::new();
     for number in 0..200 {
         let path = sample(number * 311 + 5);
         let folder = path.rsplit_once('/').unwrap().0;
         let begun = Instant::now();
-        systems.folder(snapshot, folder).await.unwrap();
+        systems.folder(snapshot, folder, usize::MAX).await.unwrap();
         folders.push(begun.elapsed());
     }
     within("a folder opens, repository open / 5 ms", folders, Duration::from_millis(5));
@@ -349,7 +349,7 @@ async fn one_file(store: &Store, snapshot: &str) {
 /// A folder of a million entries is opened, while the worker goes on answering.
 async fn a_wide_folder(store: &Store, snapshot: &str) {
     let systems = store.systems();
-    systems.folder(snapshot, "/").await.unwrap();
+    systems.folder(snapshot, "/", usize::MAX).await.unwrap();
     let begun = Instant::now();
     let mut slowest = Duration::ZERO;
     let mut opening = std::pin::pin!(systems.folder(snapshot, "/wide"));
