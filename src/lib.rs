@@ -71,7 +71,8 @@
 //! | why am I asked to type a name? | `recovery/plan.rs`, `Effect` |
 //! | which key does what, where? | `ui/keymap.rs` |
 //! | what is in the journal? | `recovery/journal.rs` |
-//! | how does a drill know the truth? | `drill/sandbox.rs` |
+//! | how does a drill know the truth? | `drill/database.rs` for rows, `drill/files.rs` for files |
+//! | what does the browser of files show? | `ui/screens/files.rs` and the views beside it |
 //!
 //! Upper layers use lower ones, never back:
 //! `main, cli -> ui -> drill -> recovery -> {files, postgres, config} -> backup -> {error, progress, secret, text}`.

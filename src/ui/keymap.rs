@@ -408,9 +408,16 @@ const BINDINGS: &[Binding] = &[
     Binding {
         keys: &[Key::Char('s')],
         action: Action::Sql,
-        places: &[P::Plan, P::FilesPlan],
+        places: &[P::Plan],
         label: "SQL",
-        help: "Show or hide the exact SQL.",
+        help: "Show or hide the exact SQL, or the commands by which a person would do it.",
+    },
+    Binding {
+        keys: &[Key::Char('s')],
+        action: Action::Sql,
+        places: &[P::FilesPlan],
+        label: "by hand",
+        help: "Show or hide the commands by which a person would do it.",
     },
     Binding {
         keys: &[Key::Code(KeyCode::Enter), Key::Char('c')],

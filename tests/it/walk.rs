@@ -147,14 +147,15 @@ fn a_newcomer_recovers_in_the_drill_at_200_by_50() {
 /// Types into the search and goes to what was found.
 fn search(walk: &mut Walk, letters: &str, found: &str) {
     walk.keys("/");
-    walk.terminal.wait_for("search: ");
+    walk.terminal.wait_for("search this snapshot: ");
     // What was searched for before goes.
     walk.keys("\x15");
     walk.keys(letters);
-    walk.terminal.wait_until(found, |text| text.contains(&format!("search: {letters}_")) && text.contains(found));
+    let typing = format!("search this snapshot: {letters}_");
+    walk.terminal.wait_until(found, |text| text.contains(&typing) && text.contains(found));
     walk.terminal.settle();
     walk.keys("\r");
-    walk.terminal.wait_until("the list", |text| !text.contains(&format!("search: {letters}_")));
+    walk.terminal.wait_until("the list", |text| !text.contains(&typing));
 }
 
 /// What a responder does who reads the briefing and the screens, and knows no time.
@@ -173,35 +174,34 @@ fn recover_files(walk: &mut Walk) {
     // The newest one: what are the strange names, and since when?
     walk.keys("\r");
     walk.terminal.wait_for("nothing marked yet");
-    search(walk, "locked", "cash-books/balance.csv.locked");
-    walk.screen("cash-books/01/", "files-search");
+    search(walk, "locked", "balance.csv.locked");
+    walk.screen("balance.csv.locked", "files-search");
     walk.keys("v");
     walk.terminal.wait_for("1 content, not in 5 snapshots");
     walk.keys("\x1b");
-    walk.terminal.wait_for("search: locked");
-    search(walk, "impdoc", "uploads/important-document.pdf");
+    walk.terminal.wait_for("search this snapshot: locked");
+    search(walk, "impdoc", "important-document.pdf");
     walk.keys("v");
-    walk.screen("4 contents, not in 0 snapshots", "files-versions");
-    walk.keys("\x1b");
-    walk.terminal.wait_for("search: impdoc");
-    walk.keys("\x1b");
-    walk.terminal.wait_for("against this machine");
-    walk.keys("\x1b");
-    walk.terminal.wait_for("Which recovery point?");
+    walk.screen("4 contents", "files-versions");
 
-    // The last night has all of them as they were.
+    // The last night has it as it was: the browser goes on there, with it marked.
     walk.keys("j\r");
-    walk.terminal.wait_until("the night", |text| text.contains(" 02:15 UTC") && text.contains("nothing marked yet"));
-    search(walk, "project-files", "shared/project-files/");
+    walk.terminal.wait_until("the night", |text| text.contains(" 02:15 UTC") && text.contains("1 path marked"));
+    for above in ["/var/www", "/var", "/file-server"] {
+        walk.terminal.settle();
+        walk.keys("h");
+        walk.terminal.wait_until(above, |text| text.lines().any(|line| line.trim_end().ends_with(above)));
+    }
+    walk.keys("c");
+    walk.screen("Folders that were hit hardest", "files-changes");
+    walk.keys("\x1b");
+    search(walk, "project-files", "project-files/");
     walk.keys("\r");
     walk.terminal.wait_until("the folder", |text| text.contains("Korvane – North/") && text.contains("MISSING"));
     walk.keys("jjjjj ");
-    walk.screen("1 path marked", "files");
+    walk.screen("2 paths marked", "files");
     assert!(walk.text().contains("[x] -  Korvane – North/"), "{}", walk.text());
-    search(walk, "impdoc", "uploads/important-document.pdf");
-    walk.keys(" ");
-    walk.terminal.wait_for("2 paths marked");
-    search(walk, "cash-books", "finance/cash-books/");
+    search(walk, "cash-books", "cash-books/");
     walk.keys(" ");
     walk.terminal.wait_for("3 paths marked");
     walk.keys("w");

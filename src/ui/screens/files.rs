@@ -12,6 +12,7 @@ mod folder;
 mod inside;
 mod search;
 mod versions;
+mod words;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -20,7 +21,7 @@ use crossterm::event::{KeyCode, KeyEvent};
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Paragraph, Wrap};
+use ratatui::widgets::Paragraph;
 use tui_input::Input;
 use tui_input::backend::crossterm::EventHandler as _;
 
@@ -41,6 +42,7 @@ use changes::ChangesView;
 use folder::FolderView;
 use inside::InsideView;
 use search::SearchView;
+use words::{draw_scrolled, draw_wait, draw_words, kind_name, minute};
 
 /// What is asked of a worker and shown as soon as it is told; `None`: not told yet.
 type Told<T> = Option<Result<T>>;
@@ -683,37 +685,6 @@ fn comes_back(marked: &BTreeSet<String>, path: &str) -> Mark {
     } else {
         Mark::Off
     }
-}
-
-fn draw_words(frame: &mut Frame, area: Rect, words: &str, theme: Theme) {
-    let line = Line::styled(clean(words).into_owned(), theme.quiet());
-    frame.render_widget(Paragraph::new(line).wrap(Wrap { trim: true }), area);
-}
-
-/// What is waited for, how far that is, and how to leave it.
-fn draw_wait(frame: &mut Frame, area: Rect, words: &str, report: Option<&Report>, theme: Theme) {
-    let Some(report) = report else { return draw_words(frame, area, words, theme) };
-    let lines = vec![
-        Line::styled(clean(&report.doing).into_owned(), theme.title()),
-        Line::raw(report.amounts().join(", ")),
-        Line::styled("Esc goes back; nothing is changed by looking.", theme.quiet()),
-    ];
-    frame.render_widget(Paragraph::new(lines), area);
-}
-
-fn draw_scrolled(frame: &mut Frame, area: Rect, lines: Vec<Line<'static>>, scroll: &mut u16) {
-    let most = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(area.height);
-    *scroll = (*scroll).min(most);
-    frame.render_widget(Paragraph::new(lines).scroll((*scroll, 0)), area);
-}
-
-/// A name, or a path, with a slash behind it when it is a folder's.
-fn kind_name(name: &str, kind: EntryKind) -> String {
-    if kind == EntryKind::Folder { format!("{name}/") } else { name.to_owned() }
-}
-
-fn minute(at: Option<DateTime<Utc>>) -> String {
-    at.map_or_else(String::new, |at| at.format("%Y-%m-%d %H:%M").to_string())
 }
 
 fn root(folder: &str) -> String {

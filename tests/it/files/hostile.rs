@@ -457,14 +457,14 @@ fn fm_59_a_folder_of_very_many_entries_is_listed_and_one_of_too_many_is_refused_
     let many: Vec<Value> = (0..150_000).map(|number| node("file", format!("file {number}"))).collect();
     let many = forge.folder("many", &many);
     let mut few = node("dir", "too many");
-    few["subtree"] = forge.blob("tree", &forge::id(b"x"), b"{}", Told::Plain(300 << 20)).into();
+    few["subtree"] = forge.blob("tree", &forge::id(b"x"), b"{}", Told::Plain(1100 << 20)).into();
     let snapshot = forge.finish(&machine.srv(), &[many, few]);
     for arguments in [&["ls", "-r", &snapshot] as &[&str], &["find", "--point", &snapshot, "file 149999"]] {
         let (code, told) = bounded(&machine, arguments);
-        assert!(code == Some(0) || told.contains("300 MB"), "{arguments:?}: {code:?} {told}");
+        assert!(code == Some(0) || told.contains("1100 MB"), "{arguments:?}: {code:?} {told}");
     }
     let (code, told) = bounded(&machine, &["ls", &format!("{snapshot}:{}", machine.path("too many"))]);
-    assert!(code == Some(4) && told.contains("more entries than are read here: 300 MB"), "{code:?} {told}");
+    assert!(code == Some(4) && told.contains("more entries than are read here: 1100 MB"), "{code:?} {told}");
     let (code, told) =
         bounded(&machine, &["restore-files", &snapshot, &machine.path("many"), "--in-place", "--consent", "x"]);
     assert!(code == Some(3) && told.contains("more than 10,000 things"), "{code:?} {told}");
