@@ -195,6 +195,7 @@ fn recover_files(walk: &mut Walk) {
     walk.keys("c");
     walk.screen("Folders that were hit hardest", "files-changes");
     walk.keys("\x1b");
+    walk.terminal.wait_for("in the snapshot");
     search(walk, "project-files", "project-files/");
     walk.keys("\r");
     walk.terminal.wait_until("the folder", |text| text.contains("Korvane – North/") && text.contains("MISSING"));
