@@ -68,19 +68,19 @@ async fn everything(systems: &Systems, point: &str, path: &str, as_json: bool, p
     let catalog = with_progress(progress, systems.catalog(point, progress)).await?;
     let beneath = path.trim_end_matches('/');
     let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
-    for found in catalog.entries() {
-        let within = found.path.strip_prefix(beneath).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let listed = catalog.visit(|path, number| {
+        let within = path.strip_prefix(beneath).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         if !within {
-            continue;
+            return Ok(());
         }
-        let written = if as_json {
-            serde_json::to_writer(&mut out, &found).map_err(std::io::Error::from).and_then(|()| out.write_all(b"\n"))
-        } else {
-            writeln!(out, "{}", clean(&found.path))
-        };
-        written.map_err(|error| output_failed(&error))?;
-    }
-    out.flush().map_err(|error| output_failed(&error))?;
+        if as_json {
+            serde_json::to_writer(&mut out, &catalog.found(number))?;
+            return out.write_all(b"\n");
+        }
+        out.write_all(clean(path).as_bytes())?;
+        out.write_all(b"\n")
+    });
+    listed.and_then(|()| out.flush()).map_err(|error| output_failed(&error))?;
     match catalog.damage.first() {
         Some(first) => Err(Error::backup(format!("{} folders could not be read", catalog.damage.len())).detail(first)),
         None => Ok(()),
@@ -232,10 +232,11 @@ pub async fn changes(system: System, asked: &Changes<'_>, as_json: bool) -> Resu
             },
         );
         print(&format!(
-            "  {:>6} of {:<6} gone or changed in {}, {since}",
+            "  {:>6} of {:<6} gone or changed in {}{}, {since}",
             text::count(folder.gone + folder.changed),
             text::count(folder.gone + folder.changed + folder.same),
-            clean(&worst.path)
+            clean(&worst.path),
+            if worst.whole { " and beneath" } else { "" }
         ))?;
     }
     for file in &story.files {

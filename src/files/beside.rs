@@ -7,7 +7,7 @@
 //! The last act makes the result usable, and it is one act. What fails before it, or is cancelled, takes the partial folder
 //! away again. A file whose bytes are damaged in the repository is left out and named; everything else comes back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
@@ -99,6 +99,13 @@ impl Restored {
     }
 }
 
+/// Each path once, without those that come with a folder above them.
+fn outermost(paths: &[String]) -> Vec<&String> {
+    let all: BTreeMap<&str, &String> = paths.iter().map(|path| (path.trim_end_matches('/'), path)).collect();
+    let is_outermost = |path: &str| !path.match_indices('/').any(|(end, _)| all.contains_key(&path[..end]));
+    all.iter().filter(|(path, _)| is_outermost(path)).map(|(_, path)| *path).collect()
+}
+
 /// Counts what lies at some paths of a snapshot and beneath them. A folder that is there many times on one level is read once,
 /// so that a snapshot whose levels each hold the next one twice is known for what it is.
 ///
@@ -107,7 +114,7 @@ pub fn measure(repository: &Repository, snapshot: &Snapshot, paths: &[String], p
     let mut measure = Measure { complete: true, ..Measure::default() };
     let mut level: HashMap<BlobId, u64> = HashMap::new();
     let mut zeros = Zeros::default();
-    for path in paths {
+    for path in outermost(paths) {
         let node = repository.node(snapshot, path)?;
         measure.add(&node, 1);
         measure.add_holes(repository, &mut zeros, &node, 1);
@@ -318,7 +325,7 @@ impl Work<'_> {
         let mut made: Vec<Made> = Vec::new();
         let mut roots = Vec::new();
         let mut waiting = Waiting::default();
-        for path in paths {
+        for path in outermost(paths) {
             let (above, node) = self.above(snapshot, path, &mut made)?;
             match (node.subtree, node.file_name()) {
                 (Some(subtree), Some(name)) if node.kind == EntryKind::Folder => {

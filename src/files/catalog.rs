@@ -6,21 +6,19 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
-use chrono::{DateTime, NaiveDate, Utc};
-use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
-use nucleo_matcher::{Config, Matcher, Utf32Str};
-use rayon::prelude::*;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::{BlobId, EntryKind, Node, Repository, Snapshot, Visit};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
+mod search;
+
+pub use search::{Hits, QUERY_HELP, Query, Search};
+
 /// A snapshot with more entries is listed up to here, and said to be longer.
 const MOST: usize = 20_000_000;
-
-/// Entries that one task of a search looks at.
-const CHUNK: usize = 16_384;
 
 /// All entries of a snapshot.
 #[derive(Default)]
@@ -59,17 +57,6 @@ pub struct Found {
     pub modified: Option<DateTime<Utc>>,
     /// The owner's name on that machine, or its number.
     pub owner: String,
-}
-
-/// What a search found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hits {
-    /// The best ones, best first.
-    pub best: Vec<Found>,
-    /// Of all entries, so many match.
-    pub matching: u64,
-    /// Of so many.
-    pub entries: u64,
 }
 
 impl Catalog {
@@ -189,9 +176,24 @@ impl Catalog {
         sizes
     }
 
-    /// Every entry, folders before what is in them.
-    pub fn entries(&self) -> impl Iterator<Item = Found> + '_ {
-        (1..self.items.len()).map(|number| self.found(number))
+    /// Visits every entry with its path and number, folders before what is in them.
+    pub fn visit<E>(
+        &self,
+        mut each: impl FnMut(&str, usize) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let (mut path, mut parent, mut folder) = (String::new(), u32::MAX, 0);
+        for (number, item) in self.items.iter().enumerate().skip(1) {
+            if parent != item.parent {
+                path.clear();
+                self.push_path(item.parent, &mut path);
+                (parent, folder) = (item.parent, path.len());
+            }
+            path.truncate(folder);
+            path.push('/');
+            path.push_str(self.name(item));
+            each(&path, number)?;
+        }
+        Ok(())
     }
 
     fn name(&self, item: &Item) -> &str {
@@ -220,7 +222,8 @@ impl Catalog {
         }
     }
 
-    fn found(&self, number: usize) -> Found {
+    /// An entry by its number.
+    pub fn found(&self, number: usize) -> Found {
         let item = &self.items[number];
         #[expect(clippy::cast_possible_truncation, reason = "fewer than MOST entries")]
         let path = self.path(number as u32);
@@ -231,240 +234,5 @@ impl Catalog {
             modified: DateTime::from_timestamp(item.modified, 0),
             owner: self.owners.get(item.owner as usize).cloned().unwrap_or_default(),
         }
-    }
-
-    /// The `limit` best matches of a query.
-    pub fn search(&self, query: &Query, limit: usize) -> Hits {
-        self.search_numbered(query, limit).0
-    }
-
-    /// The `limit` best matches of a query, with their places among all entries.
-    pub fn search_numbered(&self, query: &Query, limit: usize) -> (Hits, Vec<u32>) {
-        let matches = self.matches(query, None);
-        self.hits(&matches, limit)
-    }
-
-    /// The numbers and scores of all entries that match, among `within` when that is given.
-    fn matches(&self, query: &Query, within: Option<&[u32]>) -> Vec<(u32, u32)> {
-        let pattern = Pattern::parse(&query.text, CaseMatching::Smart, Normalization::Smart);
-        let owner = query
-            .owner
-            .as_ref()
-            .map(|owner| self.owners.iter().map(|known| known.eq_ignore_ascii_case(owner)).collect::<Vec<_>>());
-        let fits = |item: &Item| {
-            query.kind.is_none_or(|kind| item.kind == kind)
-                && query.least.is_none_or(|least| item.kind == EntryKind::File && item.size >= least)
-                && query.most.is_none_or(|most| item.kind == EntryKind::File && item.size <= most)
-                && query.after.is_none_or(|after| item.modified >= after.timestamp())
-                && query.before.is_none_or(|before| item.modified != i64::MIN && item.modified < before.timestamp())
-                && owner.as_ref().is_none_or(|owner| owner.get(item.owner as usize) == Some(&true))
-                && query.extension.as_ref().is_none_or(|wanted| {
-                    self.name(item)
-                        .rsplit_once('.')
-                        .is_some_and(|(stem, extension)| !stem.is_empty() && extension.eq_ignore_ascii_case(wanted))
-                })
-        };
-        let look = |scan: &mut Scan, number: u32| {
-            let item = &self.items[number as usize];
-            if !fits(item) {
-                return None;
-            }
-            scan.go_to(self, item);
-            let path = Utf32Str::new(&scan.path, &mut scan.letters);
-            pattern.score(path, &mut scan.matcher).map(|score| (score, number))
-        };
-        let scan = |scan: &mut Scan, numbers: &mut dyn Iterator<Item = u32>| -> Vec<(u32, u32)> {
-            numbers.filter_map(|number| look(scan, number)).collect()
-        };
-        match within {
-            Some(within) => within
-                .par_chunks(CHUNK)
-                .map_init(Scan::new, |state, chunk| scan(state, &mut chunk.iter().copied()))
-                .flatten_iter()
-                .collect(),
-            None => (0..self.items.len().div_ceil(CHUNK))
-                .into_par_iter()
-                .map_init(Scan::new, |state, chunk| {
-                    #[expect(clippy::cast_possible_truncation, reason = "fewer than MOST entries")]
-                    let numbers = (chunk * CHUNK).max(1) as u32..self.items.len().min((chunk + 1) * CHUNK) as u32;
-                    scan(state, &mut { numbers })
-                })
-                .flatten_iter()
-                .collect(),
-        }
-    }
-
-    fn hits(&self, matches: &[(u32, u32)], limit: usize) -> (Hits, Vec<u32>) {
-        let mut best: Vec<(u32, u32)> = matches.to_vec();
-        // Of equal ones the first in the snapshot: folders stand before what is in them.
-        let order = |&(score, number): &(u32, u32)| (std::cmp::Reverse(score), number);
-        if best.len() > limit {
-            best.select_nth_unstable_by_key(limit, order);
-            best.truncate(limit);
-        }
-        best.sort_unstable_by_key(order);
-        let hits = Hits {
-            best: best.iter().map(|(_, number)| self.found(*number as usize)).collect(),
-            matching: matches.len() as u64,
-            entries: self.len() as u64,
-        };
-        (hits, best.into_iter().map(|(_, number)| number).collect())
-    }
-}
-
-/// What one thread of a search holds.
-struct Scan {
-    matcher: Matcher,
-    letters: Vec<char>,
-    path: String,
-    parent: u32,
-    folder: usize,
-}
-
-impl Scan {
-    fn new() -> Self {
-        let matcher = Matcher::new(Config::DEFAULT.match_paths());
-        Self { matcher, letters: Vec::new(), path: String::new(), parent: u32::MAX, folder: 0 }
-    }
-
-    /// Makes the path of an entry; neighbours share their folder's.
-    fn go_to(&mut self, catalog: &Catalog, item: &Item) {
-        if self.parent == item.parent {
-            self.path.truncate(self.folder);
-        } else {
-            self.path.clear();
-            catalog.push_path(item.parent, &mut self.path);
-            (self.parent, self.folder) = (item.parent, self.path.len());
-        }
-        self.path.push('/');
-        self.path.push_str(catalog.name(item));
-    }
-}
-
-/// A search that goes on as somebody types: a query that only grows looks among what matched before.
-#[derive(Default)]
-pub struct Search {
-    query: Query,
-    matching: Option<Vec<u32>>,
-}
-
-impl Search {
-    /// The `limit` best matches of a query, with their places among all entries.
-    pub fn go(&mut self, catalog: &Catalog, query: &Query, limit: usize) -> (Hits, Vec<u32>) {
-        let within = self.matching.as_deref().filter(|_| query.is_narrower_than(&self.query));
-        let matches = catalog.matches(query, within);
-        let found = catalog.hits(&matches, limit);
-        self.matching = Some(matches.into_iter().map(|(_, number)| number).collect());
-        self.query = query.clone();
-        found
-    }
-}
-
-/// What is searched for: some letters of the path in order, and what else has to hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Query {
-    /// As [`nucleo_matcher::pattern::Pattern`] reads it: words in any order; `'word` as it stands, `^begin`, `end$`, `!not`.
-    pub text: String,
-    /// Only these.
-    pub kind: Option<EntryKind>,
-    /// Files of at least so many bytes.
-    pub least: Option<u64>,
-    /// Files of at most so many bytes.
-    pub most: Option<u64>,
-    /// Modified then or later.
-    pub after: Option<DateTime<Utc>>,
-    /// Modified earlier.
-    pub before: Option<DateTime<Utc>>,
-    /// The owner's name or number.
-    pub owner: Option<String>,
-    /// Without its dot.
-    pub extension: Option<String>,
-}
-
-/// The words that narrow a search.
-pub const QUERY_HELP: &str =
-    "size:>10M  size:<1K  after:2026-01-15  before:2026-01-15  owner:alice  ext:pdf  type:file|folder|symlink";
-
-impl Query {
-    /// Reads what somebody typed: words, among them `size:>10M`, `after:2026-01-15`, `owner:alice`, `ext:pdf`, `type:file`.
-    ///
-    /// Errors: one of these words that makes no sense.
-    pub fn parse(typed: &str) -> Result<Self> {
-        let mut query = Self::default();
-        let mut words = Vec::new();
-        for word in typed.split_whitespace() {
-            let wrong = || {
-                Error::operator(format!("\"{word}\" does not narrow a search")).hint(format!("Write: {QUERY_HELP}."))
-            };
-            match word.split_once(':') {
-                Some(("size", value)) => match value.split_at_checked(1) {
-                    Some((">", size)) => query.least = Some(bytes(size).ok_or_else(wrong)?.saturating_add(1)),
-                    Some(("<", size)) => query.most = Some(bytes(size).ok_or_else(wrong)?.saturating_sub(1)),
-                    _ => return Err(wrong()),
-                },
-                Some(("after", day)) => query.after = Some(midnight(day).ok_or_else(wrong)?),
-                Some(("before", day)) => query.before = Some(midnight(day).ok_or_else(wrong)?),
-                Some(("owner", owner)) => query.owner = Some(owner.into()),
-                Some(("ext", extension)) => query.extension = Some(extension.trim_start_matches('.').into()),
-                Some(("type", kind)) => {
-                    query.kind = Some(match kind {
-                        "file" => EntryKind::File,
-                        "folder" | "dir" => EntryKind::Folder,
-                        "symlink" => EntryKind::Symlink,
-                        _ => return Err(wrong()),
-                    });
-                }
-                _ => words.push(word),
-            }
-        }
-        query.text = words.join(" ");
-        Ok(query)
-    }
-
-    /// Whether everything that matches this matched the other.
-    fn is_narrower_than(&self, other: &Self) -> bool {
-        let plain = !self.text.contains(['!', '$', '^', '\'', '\\', '|']);
-        plain
-            && self.text.starts_with(&other.text)
-            && Self { text: String::new(), ..self.clone() } == Self { text: String::new(), ..other.clone() }
-    }
-}
-
-fn bytes(text: &str) -> Option<u64> {
-    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let shift = match text[end..].to_ascii_uppercase().as_str() {
-        "" | "B" => 0,
-        "K" | "KB" => 10,
-        "M" | "MB" => 20,
-        "G" | "GB" => 30,
-        "T" | "TB" => 40,
-        _ => return None,
-    };
-    text[..end].parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-fn midnight(day: &str) -> Option<DateTime<Utc>> {
-    let day = NaiveDate::parse_from_str(day, "%Y-%m-%d").ok()?;
-    Some(day.and_hms_opt(0, 0, 0)?.and_utc())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_narrow_a_search_and_wrong_ones_are_named() {
-        let query = Query::parse("impo size:>10M ext:.PDF after:2026-01-15 owner:alice doc type:file").unwrap();
-        assert_eq!(
-            (query.text.as_str(), query.least, query.kind),
-            ("impo doc", Some((10 << 20) + 1), Some(EntryKind::File))
-        );
-        assert_eq!(query.extension.as_deref(), Some("PDF"));
-        assert!(query.is_narrower_than(&Query { text: "impo".into(), ..query.clone() }));
-        assert!(!query.is_narrower_than(&Query::default()));
-        for wrong in ["size:10", "size:>x", "after:yesterday", "type:thing"] {
-            assert!(Query::parse(wrong).unwrap_err().message.contains(wrong));
-        }
-        assert_eq!(Query::parse("a:b C:\\x").unwrap().text, "a:b C:\\x");
     }
 }

@@ -1,7 +1,8 @@
 //! One path through all snapshots, and what changed between two of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
+use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -151,6 +152,13 @@ pub struct Folder {
 }
 
 impl Folder {
+    fn add(&mut self, other: &Self) {
+        self.gone += other.gone;
+        self.changed += other.changed;
+        self.new += other.new;
+        self.same += other.same;
+    }
+
     /// Files that are not as they were.
     pub fn touched(&self) -> u64 {
         self.gone + self.changed + self.new
@@ -158,7 +166,7 @@ impl Folder {
 }
 
 /// What changed between two snapshots.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// By path; of each kind no more than were asked for.
     pub files: Vec<Changed>,
@@ -168,6 +176,10 @@ pub struct Changes {
     pub total: Folder,
     /// False when folders could not be read.
     pub complete: bool,
+    /// Where it was looked, without a slash at its end.
+    beneath: String,
+    /// The folders that are as they were, or hold a file that is.
+    kept: BTreeSet<String>,
 }
 
 /// With what a snapshot is compared.
@@ -181,8 +193,8 @@ pub enum Side {
 }
 
 impl Changes {
-    fn whole() -> Self {
-        Self { complete: true, ..Self::default() }
+    fn beneath(path: &str) -> Self {
+        Self { complete: true, beneath: path.trim_end_matches('/').to_owned(), ..Self::default() }
     }
 
     /// Takes in what became of the files of one folder. So many of each kind are named.
@@ -209,13 +221,24 @@ impl Changes {
                 self.files.push(Changed { path: format!("{path}/{name}"), change, before, after });
             }
         }
-        self.total.gone += folder.gone;
-        self.total.changed += folder.changed;
-        self.total.new += folder.new;
-        self.total.same += folder.same;
+        self.total.add(&folder);
+        if folder.same > 0 {
+            self.kept.insert(path.into());
+        }
         if folder.touched() > 0 {
             self.folders.insert(if path.is_empty() { "/".into() } else { path.into() }, folder);
         }
+    }
+
+    /// The topmost folder at or above a path in which nothing is as it was, at any depth.
+    fn lost_whole<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let kept = |path: &str| {
+            let beneath = format!("{path}/");
+            let first = self.kept.range::<str, _>((Bound::Included(&*beneath), Bound::Unbounded)).next();
+            self.kept.contains(path) || first.is_some_and(|first| first.starts_with(&beneath))
+        };
+        let above = path.match_indices('/').map(|(end, _)| &path[..end]).chain([path]);
+        above.filter(|path| path.len() > 1 && lies_within(path, &self.beneath)).find(|path| !kept(path))
     }
 }
 
@@ -229,14 +252,14 @@ pub fn changes(
     progress: &Progress,
 ) -> Result<Changes> {
     progress.begin(format!("comparing {} with {}", before.short(), after.short()), Unit::Items, None);
-    let mut changes = Changes::whole();
+    let mut changes = Changes::beneath(beneath);
     let root = |snapshot: &Snapshot| match repository.node(snapshot, beneath) {
         Ok(node) => Ok(node.subtree),
         // It is gone, or was not there yet.
         Err(error) if error.kind == Kind::Operator => Ok(None),
         Err(error) => Err(error),
     };
-    let mut open = vec![(beneath.trim_end_matches('/').to_owned(), root(before)?, root(after)?)];
+    let mut open = vec![(changes.beneath.clone(), root(before)?, root(after)?)];
     let mut looked = 0_usize;
     while let Some((path, old, new)) = open.pop() {
         progress.check()?;
@@ -266,6 +289,8 @@ pub fn changes(
                 } else {
                     changes.complete = false;
                 }
+            } else if subtrees.0.is_some() {
+                changes.kept.insert(format!("{path}/{name}"));
             }
             // A folder is what is in it; what took its place, or gave way to it, is a file.
             let file = |node: &&Node| node.kind != EntryKind::Folder;
@@ -299,10 +324,10 @@ pub fn changes_here(
     progress: &Progress,
 ) -> Result<Changes> {
     progress.begin(format!("comparing {} with this machine", snapshot.short()), Unit::Items, None);
-    let mut changes = Changes::whole();
+    let mut changes = Changes::beneath(beneath);
     let root = repository.node(snapshot, beneath)?.subtree;
     let here = choice::here(repository, snapshot, beneath)?;
-    let mut open = vec![(beneath.trim_end_matches('/').to_owned(), here, root)];
+    let mut open = vec![(changes.beneath.clone(), here, root)];
     let backed_up = backed_up(repository, snapshot);
     let mut looked = 0_usize;
     while let Some((path, here, subtree)) = open.pop() {
@@ -363,7 +388,9 @@ fn lies_within(path: &str, root: &str) -> bool {
 pub struct Worst {
     /// From the root of the snapshots.
     pub path: String,
-    /// What became of the files directly in it.
+    /// Whether nothing at any depth is as it was. Then the numbers are of everything beneath, else of the files directly in it.
+    pub whole: bool,
+    /// What became of the files.
     pub folder: Folder,
     /// The first snapshot in which most of them are gone or changed, and when it was made; `None`: no snapshot, so it
     /// happened after the last one.
@@ -377,7 +404,7 @@ pub struct Story {
     pub total: Folder,
     /// False when folders could not be read.
     pub complete: bool,
-    /// The folders of which the largest part is gone or changed.
+    /// The folders of which the largest part is gone or changed. What lies in one that is lost whole is not named again.
     pub worst: Vec<Worst>,
     /// By path; of each kind no more than were asked for.
     pub files: Vec<Changed>,
@@ -390,44 +417,62 @@ pub fn story(
     changes: Changes,
     progress: &Progress,
 ) -> Result<Story> {
-    progress.begin("finding the first bad snapshot", Unit::Items, None);
-    let files = |snapshot: &Snapshot, path: &str| {
-        let nodes = repository.node(snapshot, path).and_then(|node| nodes(repository, node.subtree));
-        nodes.unwrap_or_default()
-    };
-    let mut told = Vec::new();
-    for (path, folder) in worst(&changes, WORST) {
-        let good = files(before, &path);
-        let good: HashMap<&str, &Node> =
-            good.iter().filter(|node| node.kind != EntryKind::Folder).map(|node| (&*node.name, node)).collect();
-        let mut since = None;
+    let mut told = worst(&changes, WORST);
+    for worst in &mut told {
+        progress.begin("finding the first bad snapshot", Unit::Items, None);
         for snapshot in later {
             progress.check()?;
-            progress.advance(1);
-            let now = files(snapshot, &path);
-            let kept = now.iter().filter(|node| good.get(&*node.name).is_some_and(|good| is_same(good, node))).count();
-            if kept * 2 < good.len() {
-                since = Some((snapshot.id.clone(), snapshot.instant));
+            let lost = if worst.whole {
+                let then = self::changes(repository, (before, snapshot), &worst.path, 0, progress)?.total;
+                then.gone + then.changed
+            } else {
+                lost_directly(repository, (before, snapshot), &worst.path)
+            };
+            if lost * 2 > worst.folder.gone + worst.folder.changed + worst.folder.same {
+                worst.since = Some((snapshot.id.clone(), snapshot.instant));
                 break;
             }
         }
-        told.push(Worst { path, folder, since });
     }
     Ok(Story { total: changes.total, complete: changes.complete, worst: told, files: changes.files })
+}
+
+/// How many files directly in a folder are gone or changed.
+fn lost_directly(repository: &Repository, (before, after): (&Snapshot, &Snapshot), path: &str) -> u64 {
+    let files = |snapshot: &Snapshot| {
+        let nodes = repository.node(snapshot, path).and_then(|node| nodes(repository, node.subtree));
+        nodes.unwrap_or_default()
+    };
+    let (before, after) = (files(before), files(after));
+    let after: HashMap<&str, &Node> = after.iter().map(|node| (&*node.name, node)).collect();
+    let good = before.iter().filter(|node| node.kind != EntryKind::Folder);
+    good.filter(|good| !after.get(&*good.name).is_some_and(|node| is_same(good, node))).count() as u64
 }
 
 fn nodes(repository: &Repository, folder: Option<BlobId>) -> Result<std::sync::Arc<Vec<Node>>> {
     folder.map_or_else(|| Ok(std::sync::Arc::default()), |id| repository.nodes(&id))
 }
 
-/// The folders of which the largest part changed, the worst first: what ransomware or a bad deployment leaves.
-pub fn worst(changes: &Changes, limit: usize) -> Vec<(String, Folder)> {
-    let mut folders: Vec<_> = changes.folders.iter().filter(|(_, folder)| folder.gone + folder.changed > 0).collect();
-    folders.sort_by_key(|(path, folder)| {
+/// The folders of which the largest part changed, the worst first: what ransomware or a bad deployment leaves. Nobody has
+/// looked yet since when.
+pub fn worst(changes: &Changes, limit: usize) -> Vec<Worst> {
+    let mut folders: BTreeMap<&str, (bool, Folder)> = BTreeMap::new();
+    for (path, folder) in changes.folders.iter().filter(|(_, folder)| folder.gone + folder.changed > 0) {
+        let whole = changes.lost_whole(path);
+        let (_, sum) = folders.entry(whole.unwrap_or(path)).or_insert_with(|| (whole.is_some(), Folder::default()));
+        sum.add(folder);
+    }
+    let mut folders: Vec<Worst> = folders
+        .into_iter()
+        .map(|(path, (whole, folder))| Worst { path: path.to_owned(), whole, folder, since: None })
+        .collect();
+    // By path already, which decides between equal ones.
+    folders.sort_by_key(|Worst { folder, .. }| {
         let lost = folder.gone + folder.changed;
         let part = lost * 1000 / (lost + folder.same);
         // Ten files of ten are worse than one of one.
-        (std::cmp::Reverse(part * u64::from(lost.ilog2().max(1))), std::cmp::Reverse(lost), (*path).clone())
+        std::cmp::Reverse((part * u64::from(lost.ilog2().max(1)), lost))
     });
-    folders.into_iter().take(limit).map(|(path, folder)| (path.clone(), folder.clone())).collect()
+    folders.truncate(limit);
+    folders
 }

@@ -222,7 +222,12 @@ pub fn put(
     // It is done: from here on nothing is an error. Folders last: what is made in one changes its times.
     for way in folders.iter().rev() {
         match way.folder.beneath(Path::new(OsStr::from_bytes(&way.name))) {
-            Ok(held) => write::dress(&held, &way.node, choice.own, &way.path, &mut notes),
+            Ok(held) => {
+                write::dress(&held, &way.node, choice.own, &way.path, &mut notes);
+                if let Err(error) = held.sync() {
+                    notes.add(error.message, &way.path);
+                }
+            }
             Err(error) => notes.add(error.message, &way.path),
         }
     }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -234,11 +234,14 @@ fn fm_57_78_81_what_comes_back_is_what_was_there() {
     everything(&machine);
     let (repository, snapshot) = machine.back_up();
     let (before, into) = (facts(&machine.srv()), machine.home().join("back"));
-    let paths = [machine.srv().display().to_string()];
+    // What lies beneath something else comes back once.
+    let paths = [machine.path("sparse"), machine.srv().display().to_string(), machine.path("sparse")];
     let progress = Progress::default();
     let measure = beside::measure(&repository, &snapshot, &paths, &progress).unwrap();
     let restored =
         beside::restore((&repository, &snapshot), &paths, (&into, Own::Numbers), "r1", (&measure, &progress)).unwrap();
+    assert_eq!(measure, beside::measure(&repository, &snapshot, &paths[1..2], &progress).unwrap());
+    assert_eq!((restored.files, restored.folders), (measure.files, measure.folders));
     let back = into.join(machine.srv().strip_prefix("/").unwrap());
     let mut wanted = before;
     assert!(wanted.remove(&b"pipe"[..]).is_some());
@@ -673,12 +676,14 @@ fn a_search_finds_by_letters_and_is_narrowed_by_words() {
 #[test]
 fn a_mass_change_stands_out() {
     let machine = Machine::new();
-    for folder in ["finance", "hr", "public"] {
+    for folder in ["finance", "hr", "hr/2025", "hr/2025/may", "public", "public/kept"] {
         for number in 0..20 {
             machine.write(&format!("{folder}/{number}.doc"), format!("{folder} {number}"));
         }
     }
     let (_, before) = machine.back_up();
+    machine.write("public/1.doc", "edited");
+    let (_, still_good) = machine.back_up();
     machine.write("public/3.doc", "edited");
     for number in 0..20 {
         fs::remove_file(machine.srv().join(format!("finance/{number}.doc"))).unwrap();
@@ -687,9 +692,18 @@ fn a_mass_change_stands_out() {
     fs::remove_dir_all(machine.srv().join("hr")).unwrap();
     let (repository, after) = machine.back_up();
     let changes = history::changes(&repository, (&before, &after), "/", 10, &Progress::default()).unwrap();
-    assert_eq!((changes.total.gone, changes.total.changed, changes.total.new), (40, 1, 20));
-    // So many of each kind are named: 10 gone, 1 changed, 10 new.
-    assert_eq!(changes.files.len(), 21);
-    let worst: Vec<_> = history::worst(&changes, 2).into_iter().map(|(path, _)| path).collect();
-    assert_eq!(worst, [machine.path("finance"), machine.path("hr")]);
+    assert_eq!((changes.total.gone, changes.total.changed, changes.total.new), (80, 2, 20));
+    // So many of each kind are named: 10 gone, 2 changed, 10 new.
+    assert_eq!(changes.files.len(), 22);
+    let later = [still_good, after.clone()];
+    let story = history::story(&repository, (&before, &later), changes, &Progress::default()).unwrap();
+    let told = |worst: &history::Worst| (worst.path.clone(), worst.whole, worst.folder.gone + worst.folder.changed);
+    // A folder that is lost whole is told of once, with all that was in it.
+    let worst = [("hr", true, 60), ("finance", true, 20), ("public", false, 2)];
+    assert_eq!(
+        story.worst.iter().map(told).collect::<Vec<_>>(),
+        worst.map(|(name, whole, lost)| (machine.path(name), whole, lost))
+    );
+    let since = |at: usize| story.worst[at].since.as_ref().map(|(id, _)| id);
+    assert_eq!((since(0), since(1), since(2)), (Some(&after.id), Some(&after.id), None));
 }

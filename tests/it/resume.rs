@@ -220,6 +220,19 @@ pub fn kills() -> u32 {
     std::env::var("LIFEBOAT_KILLS").map_or(KILLS, |number| number.parse().unwrap())
 }
 
+/// Waits so long. When the process came to a good end by itself meanwhile, tells after how long: kills that follow are spread
+/// over that, since a machine may have been busier when the first run was measured.
+fn ended_before(child: &mut Child, delay: Duration) -> Option<Duration> {
+    let begun = Instant::now();
+    while begun.elapsed() < delay {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.success().then(|| begun.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    None
+}
+
 /// Uniform in 0..1, and the same for the same seed.
 pub fn random(seed: &mut u64) -> f64 {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -234,7 +247,7 @@ fn fm_01_02_a_command_that_is_killed_at_any_instant_is_settled_and_nothing_is_ha
     let incident = Incident::new("fm_01_02");
     let begun = Instant::now();
     assert!(incident.start().wait().unwrap().success());
-    let whole = begun.elapsed();
+    let mut whole = begun.elapsed();
     assert_eq!(state(&incident.conninfo), incident.repaired);
     incident.again();
     let mut seed: u64 = std::env::var("LIFEBOAT_SEED").map_or(20_260_115, |seed| seed.parse().unwrap());
@@ -243,7 +256,9 @@ fn fm_01_02_a_command_that_is_killed_at_any_instant_is_settled_and_nothing_is_ha
     for run in 0..kills() {
         let delay = whole.mul_f64(random(&mut seed) * 1.1);
         let mut child = incident.start();
-        std::thread::sleep(delay);
+        if let Some(length) = ended_before(&mut child, delay) {
+            whole = whole.min(length);
+        }
         let status = if run % 2 == 0 {
             incident.kill(child)
         } else {
@@ -274,8 +289,7 @@ fn fm_01_02_a_command_that_is_killed_at_any_instant_is_settled_and_nothing_is_ha
         incident.again();
     }
     println!("{killed} were killed, {applied} had been applied");
-    // How many depends on how busy the machine is: some kills come after the end.
-    assert!(killed > kills() / 5 && applied > 0 && applied < kills(), "{killed} killed, {applied} applied");
+    assert!(killed > kills() / 2 && applied > 0 && applied < kills(), "{killed} killed, {applied} applied");
 }
 
 #[test]

@@ -143,7 +143,7 @@ async fn fm_01_02_a_worker_that_is_killed_at_any_instant_is_settled_and_nothing_
     let begun = Instant::now();
     let (mut child, id) = begin(&incident, &Flow::Rows);
     assert!(matches!(recover(&incident, &id).await, Some(Stage::Done)));
-    let whole = begun.elapsed();
+    let mut whole = begun.elapsed();
     assert!(child.wait().unwrap().success());
     assert_eq!(state(&incident.conninfo), incident.repaired);
     incident.again();
@@ -155,7 +155,13 @@ async fn fm_01_02_a_worker_that_is_killed_at_any_instant_is_settled_and_nothing_
         let begun = Instant::now();
         let (mut child, id) = begin(&incident, &Flow::Rows);
         let killing = async {
-            tokio::time::sleep(delay.saturating_sub(begun.elapsed())).await;
+            while begun.elapsed() < delay && child.try_wait().unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // It may be quicker than the first one was.
+            if child.try_wait().unwrap().is_some_and(|status| status.success()) {
+                whole = whole.min(begun.elapsed());
+            }
             let _ = child.kill();
             child.wait().unwrap()
         };
@@ -182,8 +188,7 @@ async fn fm_01_02_a_worker_that_is_killed_at_any_instant_is_settled_and_nothing_
         incident.again();
     }
     println!("{killed} were killed, {applied} had been applied (workers)");
-    // How many depends on how busy the machine is: some kills come after the end.
-    assert!(killed > kills() / 5 && applied > 0 && applied < kills(), "{killed} killed, {applied} applied");
+    assert!(killed > kills() / 2 && applied > 0 && applied < kills(), "{killed} killed, {applied} applied");
 }
 
 #[tokio::test(flavor = "multi_thread")]

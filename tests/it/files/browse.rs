@@ -15,6 +15,7 @@ fn hit(machine: &Machine) -> PathBuf {
     for number in 0..20 {
         machine.write(&format!("docs/report-{number}.txt"), format!("report {number}"));
     }
+    machine.write("www/index.html", "not hit");
     back_up(5);
     fs::write(&document, "tuesday\n").unwrap();
     back_up(4);

@@ -136,8 +136,8 @@ fn fm_57_names_that_are_no_names_never_become_a_path() {
     assert!(reasons.keys().any(|name| name.starts_with("yyyy")), "{reasons:?}");
     // Everything that can be a name has come back under it, and only that.
     let fit = |name: &[u8]| forge_name_fits(name);
-    let wanted: std::collections::BTreeSet<Vec<u8>> = names().into_iter().filter(|name| fit(name)).collect();
-    assert_eq!(facts(&back).into_keys().collect::<std::collections::BTreeSet<_>>(), wanted);
+    let wanted: BTreeSet<Vec<u8>> = names().into_iter().filter(|name| fit(name)).collect();
+    assert_eq!(facts(&back).into_keys().collect::<BTreeSet<_>>(), wanted);
     assert_eq!(fs::read(back.join("Case")).unwrap(), b"10");
     assert_eq!(fs::read(back.join("case")).unwrap(), b"11");
 
@@ -150,9 +150,9 @@ fn fm_57_names_that_are_no_names_never_become_a_path() {
     }
     let (choice, put) = forged.in_place();
     assert!(choice.left_out.values().any(|why| why == "the snapshot holds it twice"), "{:?}", choice.left_out);
-    let found: std::collections::BTreeSet<Vec<u8>> = facts(&machine.srv()).into_keys().collect();
+    let found: BTreeSet<Vec<u8>> = facts(&machine.srv()).into_keys().collect();
     // Written in two ways, told apart in none: neither of those two is put in place.
-    let wanted: std::collections::BTreeSet<Vec<u8>> = wanted
+    let wanted: BTreeSet<Vec<u8>> = wanted
         .into_iter()
         .filter(|name| !matches!(&**name, b"twice" | b"\xff\xfe" | b"\\xff\\xfe") && name.len() < 200)
         .collect();

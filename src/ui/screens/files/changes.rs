@@ -148,11 +148,12 @@ fn folder_row(story: &Story, at: usize, above: &str, mark: &impl Fn(&str) -> Mar
     );
     let beneath = beneath(&worst.path, above);
     let shown = if beneath.is_empty() { "(this folder)" } else { beneath };
+    let whole = if worst.whole { "  (all of it)" } else { "" };
     Row {
         mark: mark(&worst.path),
         cells: vec![
             Cell::new(format!("{} of {}", text::count(lost), text::count(lost + worst.folder.same)), theme.missing()),
-            Cell::from(clean(shown)),
+            Cell::from(format!("{}{whole}", clean(shown))),
             Cell::from(since),
         ],
     }
