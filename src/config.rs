@@ -28,7 +28,9 @@ const SYSTEM: &[&str] = &[
     "keep_undo",
     "require_second_person",
     "documentation",
+    "check",
 ];
+const CHECK: &[&str] = &["query", "at_least"];
 const REPOSITORY: &[&str] = &["url", "password_file", "password_command"];
 
 /// A month: longer than it takes to notice that a repair was wrong.
@@ -69,6 +71,17 @@ pub struct System {
     pub require_second_person: bool,
     /// Where the written procedure is: a URL or a path, for people to read.
     pub documentation: Option<String>,
+    /// What has to hold of a database that was restored whole before it may take production's place.
+    pub checks: Vec<Check>,
+}
+
+/// A query that a restored database has to answer well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// SQL that changes nothing; the first column of its first row is a whole number.
+    pub query: String,
+    /// That number, at least.
+    pub at_least: i64,
 }
 
 /// A repository, and where its password is; the password itself is never here.
@@ -120,6 +133,7 @@ impl System {
             require_second_person: false,
             rto: None,
             documentation: None,
+            checks: Vec::new(),
         }
     }
 }
@@ -215,9 +229,24 @@ fn system(value: &Value<'_>) -> Result<(System, usize)> {
                 .transpose()?
                 .unwrap_or_default(),
             documentation: keys.take("documentation").map(text).transpose()?,
+            checks: checks(keys.take("check"))?,
         },
         name.at,
     ))
+}
+
+fn checks(value: Option<Value<'_>>) -> Result<Vec<Check>> {
+    let Some(value) = value else { return Ok(Vec::new()) };
+    let check = |value: &Value<'_>| {
+        let mut keys = value.keys(CHECK, "A check")?;
+        let (Some(query), Some(at_least)) = (keys.take("query"), keys.take("at_least")) else {
+            return Err(value
+                .wrong("gives a check without its query or its number")
+                .hint("Write query = \"SELECT count(*) FROM orders\" and at_least = 45678."));
+        };
+        Ok(Check { query: query.text()?, at_least: at_least.integer()? })
+    };
+    value.tables()?.iter().map(check).collect()
 }
 
 fn repository(value: &Value<'_>) -> Result<RepositorySettings> {

@@ -48,6 +48,13 @@ pub enum Flow {
         /// As its journal has them.
         placed: Vec<crate::files::put::Placed>,
     },
+    /// Give production's name back to the database that an earlier recovery exchanged for another; see [`flows::undo`].
+    UndoDatabase {
+        /// The earlier recovery's id.
+        recovery: String,
+        /// As its journal has it.
+        exchange: Box<crate::postgres::database::Exchange>,
+    },
 }
 
 impl Flow {
@@ -57,6 +64,7 @@ impl Flow {
             Self::Rows => flows::rows::next(record),
             Self::Undo { recovery } => flows::undo::next(recovery, record),
             Self::UndoFiles { recovery, placed } => flows::undo::next_files(recovery, placed, record),
+            Self::UndoDatabase { recovery, exchange } => flows::undo::next_database(recovery, exchange, record),
             Self::Clean(keep) => flows::clean::next(keep, record),
         }
     }
@@ -65,6 +73,11 @@ impl Flow {
 /// Whether a recovery may have staged something in the database.
 fn has_staged(lines: &[journal::Line]) -> bool {
     lines.iter().any(|line| matches!(line.entry, Entry::Answered { fact: Fact::Stage }))
+}
+
+/// Whether a recovery may have restored a whole database beside production.
+fn has_restored(lines: &[journal::Line]) -> bool {
+    lines.iter().any(|line| matches!(line.entry, Entry::Answered { fact: Fact::Restore }))
 }
 
 /// One attempt, with an id, a folder, a journal and a record of what is known.
@@ -170,7 +183,7 @@ impl Recovery {
 
     /// Forgets the diff and everything after it, so that production is compared afresh.
     pub fn refresh(&mut self) -> Result<()> {
-        while self.record.rows().is_some() {
+        while self.record.rows().is_some() || self.record.promotion().is_some() {
             self.back()?;
         }
         self.record.forget_diffs();
@@ -182,7 +195,7 @@ impl Recovery {
     pub async fn leave(&mut self, systems: &systems::Systems) {
         let lines = journal::read(self.journal.folder());
         // A journal that was deleted under us tells nothing: something may have been staged.
-        let staged = lines.as_deref().map_or(true, has_staged);
+        let staged = lines.as_deref().map_or(true, |lines| has_staged(lines) || has_restored(lines));
         let lines = lines.unwrap_or_default();
         if report::open(&lines).is_some_and(|(_, step)| step.effect() == plan::Effect::Live) {
             return;

@@ -55,7 +55,13 @@ Files come back:
   policy = "missing_and_changed"        in place: which; or "missing", or "missing_and_marked": of what changed only files
                                         that are named here by themselves, and none that a named folder holds
   own = "names"                         whose they will be: or "numbers", or "me"; left out: as the console recommends
-  consent = "put back 7 files"          in place: how many are written, or the name of the only one"#;
+  consent = "put back 7 files"          in place: how many are written, or the name of the only one
+
+The whole database comes back:
+  database = "exchange"                 it takes production's place, which is kept; or "keep": it stays beside
+  safety_backup = false                 left out: production is backed up into the repository first
+  leave_writes = true                   what is written to production meanwhile may stay behind, in the one that is kept
+  consent = "programme_db"              the name of the database, when it is exchanged"#;
 
 pub async fn points(system: System, as_json: bool) -> Result<()> {
     let live = Systems::new(system, None);

@@ -85,6 +85,12 @@ impl<'a> Value<'a> {
         self.given.as_bool().ok_or_else(wrong)
     }
 
+    pub fn integer(&self) -> Result<i64> {
+        let wrong = || self.not_a("a whole number").hint(format!("Write {} = 45678, without quotes.", self.key));
+        let number = self.given.as_integer().filter(|number| number.radix() == 10).ok_or_else(wrong)?;
+        number.as_str().parse().map_err(|_| wrong())
+    }
+
     pub fn texts(&self) -> Result<Vec<String>> {
         let list = || self.not_a("a list of text").hint(format!("Write {} = [\"one\", \"two\"].", self.key));
         let values = self.given.as_array().ok_or_else(list)?;

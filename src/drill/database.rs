@@ -23,6 +23,7 @@ const DATA: &str = include_str!("../../assets/drill/data.sql");
 const DAY: &str = include_str!("../../assets/drill/day.sql");
 const EXPORT: &str = include_str!("../../assets/drill/export.sql");
 const IMPORT: &str = include_str!("../../assets/drill/import.sql");
+const HASHES: &str = include_str!("../../assets/drill/lost-database/check.sql");
 
 /// A story in SQL, in five parts.
 #[derive(Debug)]
@@ -39,11 +40,20 @@ pub(super) struct Script {
     pub(super) check: &'static str,
 }
 
+/// How a story ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ending {
+    /// Rows are damaged, and work goes on.
+    Damaged(&'static Script),
+    /// The database is dropped, just as the last backup has it.
+    Gone,
+}
+
 /// A running server with a damaged database.
 #[derive(Debug)]
 pub(super) struct Database {
     cluster: Cluster,
-    script: &'static Script,
+    ending: Ending,
 }
 
 impl Database {
@@ -51,7 +61,7 @@ impl Database {
     pub(super) fn build(
         folder: &Path,
         nights: &[DateTime<Utc>],
-        script: &'static Script,
+        ending: Ending,
         progress: &Progress,
     ) -> Result<(Self, DateTime<Utc>)> {
         progress.begin("Creating a private sandbox", Unit::Items, Some(u64::from(2 * NIGHTS) + 4));
@@ -83,17 +93,23 @@ impl Database {
                 }));
             }
             progress.check()?;
-            let incident = story.incident(script)?;
+            let incident = match ending {
+                Ending::Damaged(script) => {
+                    let incident = story.incident(script)?;
+                    let dump = story.dump(folder, Utc::now())?;
+                    backups.push(scope.spawn(|| repository.back_up_dump(&{ dump }, None)));
+                    incident
+                }
+                Ending::Gone => story.drop_all()?,
+            };
             progress.advance(1);
-            let dump = story.dump(folder, Utc::now())?;
-            backups.push(scope.spawn(|| repository.back_up_dump(&{ dump }, None)));
             for backup in backups {
                 join(backup)?;
             }
             progress.advance(1);
             Ok::<_, Error>((cluster, incident))
         })?;
-        Ok((Self { cluster, script }, incident))
+        Ok((Self { cluster, ending }, incident))
     }
 
     /// How to connect to it.
@@ -105,7 +121,11 @@ impl Database {
     /// trigger sets, and further entries of the audit table may differ from the truth.
     pub(super) fn check(&self) -> Result<Vec<Check>> {
         let story = Story { cluster: &self.cluster, anchor: "" };
-        let output = story.compare("found", self.script.check).map_err(|error| {
+        let script = match self.ending {
+            Ending::Damaged(script) => script,
+            Ending::Gone => return story.check_all(),
+        };
+        let output = story.compare("found", script.check).map_err(|error| {
             Error::target("cannot compare the database with the truth")
                 .detail(error.detail.unwrap_or(error.message))
                 .hint("Check that the tables of programme_db still have their columns.")
@@ -153,6 +173,55 @@ impl Story<'_> {
         self.tell("programme_db", &[GENERATE, script.aftermath].concat(), &[])?;
         self.compare("live", script.truth)?;
         printed.trim().parse().map_err(|_| Error::bug("an incident did not print its instant").detail(printed))
+    }
+
+    /// The truth, and the end of the database. Returns when that was.
+    fn drop_all(&self) -> Result<DateTime<Utc>> {
+        self.tell("postgres", "create database drill_truth template programme_db", &[])?;
+        let script = "drop database programme_db with (force);
+            select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+        let printed = self.tell("postgres", script, &[])?;
+        printed.trim().parse().map_err(|_| Error::bug("an incident did not print its instant").detail(printed))
+    }
+
+    /// Compares the whole database with the truth: each table's rows, and all definitions.
+    fn check_all(&self) -> Result<Vec<Check>> {
+        let there = self.tell("postgres", "select 1 from pg_database where datname = 'programme_db'", &[])?;
+        let found = if there.trim().is_empty() { String::new() } else { self.tell("programme_db", HASHES, &[])? };
+        let truth = self.tell("drill_truth", HASHES, &[])?;
+        let rows = |line: &str| line.split('\t').nth(1).and_then(|rows| rows.parse::<u64>().ok()).unwrap_or_default();
+        let mut checks: Vec<Check> = truth
+            .lines()
+            .map(|line| {
+                let name = line.split('\t').next().unwrap_or_default();
+                let same = found.lines().find(|other| other.split('\t').next() == Some(name));
+                Check {
+                    name: format!("{name}: every row is back as it was"),
+                    expected: rows(line),
+                    found: same.map_or(0, rows),
+                    examples: String::new(),
+                    ok: same == Some(line),
+                }
+            })
+            .collect();
+        let definitions = |database: &str| {
+            let text = run(self.cluster.command("pg_dump")?.args(["-s", database]), "pg_dump", Stdio::piped(), b"")?;
+            // What keeps a script from steering psql is drawn anew each time.
+            let lines = text.lines().filter(|line| !line.contains("restrict ")).map(str::to_owned);
+            Ok::<_, Error>(lines.collect::<std::collections::BTreeSet<String>>())
+        };
+        let wanted = definitions("drill_truth")?;
+        let now =
+            if there.trim().is_empty() { std::collections::BTreeSet::new() } else { definitions("programme_db")? };
+        let differing: Vec<&String> = wanted.symmetric_difference(&now).collect();
+        checks.push(Check {
+            name: "definitions, owners and grants that differ".into(),
+            expected: 0,
+            found: differing.len() as u64,
+            examples: differing.iter().take(3).map(|line| line.as_str()).collect::<Vec<_>>().join(" | "),
+            ok: differing.is_empty(),
+        });
+        Ok(checks)
     }
 
     /// Carries an image of the database beside the truth, as the schema of that name, and runs a script there.

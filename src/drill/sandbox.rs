@@ -34,7 +34,7 @@ use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
 use super::cluster::{Guard, programs};
-use super::database::Database;
+use super::database::{Database, Ending};
 use super::files::FileServer;
 use super::scenarios::{Scenario, Story};
 use crate::error::{Error, Result};
@@ -118,7 +118,12 @@ impl Sandbox {
         let nights = nights(now);
         let (world, incident) = match &scenario.story {
             Story::Rows(script) => {
-                let (database, incident) = Database::build(folder.path(), &nights, script, progress)?;
+                let ending = Ending::Damaged(script);
+                let (database, incident) = Database::build(folder.path(), &nights, ending, progress)?;
+                (World::Rows(database), incident)
+            }
+            Story::Gone => {
+                let (database, incident) = Database::build(folder.path(), &nights, Ending::Gone, progress)?;
                 (World::Rows(database), incident)
             }
             Story::Files => {
@@ -215,7 +220,7 @@ fn prerequisites(scenario: &Scenario) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let restic = std::env::split_paths(&path).any(|folder| folder.join("restic").is_file());
     let server = match scenario.story {
-        Story::Rows(_) => programs().is_ok(),
+        Story::Rows(_) | Story::Gone => programs().is_ok(),
         Story::Files => true,
     };
     let missing: Vec<_> = [("postgresql", server), ("restic", restic)]

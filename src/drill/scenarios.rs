@@ -20,12 +20,14 @@ pub struct Scenario {
 pub(super) enum Story {
     /// Rows of a database.
     Rows(Script),
+    /// The database itself, which is gone.
+    Gone,
     /// Files of a file server, as [`super::files`] tells it.
     Files,
 }
 
 /// Every scenario; the first one is what a drill is unless said otherwise.
-pub static ALL: [&Scenario; 2] = [&DAMAGED_TABLE, &LOST_FILES];
+pub static ALL: [&Scenario; 3] = [&DAMAGED_TABLE, &LOST_FILES, &LOST_DATABASE];
 
 /// The main job: an UPDATE that lost half of its WHERE, and a DELETE that cascaded.
 pub static DAMAGED_TABLE: Scenario = Scenario {
@@ -49,4 +51,13 @@ pub static LOST_FILES: Scenario = Scenario {
     story: Story::Files,
     briefing: include_str!("../../assets/drill/lost-files/briefing.txt"),
     answers: include_str!("../../assets/drill/lost-files/answers.toml"),
+};
+
+/// The worst one: a script for test servers was run against production.
+pub static LOST_DATABASE: Scenario = Scenario {
+    name: "lost-database",
+    title: "The whole database is gone: a script for test servers dropped it",
+    story: Story::Gone,
+    briefing: include_str!("../../assets/drill/lost-database/briefing.txt"),
+    answers: include_str!("../../assets/drill/lost-database/answers.toml"),
 };

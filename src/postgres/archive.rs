@@ -123,6 +123,8 @@ pub struct Entry {
     pub schema: Option<String>,
     /// Unquoted; of a constraint, its table's name and its own, in a plain dump only the table's.
     pub name: String,
+    /// Where it lay, unless in its database's own tablespace; a plain dump does not tell.
+    pub tablespace: Option<String>,
     /// The role that owned it; empty when the dump does not tell, as a plain one.
     pub owner: String,
     /// SQL that creates the object.
@@ -156,6 +158,15 @@ enum Place {
 struct Section {
     bytes: Range<u64>,
     rows: u64,
+}
+
+/// Header and table of contents of an archive, as they stand in it, without any row.
+#[derive(Debug)]
+pub struct Head {
+    /// Of a custom archive its beginning, of others the whole of `toc.dat`.
+    pub bytes: Vec<u8>,
+    /// Whether it is the `toc.dat` of a folder; that of a tar archive is the same.
+    pub folder: bool,
 }
 
 /// A table of a dump: what it was like, and whether its rows are here.
@@ -245,6 +256,9 @@ pub struct Estimate {
     /// Counted to the end; else extrapolated from the bytes that were read.
     pub exact: bool,
 }
+
+/// A longer table of contents is not handed out whole.
+const LONGEST_HEAD: u64 = 1 << 30;
 
 /// How much of a table's data an estimate reads, and how much is read ahead while rows are.
 const ESTIMATE_BYTES: usize = 64 * 1024;
@@ -429,6 +443,43 @@ impl Archive {
         };
         let rows = u128::from(lines) * u128::from(size.max(read)) / u128::from(read.max(1));
         Ok(Estimate { rows: u64::try_from(rows).unwrap_or(u64::MAX), exact: false })
+    }
+
+    /// The header and the table of contents by themselves.
+    ///
+    /// Errors: a plain dump has neither.
+    pub fn head(&self) -> Result<Head> {
+        let source = &self.inner.source;
+        let (mut input, end) = match self.header.format {
+            Format::Custom => {
+                let mut input = Input::new(source.open("")?, &source.label, READ_AHEAD)?;
+                toc::read(&mut input, Format::Custom)?;
+                let end = input.position();
+                input.seek(0)?;
+                (input, end)
+            }
+            Format::Folder => {
+                let input = Input::new(source.open("toc.dat")?, &source.label, READ_AHEAD)?;
+                let end = input.length();
+                (input, end)
+            }
+            Format::Tar => {
+                let span = self.inner.members.get("toc.dat").cloned().unwrap_or_default();
+                let end = span.end - span.start;
+                (Input::part(source.open("")?, &source.label, span)?, end)
+            }
+            Format::Plain => return Err(Error::refused("a plain dump has no table of contents")),
+        };
+        if end > LONGEST_HEAD {
+            return Err(Error::refused("the dump's table of contents is longer than 1 GiB"));
+        }
+        let bytes = input.bytes(end, "the table of contents")?;
+        Ok(Head { bytes, folder: self.header.format != Format::Custom })
+    }
+
+    /// All bytes of a dump that is one file.
+    pub fn stream_of_all(&self) -> Result<Box<dyn ReadSeek>> {
+        self.inner.source.open("")
     }
 
     fn stream(&self, table: &Table, read_ahead: usize) -> Result<Rows> {

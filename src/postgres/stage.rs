@@ -4,7 +4,8 @@
 //! Invariants:
 //! - A staging table has no CHECK, DEFAULT, GENERATED, trigger, domain or type of an extension: nothing that a dump says
 //!   can make the server run anything but the input functions of built-in types.
-//! - A table is there with all its rows or not at all: it is created, filled and committed in one transaction.
+//! - A table is there with all its rows or not at all: it is created, filled and committed in one transaction; a large one,
+//!   which two sessions fill, is dropped again when one of them fails.
 //! - What is dropped carries our mark; a schema of somebody else is never touched.
 
 mod cast;
@@ -20,11 +21,12 @@ use tokio_postgres::Client;
 pub(super) use columns::live_types;
 pub use columns::{Compare, StagedColumn, Target, columns};
 pub use copy::Source;
+pub(super) use copy::{copy, encoding_option};
 
 use super::connect::{Session, server_error};
 use super::name::{Name, quote, quote_list};
 use crate::error::{Error, Kind, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 
 const SCRATCH: &str = "restore_staging_";
 pub(super) const UNDO: &str = "lifeboat_undo_";
@@ -54,7 +56,7 @@ impl Scratch {
     }
 }
 
-/// What is written on every schema that we make, so that we know it again.
+/// What is written on every schema and database that we make, so that we know it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// The recovery's id.
@@ -67,10 +69,23 @@ pub struct Mark {
     pub host: String,
 }
 
-/// A schema of ours that is still there.
+impl Mark {
+    /// Made by this machine, at the server's time.
+    pub(super) fn new(recovery: &str, created: String, by: String) -> Self {
+        Self { lifeboat: recovery.into(), created, by, host: host() }
+    }
+
+    /// How long ago it was made, by the server's clock.
+    pub(super) fn age_seconds(&self, now: DateTime<Utc>) -> Option<u64> {
+        let made = DateTime::parse_from_str(&self.created, "%Y-%m-%d %H:%M:%S%.f%#z").ok()?;
+        u64::try_from((now - made.to_utc()).num_seconds()).ok()
+    }
+}
+
+/// A schema or database of ours that is still there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leftover {
-    /// As the catalog holds it; it may be another's, see `mark`.
+    /// As the catalog holds it, of a database too; it may be another's, see `mark`.
     pub schema: String,
     /// By the beginning of its name.
     pub kind: LeftoverKind,
@@ -84,7 +99,7 @@ pub struct Leftover {
     pub in_use: bool,
 }
 
-/// What a schema of ours is for.
+/// What a schema or database of ours is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeftoverKind {
@@ -92,6 +107,17 @@ pub enum LeftoverKind {
     Staging,
     /// Pre-images and token of a merge: dropping it makes undo impossible.
     Undo,
+    /// A database that was restored, and is not in production's place.
+    RestoredDatabase,
+    /// The database that another one took the place of: dropping it makes going back impossible.
+    EarlierDatabase,
+}
+
+impl LeftoverKind {
+    /// Whether it is a whole database.
+    pub fn is_database(self) -> bool {
+        matches!(self, Self::RestoredDatabase | Self::EarlierDatabase)
+    }
 }
 
 pub(super) fn check_id(recovery: &str) -> Result<()> {
@@ -159,10 +185,7 @@ pub async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
             let schema: String = row.get(0);
             let kind = if schema.starts_with(UNDO) { LeftoverKind::Undo } else { LeftoverKind::Staging };
             let mark = row.get::<_, Option<String>>(1).and_then(|text| serde_json::from_str::<Mark>(&text).ok());
-            let age = mark.as_ref().and_then(|mark| {
-                let made = DateTime::parse_from_str(&mark.created, "%Y-%m-%d %H:%M:%S%.f%#z").ok()?;
-                u64::try_from((row.get::<_, DateTime<Utc>>(3) - made.to_utc()).num_seconds()).ok()
-            });
+            let age = mark.as_ref().and_then(|mark| mark.age_seconds(row.get(3)));
             let session = mark.as_ref().map(|mark| format!("lifeboat {}", mark.lifeboat));
             let in_use = in_use.contains(&session);
             Leftover {
@@ -194,7 +217,7 @@ pub async fn remove(client: &Client, leftover: &Leftover) -> Result<()> {
 pub(super) async fn create_schema_sql(client: &Client, schema: &str, recovery: &str) -> Result<String> {
     let failed = |error| server_error(error, "naming the schema to create");
     let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
-    let mark = Mark { lifeboat: recovery.into(), created: row.get(1), by: row.get(0), host: host() };
+    let mark = Mark::new(recovery, row.get(1), row.get(0));
     let mark =
         serde_json::to_string(&mark).map_err(|error| Error::bug("a schema's mark cannot be written").detail(error))?;
     // A comment cannot be bound; the server itself quotes it.
@@ -257,14 +280,17 @@ pub struct Staged {
     pub bytes: u64,
 }
 
+/// From so many compressed bytes on a second session is worth its while.
+pub const LARGE: u64 = 8 * 1024 * 1024;
+
 /// Loads rows in COPY text format, without the end marker, into a new staging table, brings columns whose type has
-/// changed to the live type, and gathers statistics. On an error or when cancelled nothing of the table stays, and the
-/// session can go on.
+/// changed to the live type, and gathers statistics. A `second` session loads a part of the rows. On an error or when
+/// cancelled nothing of the table stays, and the sessions can go on.
 ///
 /// Errors: what `rows` reports (an [`Error`] inside an [`std::io::Error`] is handed on as it is); a row that the server
 /// does not take, with its line; a value that does not fit the live type, with the column and a sample.
 pub async fn stage(
-    client: &Session,
+    (client, second): (&Session, Option<&Session>),
     scratch: &Scratch,
     spec: &Spec,
     rows: impl Read + Send + 'static,
@@ -274,32 +300,82 @@ pub async fn stage(
     if spec.columns.is_empty() {
         return Err(Error::refused(format!("{} has no columns to load", spec.table)));
     }
-    let encoding = copy::encoding_option(client, spec.encoding.as_deref()).await?;
+    let total = source.as_ref().and_then(|source| source.total);
+    progress.begin(format!("staging {}", spec.table), Unit::Bytes, total);
+    let encoding = encoding_option(client, spec.encoding.as_deref()).await?;
     let table = scratch.table("t", spec.number);
-    let definitions: Vec<_> = spec.columns.iter().map(StagedColumn::definition).collect();
-    // The table is created in the transaction that fills it, so FREEZE spares every later scan the hint bits.
-    let begin = format!(
-        "BEGIN; SET LOCAL statement_timeout = 0; DROP TABLE IF EXISTS {table}; \
-         CREATE UNLOGGED TABLE {table} ({}) WITH (autovacuum_enabled = off)",
-        definitions.join(", ")
-    );
-    let copy = format!(
-        "COPY {table} ({}) FROM STDIN WITH (FORMAT text, FREEZE{encoding})",
-        quote_list(spec.columns.iter().map(|column| &column.name))
-    );
-    let outcome = async {
-        let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
-        client.batch_execute(&begin).await.map_err(failed)?;
-        copy::copy(client, &copy, spec, rows, source, progress).await
+    let loaded = match second {
+        None => load(client, &table, spec, &encoding, rows, source, progress).await,
+        Some(second) => load_by_two(client, second, &table, spec, &encoding, rows, source, progress).await,
     };
-    let staged = finish(client, outcome.await).await?;
-    if let Err(error) = settle(client, &table, spec, progress).await {
+    let staged = match loaded {
+        Ok(staged) => settle(client, &table, spec, progress).await.map(|()| staged),
+        Err(error) => Err(error),
+    };
+    if staged.is_err() {
         rollback(client).await;
         // The first error is the one to tell; what cannot be dropped here goes with the scratch space.
         let _ = client.batch_execute(&format!("DROP TABLE IF EXISTS {table}")).await;
-        return Err(error);
     }
-    Ok(staged)
+    staged
+}
+
+fn create_sql(table: &str, spec: &Spec) -> String {
+    let definitions: Vec<_> = spec.columns.iter().map(StagedColumn::definition).collect();
+    format!(
+        "BEGIN; SET LOCAL statement_timeout = 0; DROP TABLE IF EXISTS {table}; \
+         CREATE UNLOGGED TABLE {table} ({}) WITH (autovacuum_enabled = off)",
+        definitions.join(", ")
+    )
+}
+
+fn copy_sql(table: &str, spec: &Spec, options: &str) -> String {
+    let columns = quote_list(spec.columns.iter().map(|column| &column.name));
+    format!("COPY {table} ({columns}) FROM STDIN WITH (FORMAT text{options})")
+}
+
+/// The table is created in the transaction that fills it, so FREEZE spares every later scan the hint bits.
+async fn load(
+    client: &Session,
+    table: &str,
+    spec: &Spec,
+    encoding: &str,
+    rows: impl Read + Send + 'static,
+    source: Option<Source>,
+    progress: &Progress,
+) -> Result<Staged> {
+    let sql = copy_sql(table, spec, &format!(", FREEZE{encoding}"));
+    let outcome = async {
+        let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
+        client.batch_execute(&create_sql(table, spec)).await.map_err(failed)?;
+        copy(client, &sql, &spec.table, rows, source, progress).await
+    };
+    finish(client, outcome.await).await
+}
+
+/// The table is there before two transactions fill it, and goes again when one of them fails.
+#[expect(clippy::too_many_arguments, reason = "as the other way to load, with a session more")]
+async fn load_by_two(
+    client: &Session,
+    second: &Session,
+    table: &str,
+    spec: &Spec,
+    encoding: &str,
+    rows: impl Read + Send + 'static,
+    source: Option<Source>,
+    progress: &Progress,
+) -> Result<Staged> {
+    let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
+    client.batch_execute(&format!("{}; COMMIT", create_sql(table, spec))).await.map_err(failed)?;
+    let sql = copy_sql(table, spec, encoding);
+    let outcome = async {
+        for session in [client, second] {
+            session.batch_execute("BEGIN; SET LOCAL statement_timeout = 0").await.map_err(failed)?;
+        }
+        copy::copy_by_two([client, second], &sql, &spec.table, rows, source, progress).await
+    };
+    let staged = finish(client, outcome.await).await;
+    finish(second, staged).await
 }
 
 /// Casts what has to be cast, then gathers just enough statistics for the planner: it needs the number of rows, and

@@ -13,6 +13,11 @@
 //! policy = "missing_and_marked"          # in place; left out: what is gone and what changed
 //! own = "names"                          # left out: what the flow recommends
 //!
+//! # or, instead of tables and files:
+//! database = "exchange"                  # the whole database takes production's place; or "keep": it stays beside
+//! safety_backup = false                  # left out: production is backed up first
+//! leave_writes = true                    # what is written to production meanwhile may stay behind
+//!
 //! [[rows]]
 //! table = "public.registrations"
 //! classes = ["missing", "changed"]
@@ -28,7 +33,7 @@ use serde::Deserialize;
 
 use super::flows::rows::parse_incident;
 use super::flows::{Answers, Place, Question};
-use super::record::{Fact, Incident, NamedKey, Record, Scope, Where};
+use super::record::{Fact, Incident, NamedKey, Promotion, Record, Scope, Where};
 use crate::error::{Error, Result};
 use crate::files::choice::Policy;
 use crate::files::write::Own;
@@ -65,6 +70,13 @@ pub struct Script {
     /// In place: what the plan names and is left where it is, by whole paths.
     #[serde(default)]
     pub except: Vec<String>,
+    /// The whole database comes back.
+    pub database: Option<Promotion>,
+    /// `None`: production is backed up before another database takes its place.
+    pub safety_backup: Option<bool>,
+    /// What is written to production while a whole database is restored may stay behind.
+    #[serde(default)]
+    pub leave_writes: bool,
     /// The columns that pair rows of a table without a key.
     #[serde(default)]
     pub key: Vec<String>,
@@ -210,7 +222,17 @@ impl Script {
 
     fn choose(&self, question: &Question, choices: &[super::flows::Choice]) -> Result<Fact> {
         let wanted = choices.iter().find(|choice| match &choice.fact {
-            Fact::Scope(scope) => *scope == if self.files.is_empty() { Scope::Tables } else { Scope::Files },
+            Fact::Scope(scope) => {
+                let wanted = match (self.database, self.files.is_empty()) {
+                    (Some(_), _) => Scope::System,
+                    (None, true) => Scope::Tables,
+                    (None, false) => Scope::Files,
+                };
+                *scope == wanted
+            }
+            Fact::Promotion(promotion) => self.database == Some(*promotion),
+            Fact::Safety(safety) => self.safety_backup.unwrap_or(true) == *safety,
+            Fact::LeaveWrites => self.leave_writes,
             Fact::Where(place) => *place == if self.in_place { Where::InPlace } else { Where::Beside },
             Fact::Policy(policy) => self.policy.map_or(choice.recommended, |wanted| wanted == *policy),
             Fact::Own(own) => self.own.map_or(choice.recommended, |wanted| wanted == *own),

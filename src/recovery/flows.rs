@@ -2,6 +2,7 @@
 //! [`Record`](super::record::Record), read from top to bottom, run again from the top after every answer.
 
 pub mod clean;
+pub mod database;
 pub mod files;
 pub mod rows;
 pub mod undo;

@@ -12,6 +12,7 @@ use crate::backup::EntryKind;
 use crate::error::{Error, Result};
 use crate::files::choice::{Action, Choice, Destination, Item};
 use crate::files::put::Placed;
+use crate::postgres::database::{Exchange, Restored};
 use crate::postgres::merge::{ChangeSet, Undo};
 use crate::postgres::name::quote;
 use crate::postgres::stage::Leftover;
@@ -57,7 +58,34 @@ pub enum Step {
         /// As they were looked at and shown.
         placed: Vec<Placed>,
     },
-    /// Remove schemas that other recoveries have left.
+    /// Back production up as it is, into the repository.
+    SafetyBackup {
+        /// The database.
+        database: String,
+    },
+    /// Put the restored database in production's place, which gets another name.
+    Promote {
+        /// As it was looked at and shown.
+        exchange: Exchange,
+    },
+    /// Look through production's name which database it leads to, and whether everything is as it was promised.
+    ProvePromotion {
+        /// The same as was carried out.
+        exchange: Exchange,
+    },
+    /// Leave the restored database beside production.
+    KeepDatabase {
+        /// As it was restored.
+        restored: Restored,
+    },
+    /// Give production's name back to the database that had it.
+    ExchangeBack {
+        /// The earlier recovery's id.
+        recovery: String,
+        /// As that one carried it out.
+        exchange: Exchange,
+    },
+    /// Remove schemas and databases that other recoveries have left.
     RemoveLeftovers {
         /// As they were shown.
         leftovers: Vec<Leftover>,
@@ -81,12 +109,17 @@ impl Step {
     /// What the step does to the world.
     pub fn effect(&self) -> Effect {
         match self {
-            Self::Prove { .. } => Effect::Read,
-            Self::DropScratch | Self::RestoreFiles { .. } => Effect::Scratch,
-            Self::RemoveLeftovers { .. } => Effect::Final,
-            Self::MergeRows { .. } | Self::UndoRows { .. } | Self::PutFiles { .. } | Self::UndoFiles { .. } => {
-                Effect::Live
+            Self::Prove { .. } | Self::ProvePromotion { .. } => Effect::Read,
+            Self::DropScratch | Self::RestoreFiles { .. } | Self::SafetyBackup { .. } | Self::KeepDatabase { .. } => {
+                Effect::Scratch
             }
+            Self::RemoveLeftovers { .. } => Effect::Final,
+            Self::MergeRows { .. }
+            | Self::UndoRows { .. }
+            | Self::PutFiles { .. }
+            | Self::UndoFiles { .. }
+            | Self::Promote { .. }
+            | Self::ExchangeBack { .. } => Effect::Live,
         }
     }
 
@@ -124,8 +157,30 @@ impl Step {
                 )
             }
             Self::RemoveLeftovers { leftovers } => {
-                format!("remove {}", text::counted(leftovers.len() as u64, "schema", "schemas"))
+                let databases = leftovers.iter().filter(|leftover| leftover.kind.is_database()).count() as u64;
+                let schemas = leftovers.len() as u64 - databases;
+                let parts = [(schemas, "schema", "schemas"), (databases, "database", "databases")];
+                let parts = parts.iter().filter(|(number, ..)| *number > 0);
+                let parts: Vec<_> = parts.map(|(number, one, more)| text::counted(*number, one, more)).collect();
+                format!("remove {}", parts.join(" and "))
             }
+            Self::SafetyBackup { database } => format!("back up {} as it is now", text::clean(database)),
+            Self::Promote { exchange } => format!(
+                "put {} in the place of {}{}",
+                exchange.restored,
+                text::clean(&exchange.database),
+                if exchange.production.is_some() { format!(", kept as {}", exchange.before) } else { String::new() }
+            ),
+            Self::ProvePromotion { exchange } => {
+                format!("prove it: connect to {} as clients do, and look", text::clean(&exchange.database))
+            }
+            Self::KeepDatabase { restored } => format!("keep {} beside production", restored.database),
+            Self::ExchangeBack { exchange, .. } => match exchange.production {
+                Some(_) => {
+                    format!("give {} back to the database kept as {}", text::clean(&exchange.database), exchange.before)
+                }
+                None => format!("take the name {} away from the restored database", text::clean(&exchange.database)),
+            },
         }
     }
 
@@ -135,7 +190,14 @@ impl Step {
             Self::MergeRows { changes } => changes.tables.iter().flat_map(|table| table.statements.clone()).collect(),
             Self::UndoRows { undo, .. } => undo.tables.iter().flat_map(|table| table.statements.clone()).collect(),
             Self::RemoveLeftovers { leftovers } => {
-                let drop = |leftover: &Leftover| format!("DROP SCHEMA {} CASCADE", quote(&leftover.schema));
+                let drop = |leftover: &Leftover| {
+                    let name = quote(&leftover.schema);
+                    if leftover.kind.is_database() {
+                        format!("DROP DATABASE {name}")
+                    } else {
+                        format!("DROP SCHEMA {name} CASCADE")
+                    }
+                };
                 leftovers.iter().map(drop).collect()
             }
             Self::RestoreFiles { choice } => {
@@ -159,7 +221,19 @@ impl Step {
                     }
                 })
                 .collect(),
-            Self::Prove { .. } | Self::DropScratch => Vec::new(),
+            Self::SafetyBackup { database } => {
+                let name = shell(&format!("{database}.dump"));
+                vec![format!(
+                    "pg_dump -Fc {} | restic backup --stdin --stdin-filename {name} --tag lifeboat-safety --tag {}",
+                    shell(database),
+                    shell(database)
+                )]
+            }
+            Self::Promote { exchange } => exchange.statements(),
+            Self::ExchangeBack { exchange, .. } => exchange.statements_back(),
+            Self::Prove { .. } | Self::DropScratch | Self::ProvePromotion { .. } | Self::KeepDatabase { .. } => {
+                Vec::new()
+            }
         }
     }
 
@@ -180,7 +254,13 @@ impl Step {
                 [one] => vec![last_name(&one.path.display().to_string())],
                 several => vec![format!("take back {}", text::counted(several.len() as u64, "file", "files"))],
             },
-            Self::Prove { .. } | Self::DropScratch | Self::RestoreFiles { .. } => Vec::new(),
+            Self::Promote { exchange } | Self::ExchangeBack { exchange, .. } => vec![exchange.database.clone()],
+            Self::Prove { .. }
+            | Self::DropScratch
+            | Self::RestoreFiles { .. }
+            | Self::SafetyBackup { .. }
+            | Self::ProvePromotion { .. }
+            | Self::KeepDatabase { .. } => Vec::new(),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::files::choice::{self as files, Destination, Policy};
 use crate::files::put::Placed;
 use crate::files::write::Own;
 use crate::postgres::archive;
+use crate::postgres::database::{Checked, Exchange, Needs, Restored, Standing};
 use crate::postgres::diff::{Pair, TableDiff};
 use crate::postgres::merge::{ChangeSet, Choice, Triggers, Undo};
 use crate::postgres::name::Name;
@@ -53,6 +54,24 @@ pub enum Fact {
     Own(Own),
     /// What the plan names and is left where it is: paths of files and folders.
     Except(Vec<String>),
+    /// Restoring a whole dump beside production was agreed to.
+    Restore,
+    /// What becomes of the restored database.
+    Promotion(Promotion),
+    /// Whether production is backed up before another database takes its place.
+    Safety(bool),
+    /// What was written to production since the restore began may stay behind.
+    LeaveWrites,
+}
+
+/// What becomes of a restored database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Promotion {
+    /// It takes production's place.
+    Exchange,
+    /// It stays beside production.
+    Keep,
 }
 
 /// Where files go.
@@ -164,6 +183,30 @@ pub enum Look {
         #[serde(default)]
         except: Vec<String>,
     },
+    /// What a dump needs to be restored whole, and what the server has; every row of it is decoded.
+    Needs {
+        /// Its full id.
+        point: String,
+        /// The dump's path in the point; empty for a dump on disk.
+        dump: String,
+    },
+    /// Restore the whole dump into a database of our own, and check it.
+    RestoreDatabase {
+        /// Its full id.
+        point: String,
+        /// The dump's path in the point; empty for a dump on disk.
+        dump: String,
+    },
+    /// How production stands, just before the restored database takes its place.
+    Standing {
+        /// As it was restored.
+        restored: Box<Restored>,
+    },
+    /// Whether the database that gave way can come back.
+    WayBack {
+        /// The exchange of an earlier recovery.
+        exchange: Box<Exchange>,
+    },
     /// Which of the files that an earlier recovery put in place can be taken back.
     Placed {
         /// Its id.
@@ -196,6 +239,14 @@ pub enum Finding {
     Chosen(files::Choice),
     /// Those that nobody has changed since, and why the others stay, by path.
     Placed(Vec<Placed>, Vec<(String, String)>),
+    /// Nothing was made.
+    Needs(Needs),
+    /// Beside production, and whole.
+    RestoredDatabase(Box<Restored>, Checked),
+    /// Production was only read.
+    Standing(Standing),
+    /// Why it cannot, or how many sessions would be ended.
+    WayBack(Result<u64, String>),
 }
 
 /// What was marked, and what this machine makes of it.
@@ -385,7 +436,17 @@ impl Record {
 
     /// Drops what was staged, compared and frozen.
     pub fn forget_diffs(&mut self) {
-        let staged = |look: &Look| matches!(look, Look::Diff { .. } | Look::Freeze { .. } | Look::Choose { .. });
+        let staged = |look: &Look| {
+            matches!(
+                look,
+                Look::Diff { .. }
+                    | Look::Freeze { .. }
+                    | Look::Choose { .. }
+                    | Look::Needs { .. }
+                    | Look::RestoreDatabase { .. }
+                    | Look::Standing { .. }
+            )
+        };
         self.findings.retain(|(made, _)| !staged(made));
     }
 
@@ -464,6 +525,26 @@ impl Record {
         let except =
             self.answers.iter().find_map(|fact| if let Fact::Except(paths) = fact { Some(&**paths) } else { None });
         except.unwrap_or_default()
+    }
+
+    /// Whether restoring beside production was agreed to.
+    pub fn restore(&self) -> bool {
+        self.answers.contains(&Fact::Restore)
+    }
+
+    /// `None`: not answered.
+    pub fn promotion(&self) -> Option<Promotion> {
+        self.answers.iter().find_map(|fact| if let Fact::Promotion(what) = fact { Some(*what) } else { None })
+    }
+
+    /// `None`: not answered, as when there is no production.
+    pub fn safety(&self) -> Option<bool> {
+        self.answers.iter().find_map(|fact| if let Fact::Safety(safety) = fact { Some(*safety) } else { None })
+    }
+
+    /// Whether writes since the restore began may stay behind.
+    pub fn leave_writes(&self) -> bool {
+        self.answers.contains(&Fact::LeaveWrites)
     }
 
     /// The points found, if they were looked for.

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use super::Flow;
 use super::journal::{self, Entry, Line, Outcome};
 use super::plan::{Effect, Plan, Step};
-use super::record::{Fact, Finding, Incident, Look, Record, Scope, Where};
+use super::record::{Fact, Finding, Incident, Look, Promotion, Record, Scope, Where};
 use super::systems::Evidence;
 use crate::error::{Error, Result};
 use crate::files::beside::Restored;
 use crate::files::choice::{Action, Policy};
 use crate::files::put::Put;
 use crate::files::write::{Notes, Own};
+use crate::postgres::database::{Exchange, Exchanged};
 use crate::postgres::merge::{Applied, Choice, Proof, Triggers};
 use crate::text::{self, clean, counted};
 
@@ -36,6 +37,10 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
         Look::Undo { .. } | Look::Placed { .. } => "what can be taken back",
         Look::Leftovers => "what recoveries have left",
         Look::Gather { .. } => "files",
+        Look::Needs { .. } => "dump",
+        Look::RestoreDatabase { .. } => "restored database",
+        Look::Standing { .. } => "production",
+        Look::WayBack { .. } => "way back",
         Look::Choose { .. } => "choice of files",
     };
     let outcome = match finding {
@@ -95,6 +100,9 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
             changes.hash
         ),
         Finding::Gathered(_) | Finding::Chosen(_) | Finding::Placed(..) => summary_of_files(finding)?,
+        Finding::Needs(_) | Finding::RestoredDatabase(..) | Finding::Standing(_) | Finding::WayBack(_) => {
+            summary_of_database(finding)?
+        }
         Finding::Leftovers(leftovers) => {
             join(leftovers.iter().map(|leftover| format!("{} ({})", leftover.schema, text::bytes(leftover.bytes))))
         }
@@ -110,6 +118,43 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
         })),
     };
     Some((what.into(), outcome))
+}
+
+fn summary_of_database(finding: &Finding) -> Option<String> {
+    Some(match finding {
+        Finding::Needs(needs) => format!(
+            "{} of {} decoded, {}; {}",
+            counted(needs.rows(), "row", "rows"),
+            counted(needs.counted.len() as u64, "table", "tables"),
+            text::bytes(needs.bytes()),
+            needs.server
+        ),
+        Finding::RestoredDatabase(restored, checked) => {
+            let failed = checked.asked.iter().filter(|asked| !asked.holds()).count();
+            let checks = if checked.asked.is_empty() {
+                String::new()
+            } else {
+                format!("; {failed} of {} checks FAIL", checked.asked.len())
+            };
+            let tables =
+                restored.loaded.iter().map(|table| format!("{}: {} rows", table.table, text::count(table.rows)));
+            format!(
+                "{}, {} not applied, {} objects differ from production{checks}; {}",
+                restored.database,
+                text::count(restored.notes.len() as u64),
+                text::count(checked.different),
+                join(tables)
+            )
+        }
+        Finding::Standing(standing) => match (&standing.production, standing.written) {
+            (None, _) => "there is no database of that name".into(),
+            (Some(_), Some(rows)) => format!("{} written since the restore began", counted(rows, "row", "rows")),
+            (Some(_), None) => "not known how much was written since the restore began".into(),
+        },
+        Finding::WayBack(Ok(sessions)) => format!("open; {} connected", counted(*sessions, "session", "sessions")),
+        Finding::WayBack(Err(why)) => why.clone(),
+        _ => return None,
+    })
 }
 
 fn summary_of_files(finding: &Finding) -> Option<String> {
@@ -202,11 +247,17 @@ pub fn changed(lines: &[Line]) -> String {
             done.push(counts(applied));
         }
         if let Entry::Applied { evidence: Evidence::Removed(schemas), .. } = &line.entry {
-            done.push(format!("{} of earlier recoveries removed", counted(schemas.len() as u64, "schema", "schemas")));
+            done.push(format!("{} of earlier recoveries removed", counted(schemas.len() as u64, "thing", "things")));
         }
     }
     for line in lines {
         match &line.entry {
+            Entry::Applied { evidence: Evidence::Promoted(_), .. } => {
+                done.push("the restored database took production's place, which is kept".into());
+            }
+            Entry::Applied { evidence: Evidence::Returned(_), .. } => {
+                done.push("the earlier database has production's name again".into());
+            }
             Entry::Applied { evidence: Evidence::PutFiles(put), .. } => done.push(told_put(put)),
             Entry::Applied { evidence: Evidence::UndoneFiles(put), .. } => {
                 done.push(format!("{} taken back", counted(put.placed.len() as u64, "file", "files")));
@@ -233,12 +284,27 @@ fn told_put(put: &Put) -> String {
 /// The flow that takes back what a recovery did; `None`: it did nothing that could be.
 pub fn undo_of(recovery: &str, lines: &[Line]) -> Option<Flow> {
     lines.iter().rev().find_map(|line| match &line.entry {
+        Entry::Applied { evidence: Evidence::Promoted(_), .. } => {
+            let exchange = exchange_of(lines)?;
+            Some(Flow::UndoDatabase { recovery: recovery.into(), exchange: Box::new(exchange) })
+        }
         Entry::Applied { evidence: Evidence::Merged(_) | Evidence::Undone(_), .. } => {
             Some(Flow::Undo { recovery: recovery.into() })
         }
         Entry::Applied { evidence: Evidence::PutFiles(put) | Evidence::UndoneFiles(put), .. } => {
             Some(Flow::UndoFiles { recovery: recovery.into(), placed: put.placed.clone() })
         }
+        _ => None,
+    })
+}
+
+fn exchange_of(lines: &[Line]) -> Option<Exchange> {
+    let plans = lines.iter().rev().filter_map(|line| match &line.entry {
+        Entry::Consented { plan, .. } => Some(plan),
+        _ => None,
+    });
+    plans.flat_map(|plan| &plan.steps).find_map(|step| match step {
+        Step::Promote { exchange } => Some(exchange.clone()),
         _ => None,
     })
 }
@@ -320,7 +386,49 @@ fn push_evidence(page: &mut String, evidence: &Evidence) {
             }
             page.push('\n');
         }
+        Evidence::BackedUp { snapshot, tables } => {
+            let _ = writeln!(
+                page,
+                "## Safety backup\n\nProduction as it was is in snapshot `{}`, tagged lifeboat-safety: {} with rows, read again.\n",
+                clean(snapshot),
+                counted(*tables, "table", "tables")
+            );
+        }
+        Evidence::Promoted(_) | Evidence::Returned(_) => {
+            let _ = writeln!(page, "## Exchange\n\n{}.\n", told_exchange(evidence));
+        }
+        Evidence::PromotionProved { .. } => {
+            let _ = writeln!(page, "## Proof\n\n{}.\n", told_exchange(evidence));
+        }
+        Evidence::Kept { database } => {
+            let _ = writeln!(page, "## Kept\n\n`{}` stays beside production.\n", clean(database));
+        }
         Evidence::ScratchDropped => {}
+    }
+}
+
+fn told_exchange(evidence: &Evidence) -> String {
+    match evidence {
+        Evidence::Promoted(Exchanged { outage_ms, ended }) | Evidence::Returned(Exchanged { outage_ms, ended }) => {
+            format!(
+                "names exchanged in one transaction; {} ended, out of reach for {} ms",
+                counted(*ended, "session", "sessions"),
+                text::count(*outage_ms)
+            )
+        }
+        Evidence::PromotionProved { tables, left_behind } => {
+            let behind = match left_behind {
+                Some(rows) => {
+                    format!("{} written to the earlier one since the restore began", counted(*rows, "row", "rows"))
+                }
+                None => "how much was written to the earlier one meanwhile is not known".into(),
+            };
+            format!(
+                "production's name leads to the restored database, {} in it; {behind}",
+                counted(*tables, "table", "tables")
+            )
+        }
+        _ => String::new(),
     }
 }
 
@@ -428,7 +536,12 @@ pub fn told(entry: &Entry) -> String {
                 "proved: {} differ",
                 counted(proof.tables.iter().map(|table| table.differing).sum(), "written row", "written rows")
             ),
-            Evidence::ScratchDropped => "staging schema removed".into(),
+            Evidence::ScratchDropped => "scratch space removed".into(),
+            Evidence::BackedUp { snapshot, .. } => {
+                format!("backed up as snapshot {}", snapshot.get(..8).unwrap_or(snapshot))
+            }
+            Evidence::Promoted(_) | Evidence::Returned(_) | Evidence::PromotionProved { .. } => told_exchange(evidence),
+            Evidence::Kept { database } => format!("{database} stays beside production"),
             Evidence::Restored(restored) => format!(
                 "{} brought back into {}{}",
                 counted(restored.files, "file", "files"),
@@ -484,6 +597,12 @@ fn told_fact(fact: &Fact) -> String {
         Fact::Own(Own::Numbers) => "owners by number".into(),
         Fact::Own(Own::Names) => "owners by name".into(),
         Fact::Own(Own::Me) => "owned by whoever runs this".into(),
+        Fact::Restore => "agreed to restore the whole dump beside production".into(),
+        Fact::Promotion(Promotion::Exchange) => "the restored database takes production's place".into(),
+        Fact::Promotion(Promotion::Keep) => "the restored database stays beside production".into(),
+        Fact::Safety(true) => "production is backed up first".into(),
+        Fact::Safety(false) => "production is not backed up first".into(),
+        Fact::LeaveWrites => "what was written meanwhile may stay behind".into(),
     }
 }
 

@@ -175,10 +175,13 @@ pub async fn resume(
     let open = report::open(lines).map(|(number, step)| (number, step.clone()));
     let live =
         open.clone().filter(|(_, step)| step.effect() == Effect::Live || matches!(step, Step::RestoreFiles { .. }));
-    let has_staged = super::has_staged(lines);
+    let (has_staged, has_restored) = (super::has_staged(lines), super::has_restored(lines));
     let found = if live.is_some() || has_staged {
         systems.take_over(&recovery.id, live.as_ref().map(|(_, step)| step)).await?
     } else {
+        if has_restored {
+            systems.hold_restored(&recovery.id).await;
+        }
         None
     };
     let (plan, since) = lines
@@ -218,7 +221,7 @@ pub async fn resume(
         }
         return Ok(Settled::Done);
     }
-    if has_staged {
+    if has_staged || has_restored {
         systems.execute(&recovery.id, &Step::DropScratch, "", progress).await?;
     }
     recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned })?;
@@ -314,7 +317,17 @@ fn kept(step: &Step, evidence: &Evidence) -> Result<()> {
                 return Err(Error::bug("other files were taken back than the plan promised"));
             }
         }
+        (Step::SafetyBackup { .. }, Evidence::BackedUp { tables, .. }) => {
+            if *tables == 0 {
+                return Err(Error::target("the safety backup holds no table")
+                    .hint("Look at it by hand, or go back and go on without it. Nothing was exchanged."));
+            }
+        }
         (Step::RestoreFiles { .. }, Evidence::Restored(_))
+        | (Step::Promote { .. }, Evidence::Promoted(_))
+        | (Step::ProvePromotion { .. }, Evidence::PromotionProved { .. })
+        | (Step::KeepDatabase { .. }, Evidence::Kept { .. })
+        | (Step::ExchangeBack { .. }, Evidence::Returned(_))
         | (Step::DropScratch, Evidence::ScratchDropped)
         | (Step::RemoveLeftovers { .. }, Evidence::Removed(_)) => {}
         _ => return Err(Error::bug("a step answered with the evidence of another step")),

@@ -4,6 +4,7 @@
 //! Repository reads block, so they run on blocking threads. One connection serves a recovery; when it was lost it is made
 //! again, and the staging schema is found as it was.
 
+mod database;
 mod files;
 mod points;
 
@@ -23,6 +24,7 @@ use crate::files::put::{self, Put};
 use crate::postgres::archive::{Archive, Table};
 use crate::postgres::claim;
 use crate::postgres::connect::{self, Conninfo, Server};
+use crate::postgres::database::{self as whole, Exchanged};
 use crate::postgres::diff::{self, Filter, KeyChoice, Page, Start};
 use crate::postgres::merge::{self, Applied, ChangeSet, Choice, Proof, Triggers};
 use crate::postgres::name::Name;
@@ -56,6 +58,29 @@ pub enum Evidence {
     PutFiles(Put),
     /// Files were taken back; what was taken back is kept.
     UndoneFiles(Put),
+    /// Production is in the repository as it was.
+    BackedUp {
+        /// Its full id.
+        snapshot: String,
+        /// Tables with rows in its dump, which was read again.
+        tables: u64,
+    },
+    /// The restored database has production's name.
+    Promoted(Exchanged),
+    /// Seen through production's name.
+    PromotionProved {
+        /// Tables in it.
+        tables: u64,
+        /// Rows that were written to the earlier one since the restore began; `None`: not known, or there is none.
+        left_behind: Option<u64>,
+    },
+    /// The restored database stays beside production.
+    Kept {
+        /// Its name.
+        database: String,
+    },
+    /// The earlier database has production's name again.
+    Returned(Exchanged),
 }
 
 /// Everything outside that one configured system needs.
@@ -77,6 +102,8 @@ struct Session {
     identity: Option<(String, u32)>,
     scratch: Option<Scratch>,
     compared: Vec<diff::Table>,
+    /// The recovery that has restored a whole database, which is not in production's place yet.
+    restored: Option<String>,
 }
 
 /// The tables of a dump, and the server beside them when there is one.
@@ -325,12 +352,8 @@ impl Session {
             self.server = None;
         }
         if self.server.is_none() {
-            let conninfo = match &system.database {
-                Some(text) => Conninfo::parse(text)?,
-                None => Conninfo::from_environment()?,
-            };
-            let name = if recovery.is_empty() { "lifeboat".to_owned() } else { format!("lifeboat {recovery}") };
-            let server = connect::connect(&conninfo, &name).await?;
+            let conninfo = conninfo(system)?;
+            let server = connect::connect(&conninfo, &session_name(recovery)).await?;
             let reached = (server.facts.system_identifier.clone(), server.facts.database_oid);
             if *self.identity.get_or_insert_with(|| reached.clone()) != reached {
                 return Err(Error::refused("the connection was lost, and now leads to another server or database")
@@ -339,6 +362,17 @@ impl Session {
             self.server = Some(server);
         }
         self.server.as_ref().ok_or_else(|| Error::bug("a connection was made and is not there"))
+    }
+
+    /// Another connection to the same database, to load a large table by two.
+    async fn second(&mut self, system: &System, recovery: &str) -> Result<Server> {
+        let server = connect::connect(&conninfo(system)?, &session_name(recovery)).await?;
+        let reached = (server.facts.system_identifier.clone(), server.facts.database_oid);
+        if self.identity.as_ref() != Some(&reached) {
+            return Err(Error::refused("two connections lead to two servers or databases")
+                .hint("Name one server: a list of hosts may lead anywhere."));
+        }
+        Ok(server)
     }
 
     /// What an attempt came to. When the reply to its COMMIT was lost, the token row in production knows.
@@ -399,6 +433,8 @@ impl Session {
         let live = schema::live(&server.client, Some(names)).await?;
         let scratch = stage::create_scratch(&server.client, recovery).await?;
         self.scratch = Some(scratch.clone());
+        let large = |name: &Name| archive.table(name).and_then(|table| table.compressed_size) >= Some(stage::LARGE);
+        let second = if names.iter().any(large) { Some(Box::pin(self.second(system, recovery)).await?) } else { None };
         let server = self.server(system, recovery).await?;
         let (mut compared, mut diffs) = (Vec::new(), Vec::new());
         for (number, name) in names.iter().enumerate() {
@@ -416,7 +452,10 @@ impl Session {
             };
             // Another recovery's claim forbids writing, not looking; it is told again before anything is frozen.
             claim::claim(&server.client, live.oid).await?;
-            let (context, rows) = stage_one(server, &scratch, number, archive, table, live, progress).await?;
+            let (context, rows) = {
+                let second = second.as_ref().filter(|_| large(name)).map(|second| &second.client);
+                stage_one((server, second), &scratch, number, archive, table, live, progress).await?
+            };
             let (context, diff) = diff::diff(&server.client, &scratch, context, &key, rows, progress).await?;
             compared.push(context);
             diffs.push(diff);
@@ -428,7 +467,7 @@ impl Session {
 
 /// Loads one table's rows beside production; what the diff needs to know of it, and how many rows there are.
 async fn stage_one(
-    server: &Server,
+    (server, second): (&Server, Option<&connect::Session>),
     scratch: &Scratch,
     number: usize,
     archive: &Archive,
@@ -444,7 +483,7 @@ async fn stage_one(
     let encoding = archive.header.encoding.clone();
     let spec = stage::Spec { table: table.name.clone(), number, columns: staged.clone(), encoding };
     let source = stage::Source { read: rows.compressed_bytes_read(), total: table.compressed_size };
-    let loaded = stage::stage(&server.client, scratch, &spec, rows, Some(source), progress).await?;
+    let loaded = stage::stage((&server.client, second), scratch, &spec, rows, Some(source), progress).await?;
     let context = diff::Table { number, live: live.clone(), pairs, staged, key: None, key_columns: Vec::new() };
     Ok((context, loaded.rows))
 }
@@ -475,11 +514,19 @@ impl Systems {
                 let server = session.server(&self.system, recovery).await?;
                 merge::undo_plan(&server.client, recovery, earlier).await.map(Finding::Undo)
             }
+            Look::Needs { point, dump } => Box::pin(self.needs(recovery, point, dump, progress)).await,
+            Look::RestoreDatabase { point, dump } => {
+                Box::pin(self.restore_database(recovery, (point, dump), progress)).await
+            }
+            Look::Standing { restored } => Box::pin(self.standing(recovery, restored, progress)).await,
+            Look::WayBack { exchange } => Box::pin(self.way_back(recovery, exchange)).await,
             Look::Leftovers => {
                 progress.begin("looking what recoveries have left in production", Unit::Items, None);
                 let mut session = self.session.lock().await;
                 let server = session.server(&self.system, recovery).await?;
-                stage::leftovers(&server.client).await.map(Finding::Leftovers)
+                let mut leftovers = stage::leftovers(&server.client).await?;
+                leftovers.extend(whole::leftovers(&server.client).await?);
+                Ok(Finding::Leftovers(leftovers))
             }
             Look::Gather { point, paths } => self.gather(point, paths, progress).await.map(Finding::Gathered),
             Look::Choose { point, paths, destination, policy, own, except } => {
@@ -523,18 +570,37 @@ impl Systems {
             Step::RestoreFiles { choice } => self.restore_files(recovery, choice, progress).await,
             Step::PutFiles { choice } => self.put_files(recovery, choice, progress).await,
             Step::UndoFiles { placed, .. } => self.undo_files(placed, progress).await,
+            Step::SafetyBackup { database } => Box::pin(self.safety_backup(recovery, database, progress)).await,
+            Step::Promote { exchange } => Box::pin(self.promote(recovery, exchange, progress)).await,
+            Step::ProvePromotion { exchange } => Box::pin(self.prove_promotion(recovery, exchange)).await,
+            Step::KeepDatabase { restored } => {
+                // From here on it is not ours to remove without being asked.
+                self.session.lock().await.restored = None;
+                Ok(Evidence::Kept { database: restored.database.clone() })
+            }
+            Step::ExchangeBack { recovery: earlier, exchange } => {
+                Box::pin(self.exchange_back(recovery, earlier, exchange, progress)).await
+            }
             Step::DropScratch => {
                 let mut session = self.session.lock().await;
+                if session.restored.is_some() {
+                    session.drop_restored(&conninfo(&self.system)?).await?;
+                    return Ok(Evidence::ScratchDropped);
+                }
                 session.drop_scratch(&self.system, recovery).await?;
                 Ok(Evidence::ScratchDropped)
             }
             Step::RemoveLeftovers { leftovers } => {
-                progress.begin("removing schemas", Unit::Items, Some(leftovers.len() as u64));
+                progress.begin("removing what was left", Unit::Items, Some(leftovers.len() as u64));
                 let mut session = self.session.lock().await;
                 let server = session.server(&self.system, recovery).await?;
                 for leftover in leftovers {
                     progress.check()?;
-                    stage::remove(&server.client, leftover).await?;
+                    if leftover.kind.is_database() {
+                        whole::remove(&server.client, leftover).await?;
+                    } else {
+                        stage::remove(&server.client, leftover).await?;
+                    }
                     progress.advance(1);
                 }
                 Ok(Evidence::Removed(leftovers.iter().map(|leftover| leftover.schema.clone()).collect()))
@@ -547,6 +613,18 @@ impl Systems {
     pub async fn take_over(&self, recovery: &str, open: Option<&Step>) -> Result<Option<Evidence>> {
         if let Some(step @ (Step::RestoreFiles { .. } | Step::PutFiles { .. } | Step::UndoFiles { .. })) = open {
             return self.settle_files(recovery, step).await;
+        }
+        match open {
+            Some(Step::Promote { exchange }) => {
+                let settled = self.settle_exchange(recovery, exchange, Some(exchange.oid)).await?;
+                self.session.lock().await.restored = settled.is_none().then(|| recovery.to_owned());
+                return Ok(settled.map(Evidence::Promoted));
+            }
+            Some(Step::ExchangeBack { exchange, .. }) => {
+                let settled = self.settle_exchange(recovery, exchange, exchange.production).await?;
+                return Ok(settled.map(Evidence::Returned));
+            }
+            _ => {}
         }
         let mut session = self.session.lock().await;
         let server = session.server(&self.system, recovery).await?;
@@ -618,6 +696,14 @@ fn server_facts(server: &Server) -> ServerFacts {
         refusal,
         warnings: server.warnings.clone(),
     }
+}
+
+fn session_name(recovery: &str) -> String {
+    if recovery.is_empty() { "lifeboat".to_owned() } else { format!("lifeboat {recovery}") }
+}
+
+fn conninfo(system: &System) -> Result<Conninfo> {
+    system.database.as_deref().map_or_else(Conninfo::from_environment, Conninfo::parse)
 }
 
 /// Runs a blocking read on a thread that may block.

@@ -73,7 +73,7 @@ enum Input {
     Parted(usize),
     /// What a process that has ended had staged is found again.
     TakenOver(Result<()>),
-    Looked(Look, Result<Finding>),
+    Looked(Look, Box<Result<Finding>>),
     Stepped(StepEvent),
     Ran(Box<Recovery>, Result<Vec<Evidence>>),
     Settled(Box<Recovery>, Result<Settled>),
@@ -206,7 +206,7 @@ impl Worker {
             Input::Looked(look, found) => {
                 self.work = None;
                 let Some(recovery) = &mut self.recovery else { return };
-                let noted = found.and_then(|finding| {
+                let noted = (*found).and_then(|finding| {
                     recovery.found(look.clone(), finding.clone())?;
                     Ok(Change::Found(look, Box::new(finding)))
                 });
@@ -373,7 +373,7 @@ impl Worker {
         self.moved(changes, Stage::Looking);
         self.job(async move {
             let found = caught(systems.look(&id, &look, &progress)).await;
-            Input::Looked(look, found)
+            Input::Looked(look, Box::new(found))
         });
     }
 

@@ -261,7 +261,7 @@ async fn stage_wanted(stage: &Stage, server: &Server, scratch: &Scratch) -> (dif
     let staged = stage::columns(&server.client, &live, &pairs, &table.copied).await.unwrap();
     let spec = stage::Spec { table: name, number: 0, columns: staged.clone(), encoding: None };
     let rows = archive.rows(table).unwrap();
-    let loaded = stage::stage(&server.client, scratch, &spec, rows, None, &Progress::default()).await.unwrap();
+    let loaded = stage::stage((&server.client, None), scratch, &spec, rows, None, &Progress::default()).await.unwrap();
     (diff::Table { number: 0, live, pairs, staged, key: None, key_columns: Vec::new() }, loaded.rows)
 }
 

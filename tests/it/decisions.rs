@@ -12,6 +12,7 @@ use lifeboat::files::live::Present;
 use lifeboat::files::put::Placed;
 use lifeboat::files::write::Own;
 use lifeboat::postgres::archive::{self, Estimate, Format, Header};
+use lifeboat::postgres::database::{Asked, Checked, Counted, Exchange, Needs, Production, Restored, Standing};
 use lifeboat::postgres::diff::{Class, Drift, Pair, TableDiff};
 use lifeboat::postgres::merge::{ChangeSet, Choice, Load, TableChange, TableUndo, Triggers, Undo, Violation};
 use lifeboat::postgres::name::Name;
@@ -184,7 +185,12 @@ fn changes(rows: &[Choice], triggers: Triggers, violation: bool) -> ChangeSet {
 
 fn leftovers() -> Vec<(&'static str, Finding)> {
     let leftover = |id: &str, kind, age_seconds, in_use| Leftover {
-        schema: format!("{}{id}", if kind == LeftoverKind::Undo { "lifeboat_undo_" } else { "restore_staging_" }),
+        schema: match kind {
+            LeftoverKind::Staging => format!("restore_staging_{id}"),
+            LeftoverKind::Undo => format!("lifeboat_undo_{id}"),
+            LeftoverKind::RestoredDatabase => format!("lifeboat_restore_{id}"),
+            LeftoverKind::EarlierDatabase => format!("lifeboat_before_{id}"),
+        },
         kind,
         mark: Some(Mark { lifeboat: id.into(), created: String::new(), by: "app".into(), host: "jump1".into() }),
         bytes: 1 << 20,
@@ -195,11 +201,13 @@ fn leftovers() -> Vec<(&'static str, Finding)> {
         leftover("running", LeftoverKind::Staging, 60, true),
         leftover("resumable", LeftoverKind::Staging, 60, false),
         leftover("recent", LeftoverKind::Undo, 60, false),
+        leftover("exchanged", LeftoverKind::EarlierDatabase, 60, false),
         Leftover { mark: None, ..leftover("somebodys", LeftoverKind::Staging, 60, false) },
     ];
     let mut some = kept.clone();
     some.push(leftover("killed", LeftoverKind::Staging, 60, false));
     some.push(leftover("old", LeftoverKind::Undo, 1_000_000, false));
+    some.push(leftover("beside", LeftoverKind::RestoredDatabase, 60, false));
     vec![
         ("nothing", Finding::Leftovers(vec![])),
         ("only what is needed", Finding::Leftovers(kept)),
@@ -270,6 +278,9 @@ fn findings(look: &Look) -> Vec<(&'static str, Finding)> {
             ("all would fit", Finding::Frozen(changes(rows, *triggers, false))),
         ],
         Look::Gather { .. } | Look::Choose { .. } | Look::Placed { .. } => findings_of_files(look),
+        Look::Needs { .. } | Look::RestoreDatabase { .. } | Look::Standing { .. } | Look::WayBack { .. } => {
+            findings_of_databases(look)
+        }
         Look::Undo { .. } => {
             let undo = |rows, kept| {
                 Finding::Undo(Undo {
@@ -288,6 +299,67 @@ fn findings(look: &Look) -> Vec<(&'static str, Finding)> {
             vec![("every row changed since", undo(0, 300)), ("two rows changed since", undo(298, 2))]
         }
         Look::Leftovers => leftovers(),
+    }
+}
+
+fn restored() -> Restored {
+    Restored {
+        database: "lifeboat_restore_20260115_143205_a1b2".into(),
+        oid: 17,
+        loaded: vec![Counted { table: Name::new("public", "orders"), rows: 1000, bytes: 100_000 }],
+        definitions: 80,
+        notes: vec![],
+        written_before: Some(5),
+    }
+}
+
+fn production() -> Production {
+    Production { oid: 16, bytes: 1 << 30, owner: "app".into(), visitors: vec![] }
+}
+
+fn findings_of_databases(look: &Look) -> Vec<(&'static str, Finding)> {
+    let needs = Needs {
+        database: "programme_db".into(),
+        server: "db-server:5432".into(),
+        production: Some(production()),
+        counted: restored().loaded,
+        program: "pg_restore 15.18".into(),
+        missing_roles: vec![],
+        missing_tablespaces: vec![],
+        refusal: None,
+    };
+    let standing = |production: Option<Production>, written| {
+        Finding::Standing(Standing { production, written, carried: vec![], comment: None })
+    };
+    match look {
+        Look::Needs { .. } => {
+            let refusal = Some(("the server lacks extensions".to_owned(), "Install them.".to_owned()));
+            vec![
+                ("an extension is missing", Finding::Needs(Needs { refusal, ..needs.clone() })),
+                ("an owner is missing", Finding::Needs(Needs { missing_roles: vec!["app".into()], ..needs })),
+            ]
+        }
+        Look::RestoreDatabase { .. } => {
+            let checked = |found| Checked {
+                asked: vec![Asked { query: "SELECT count(*) FROM orders".into(), at_least: 900, found: Ok(found) }],
+                ..Checked::default()
+            };
+            vec![
+                ("a check of the configuration fails", Finding::RestoredDatabase(Box::new(restored()), checked(800))),
+                ("all checks hold", Finding::RestoredDatabase(Box::new(restored()), checked(1000))),
+            ]
+        }
+        Look::Standing { .. } => vec![
+            ("production is gone", standing(None, None)),
+            ("nothing was written meanwhile", standing(Some(production()), Some(0))),
+            ("40 rows were written meanwhile", standing(Some(production()), Some(40))),
+            ("nobody knows what was written", standing(Some(production()), None)),
+        ],
+        Look::WayBack { .. } => vec![
+            ("the earlier one was dropped", Finding::WayBack(Err("lifeboat_before_x is not there any more".into()))),
+            ("it is there", Finding::WayBack(Ok(3))),
+        ],
+        _ => vec![],
     }
 }
 
@@ -462,6 +534,7 @@ impl Walk {
             Flow::Rows => flows::rows::next(record),
             Flow::Undo { recovery } => flows::undo::next(recovery, record),
             Flow::UndoFiles { recovery, placed } => flows::undo::next_files(recovery, placed, record),
+            Flow::UndoDatabase { recovery, exchange } => flows::undo::next_database(recovery, exchange, record),
             Flow::Clean(keep) => flows::clean::next(keep, record),
         };
         let indent = "  ".repeat(depth);
@@ -561,6 +634,14 @@ fn clean() {
 #[test]
 fn undo() {
     insta::assert_snapshot!(tree(Flow::Undo { recovery: "20260115_143205_a1b2".into() }));
+}
+
+#[test]
+fn undo_database() {
+    let standing = Standing { production: Some(production()), written: Some(0), carried: vec![], comment: None };
+    let recovery = "20260115_143205_a1b2".to_owned();
+    let exchange = Exchange::new(&recovery, "programme_db", &restored(), &standing).unwrap();
+    insta::assert_snapshot!(tree(Flow::UndoDatabase { recovery, exchange: Box::new(exchange) }));
 }
 
 #[test]

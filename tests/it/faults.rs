@@ -466,8 +466,9 @@ async fn fm_22_a_full_disk_of_the_server_ends_staging_and_leaves_nothing() {
     let pairs = diff::pairs(&live, &columns, &["a".to_owned()]);
     let columns = stage::columns(&client, &live, &pairs, &["a".to_owned()]).await.unwrap();
     let spec = stage::Spec { table: Name::new("public", "t"), number: 0, columns, encoding: None };
-    let error =
-        stage::stage(&client, &scratch, &spec, crate::stage::Endless, None, &Progress::default()).await.unwrap_err();
+    let error = stage::stage((&client, None), &scratch, &spec, crate::stage::Endless, None, &Progress::default())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind, Kind::Target, "{error:?}");
     assert!(error.message.contains("full") || error.message.contains("space"), "{error:?}");
     assert_eq!(psql(&conninfo, "select count(*) from pg_class where relname = 't0'"), "0");

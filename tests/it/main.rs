@@ -7,6 +7,7 @@ mod backup;
 mod cluster;
 mod connect;
 mod console;
+mod database;
 mod decisions;
 mod diff;
 mod faults;

@@ -83,7 +83,7 @@ impl Bench {
         let columns = stage::columns(&self.client, &live, &pairs, &backup.copied).await?;
         let spec = Spec { table: backup.name.clone(), number, columns: columns.clone(), encoding: None };
         let rows = io::Cursor::new(backup.text.clone().into_bytes());
-        let staged = stage::stage(&self.client, &self.scratch, &spec, rows, None, &Progress::default()).await?;
+        let staged = stage::stage((&self.client, None), &self.scratch, &spec, rows, None, &Progress::default()).await?;
         let table = Table { number, live, pairs, staged: columns, key: None, key_columns: Vec::new() };
         Ok((table, staged))
     }
@@ -155,7 +155,7 @@ async fn cancelled_staging_leaves_nothing_and_the_session_goes_on() {
         seen.wait_for(|report| report.done > 1_000_000).await.unwrap();
         canceller.cancel();
     });
-    let error = stage::stage(&bench.client, &bench.scratch, &spec, Endless, None, &progress).await.unwrap_err();
+    let error = stage::stage((&bench.client, None), &bench.scratch, &spec, Endless, None, &progress).await.unwrap_err();
     assert_eq!(error.kind, Kind::Cancelled);
     no_table(&bench);
     assert!(bench.client.simple_query("select 1").await.is_ok());
@@ -165,8 +165,9 @@ async fn cancelled_staging_leaves_nothing_and_the_session_goes_on() {
 async fn an_error_of_the_reader_is_the_error_and_nothing_stays() {
     let (bench, spec) = one_column("stage_broken").await;
     let broken = Broken(Some(Error::backup("blob 12 is damaged")));
-    let error =
-        stage::stage(&bench.client, &bench.scratch, &spec, broken, None, &Progress::default()).await.unwrap_err();
+    let error = stage::stage((&bench.client, None), &bench.scratch, &spec, broken, None, &Progress::default())
+        .await
+        .unwrap_err();
     assert_eq!(error, Error::backup("blob 12 is damaged"));
     no_table(&bench);
 }
@@ -175,11 +176,65 @@ async fn an_error_of_the_reader_is_the_error_and_nothing_stays() {
 async fn a_row_that_the_server_does_not_take_is_named_by_line_and_column() {
     let (bench, spec) = one_column("stage_bad_row").await;
     let rows = io::Cursor::new("1\n2\nthree\n");
-    let error = stage::stage(&bench.client, &bench.scratch, &spec, rows, None, &Progress::default()).await.unwrap_err();
+    let error =
+        stage::stage((&bench.client, None), &bench.scratch, &spec, rows, None, &Progress::default()).await.unwrap_err();
     let words = format!("{error} {}", error.detail.as_deref().unwrap_or_default());
     assert!(words.contains("three"), "{words}");
     assert!(words.contains("line 3, column a"), "{words}");
     no_table(&bench);
+}
+
+#[tokio::test]
+async fn a_large_table_is_loaded_by_two_and_is_there_whole_or_not_at_all() {
+    let (bench, spec) = one_column("stage_two").await;
+    let second = session(&bench.conninfo).await;
+    let by_two = (&bench.client, Some(&second));
+    // Several turns of four megabytes for each.
+    let number = 3_000_000;
+    let text: String = (1..=number).map(|row| format!("{row}\n")).collect();
+    let rows = || io::Cursor::new(text.clone().into_bytes());
+    let progress = Progress::default();
+    let staged = stage::stage(by_two, &bench.scratch, &spec, rows(), None, &progress).await.unwrap();
+    assert_eq!((staged.rows, staged.bytes), (number, text.len() as u64));
+    let whole =
+        "select count(*), count(distinct a), sum(a::bigint), count(distinct xmin::text) from restore_staging_r1.t0";
+    assert_eq!(bench.sql(whole), format!("{number}|{number}|{}|2", number * (number + 1) / 2));
+
+    // A bad row is named by its line in the whole table, whichever session meets it.
+    for line in [700_000, 1_300_000, 2_999_999] {
+        let bad = text.replacen(&format!("\n{line}\n"), "\nbad\n", 1);
+        let rows = io::Cursor::new(bad.into_bytes());
+        let error = stage::stage(by_two, &bench.scratch, &spec, rows, None, &progress).await.unwrap_err();
+        let words = format!("{error} {}", error.detail.as_deref().unwrap_or_default());
+        assert!(words.contains(&format!("line {line}, column a")), "{words}");
+        no_table(&bench);
+    }
+    // The backup breaks off, the operator cancels, the second session is ended: nothing stays, and the first one goes on.
+    let broken = rows().chain(Broken(Some(Error::backup("blob 12 is damaged"))));
+    let error = stage::stage(by_two, &bench.scratch, &spec, broken, None, &progress).await.unwrap_err();
+    assert_eq!(error, Error::backup("blob 12 is damaged"));
+    no_table(&bench);
+    let cancelled = Progress::default();
+    let canceller = cancelled.clone();
+    tokio::spawn(async move {
+        canceller.watch().wait_for(|report| report.done > 12_000_000).await.unwrap();
+        canceller.cancel();
+    });
+    let error = stage::stage(by_two, &bench.scratch, &spec, Endless, None, &cancelled).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Cancelled);
+    no_table(&bench);
+    let ended = Progress::default();
+    let (ender, conninfo) = (ended.clone(), bench.conninfo.clone());
+    let process: i32 = second.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    tokio::spawn(async move {
+        ender.watch().wait_for(|report| report.done > 12_000_000).await.unwrap();
+        tokio::task::spawn_blocking(move || psql(&conninfo, &format!("select pg_terminate_backend({process})")));
+    });
+    let error = stage::stage(by_two, &bench.scratch, &spec, Endless, None, &ended).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Target, "{error:?}");
+    no_table(&bench);
+    let one = (&bench.client, None);
+    assert_eq!(stage::stage(one, &bench.scratch, &spec, rows(), None, &progress).await.unwrap().rows, number);
 }
 
 #[tokio::test]
@@ -197,8 +252,9 @@ async fn rows_behind_an_end_marker_are_not_lost_silently() {
     let (bench, spec) = one_column("stage_marker").await;
     for rows in ["1\n\\.\n2\n", "1\n2"] {
         let rows = io::Cursor::new(rows);
-        let error =
-            stage::stage(&bench.client, &bench.scratch, &spec, rows, None, &Progress::default()).await.unwrap_err();
+        let error = stage::stage((&bench.client, None), &bench.scratch, &spec, rows, None, &Progress::default())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind, Kind::Backup, "{error}");
         no_table(&bench);
     }

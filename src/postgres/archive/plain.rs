@@ -296,6 +296,7 @@ impl Contents {
             kind: kind.to_owned(),
             schema: Some(schema),
             name,
+            tablespace: None,
             owner: String::new(),
             definition,
             dependencies: Vec::new(),

@@ -164,7 +164,7 @@ impl Reader<'_> {
         let _drop = self.string(what)?;
         let copy = self.string(what)?.unwrap_or_default();
         let schema = self.string(what)?.filter(|schema| !schema.is_empty());
-        let _tablespace = self.string(what)?;
+        let tablespace = self.string(what)?.filter(|tablespace| !tablespace.is_empty());
         if self.version >= (1, 14) {
             let _access_method = self.string(what)?;
         }
@@ -186,7 +186,7 @@ impl Reader<'_> {
         if has_data != (place != Place::Nowhere) || !named {
             return Err(self.input.damaged(what));
         }
-        Ok(Entry { dump_id, kind, schema, name, owner, definition, dependencies, has_data, copy, place })
+        Ok(Entry { dump_id, kind, schema, name, tablespace, owner, definition, dependencies, has_data, copy, place })
     }
 
     fn offset(&mut self, what: &str) -> Result<Place> {

@@ -199,6 +199,32 @@ impl Conninfo {
         targets.first().map_or(shown.clone(), |first| format!("{shown}/{} as {}", first.database, first.user))
     }
 
+    /// The database that it leads to.
+    pub fn database(&self) -> Result<String> {
+        Ok(self.targets()?.into_iter().next().map(|target| target.database).unwrap_or_default())
+    }
+
+    /// The same server, another database.
+    #[must_use]
+    pub fn to_database(&self, name: &str) -> Self {
+        let mut other = self.clone();
+        other.values.insert("dbname", name.to_owned());
+        other
+    }
+
+    /// A password that was given; one of a password file is found there by whoever looks.
+    pub fn password(&self) -> Option<&Secret> {
+        self.password.as_ref()
+    }
+
+    /// The environment by which a program of PostgreSQL reaches the same servers; neither a password nor the database is in it.
+    pub fn for_programs(&self) -> Vec<(&'static str, String)> {
+        // The service was read already, and what it says is among the values.
+        let left_out = ["service", "servicefile", "password", "dbname", "options"];
+        let read = KEYWORDS.iter().filter(|(keyword, _, what)| *what == Use::Read && !left_out.contains(keyword));
+        read.filter_map(|(keyword, variable, _)| Some((*variable, self.value(keyword)?.to_owned()))).collect()
+    }
+
     /// A value that was given and is not empty.
     pub fn value(&self, keyword: &str) -> Option<&str> {
         self.values.get(keyword).map(String::as_str).filter(|value| !value.is_empty())

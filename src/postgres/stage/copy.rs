@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 use tokio_postgres::{Client, CopyInSink};
 
 use super::super::connect::server_error;
-use super::{Spec, Staged};
+use super::super::name::Name;
+use super::Staged;
 use crate::error::{Error, Result};
-use crate::progress::{Progress, Unit};
+use crate::progress::Progress;
 
 /// Big enough to keep both sides busy, small enough that memory does not matter.
 const CHUNK: usize = 128 * 1024;
@@ -34,7 +35,7 @@ pub struct Source {
 type Chunk = Result<(Bytes, u64)>;
 
 /// `, ENCODING '...'` for an encoding that the server knows.
-pub(super) async fn encoding_option(client: &Client, encoding: Option<&str>) -> Result<String> {
+pub(in super::super) async fn encoding_option(client: &Client, encoding: Option<&str>) -> Result<String> {
     let Some(encoding) = encoding else { return Ok(String::new()) };
     let sql = "SELECT pg_catalog.pg_encoding_to_char(pg_catalog.pg_char_to_encoding($1::text::name))::text";
     let row =
@@ -53,80 +54,181 @@ pub(super) async fn encoding_option(client: &Client, encoding: Option<&str>) -> 
 /// have travelled in vain. A part is one COPY; all parts are one transaction.
 const PART: u64 = 64 * 1024 * 1024;
 
-pub(super) async fn copy(
+/// Sends rows to a COPY, in parts that are one transaction, which the caller has begun and ends.
+pub(in super::super) async fn copy(
     client: &Client,
     sql: &str,
-    spec: &Spec,
+    table: &Name,
     rows: impl Read + Send + 'static,
     source: Option<Source>,
     progress: &Progress,
 ) -> Result<Staged> {
-    progress.begin(format!("staging {}", spec.table), Unit::Bytes, source.as_ref().and_then(|source| source.total));
-    let mut part = Part::begin(client, sql, spec, 0).await?;
-    let (sender, mut receiver) = mpsc::channel(WAITING);
-    let table = spec.table.to_string();
-    std::thread::Builder::new()
-        .name("staging".into())
-        .spawn(move || read(rows, &table, &sender))
-        .map_err(|error| Error::target("this machine gives us no thread to read with").detail(error))?;
-
+    let mut part = Part::begin(client, sql, table, 0).await?;
+    let mut reader = Reader::start(rows, table, source, progress)?;
     let mut staged = Staged { rows: 0, bytes: 0 };
-    let mut lines = 0;
-    let mut counted = 0;
-    loop {
-        // Returning drops the sink, which tells the server that the COPY failed.
-        let chunk = tokio::select! {
-            biased;
-            () = progress.cancelled() => return Err(Error::cancelled()),
-            chunk = receiver.recv() => chunk,
-        };
-        let Some(chunk) = chunk else { break };
-        let (mut bytes, ends) = chunk?;
-        lines += ends;
-        staged.bytes += bytes.len() as u64;
-        let length = bytes.len() as u64;
+    // Returning drops the sink, which tells the server that the COPY failed.
+    while let Some(mut bytes) = reader.next().await? {
         if part.bytes >= PART
             && let Some(end) = memchr::memrchr(b'\n', &bytes)
         {
             let head = bytes.split_to(end + 1);
             part.send(head, progress).await?;
             staged.rows += part.finish().await?;
-            part = Part::begin(client, sql, spec, staged.rows).await?;
+            part = Part::begin(client, sql, table, staged.rows).await?;
         }
         part.send(bytes, progress).await?;
-        match &source {
-            None => progress.advance(length),
-            Some(source) => {
-                let read = source.read.load(Ordering::Relaxed);
-                progress.advance(read.saturating_sub(counted));
-                counted = counted.max(read);
-            }
-        }
     }
     staged.rows += part.finish().await?;
-    // A server stops reading at an end marker in the middle of the rows without a word, and takes a cut-off last row.
-    if staged.rows != lines {
-        return Err(Error::backup(format!(
-            "the server took {} rows of {}, but the backup holds {lines}",
-            staged.rows, spec.table
-        )));
+    staged.bytes = reader.bytes;
+    reader.all_taken(staged)
+}
+
+/// So many bytes go to one of two sessions before it is the other's turn.
+const TURN: usize = 4 * 1024 * 1024;
+/// Chunks that wait for one of them: its next turn is read while the other one still works on its own.
+const WAITING_TURN: usize = 2 * TURN / CHUNK;
+
+/// Sends rows through two sessions, a few megabytes to each in turn: what takes long is the server's own work on them, and two
+/// sessions are two processors. Each is in a transaction of its own, which the caller has begun and ends.
+pub(super) async fn copy_by_two(
+    sessions: [&Client; 2],
+    sql: &str,
+    table: &Name,
+    rows: impl Read + Send + 'static,
+    source: Option<Source>,
+    progress: &Progress,
+) -> Result<Staged> {
+    let mut reader = Reader::start(rows, table, source, progress)?;
+    let (to_first, first) = mpsc::channel(WAITING_TURN);
+    let (to_second, second) = mpsc::channel(WAITING_TURN);
+    // Each piece with the number of rows before its turn.
+    let sharing = async {
+        let (mut is_firsts, mut before, mut sent) = (true, 0, 0);
+        while let Some(mut bytes) = reader.next().await? {
+            let end = if sent >= TURN { memchr::memrchr(b'\n', &bytes) } else { None };
+            let head = bytes.split_to(end.map_or(0, |end| end + 1));
+            let lines = reader.lines - memchr::memchr_iter(b'\n', &bytes).count() as u64;
+            let turn = |is_firsts| if is_firsts { &to_first } else { &to_second };
+            // Nobody takes it any more when a session has failed; that one tells why.
+            if !head.is_empty() && turn(is_firsts).send((before, head)).await.is_err() {
+                break;
+            }
+            if end.is_some() {
+                (is_firsts, before, sent) = (!is_firsts, lines, 0);
+            }
+            sent += bytes.len();
+            if !bytes.is_empty() && turn(is_firsts).send((before, bytes)).await.is_err() {
+                break;
+            }
+        }
+        drop((to_first, to_second));
+        Ok(reader)
+    };
+    let [one, other] = sessions;
+    let (reader, one, other) =
+        tokio::try_join!(sharing, turns(one, sql, table, first, progress), turns(other, sql, table, second, progress))?;
+    let bytes = reader.bytes;
+    reader.all_taken(Staged { rows: one + other, bytes })
+}
+
+/// Loads the turns of one session, each as a COPY. Returns the rows that the server took.
+async fn turns(
+    client: &Client,
+    sql: &str,
+    table: &Name,
+    mut pieces: mpsc::Receiver<(u64, Bytes)>,
+    progress: &Progress,
+) -> Result<u64> {
+    let (mut part, mut rows): (Option<Part<'_>>, u64) = (None, 0);
+    while let Some((before, bytes)) = pieces.recv().await {
+        let mut present = match part.take() {
+            Some(present) if present.before == before => present,
+            ended => {
+                rows += if let Some(ended) = ended { ended.finish().await? } else { 0 };
+                Part::begin(client, sql, table, before).await?
+            }
+        };
+        present.send(bytes, progress).await?;
+        part = Some(present);
     }
-    Ok(staged)
+    Ok(rows + if let Some(last) = part { last.finish().await? } else { 0 })
+}
+
+/// What a thread reads, chunk by chunk.
+struct Reader<'a> {
+    receiver: mpsc::Receiver<Chunk>,
+    table: &'a Name,
+    source: Option<Source>,
+    progress: &'a Progress,
+    lines: u64,
+    bytes: u64,
+    /// Compressed bytes that were told.
+    told: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn start(
+        rows: impl Read + Send + 'static,
+        table: &'a Name,
+        source: Option<Source>,
+        progress: &'a Progress,
+    ) -> Result<Self> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let shown = table.to_string();
+        std::thread::Builder::new()
+            .name("staging".into())
+            .spawn(move || read(rows, &shown, &sender))
+            .map_err(|error| Error::target("this machine gives us no thread to read with").detail(error))?;
+        Ok(Self { receiver, table, source, progress, lines: 0, bytes: 0, told: 0 })
+    }
+
+    /// `None`: that was the last one.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let chunk = tokio::select! {
+            biased;
+            () = self.progress.cancelled() => return Err(Error::cancelled()),
+            chunk = self.receiver.recv() => chunk,
+        };
+        let Some(chunk) = chunk else { return Ok(None) };
+        let (bytes, ends) = chunk?;
+        self.lines += ends;
+        self.bytes += bytes.len() as u64;
+        match &self.source {
+            None => self.progress.advance(bytes.len() as u64),
+            Some(source) => {
+                let read = source.read.load(Ordering::Relaxed);
+                self.progress.advance(read.saturating_sub(self.told));
+                self.told = self.told.max(read);
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    /// A server stops reading at an end marker in the middle of the rows without a word, and takes a cut-off last row.
+    fn all_taken(self, staged: Staged) -> Result<Staged> {
+        if staged.rows == self.lines {
+            return Ok(staged);
+        }
+        Err(Error::backup(format!(
+            "the server took {} rows of {}, but the backup holds {}",
+            staged.rows, self.table, self.lines
+        )))
+    }
 }
 
 /// One COPY of several in the same transaction.
 struct Part<'a> {
     sink: Pin<Box<CopyInSink<Bytes>>>,
-    spec: &'a Spec,
+    table: &'a Name,
     /// Rows that went before.
     before: u64,
     bytes: u64,
 }
 
 impl<'a> Part<'a> {
-    async fn begin(client: &Client, sql: &str, spec: &'a Spec, before: u64) -> Result<Self> {
-        let sink = client.copy_in(sql).await.map_err(|error| failed(error, spec, before))?;
-        Ok(Self { sink: Box::pin(sink), spec, before, bytes: 0 })
+    async fn begin(client: &Client, sql: &str, table: &'a Name, before: u64) -> Result<Self> {
+        let sink = client.copy_in(sql).await.map_err(|error| failed(error, table, before))?;
+        Ok(Self { sink: Box::pin(sink), table, before, bytes: 0 })
     }
 
     async fn send(&mut self, bytes: Bytes, progress: &Progress) -> Result<()> {
@@ -134,20 +236,20 @@ impl<'a> Part<'a> {
         tokio::select! {
             biased;
             () = progress.cancelled() => Err(Error::cancelled()),
-            sent = self.sink.send(bytes) => sent.map_err(|error| failed(error, self.spec, self.before)),
+            sent = self.sink.send(bytes) => sent.map_err(|error| failed(error, self.table, self.before)),
         }
     }
 
     async fn finish(mut self) -> Result<u64> {
-        self.sink.as_mut().finish().await.map_err(|error| failed(error, self.spec, self.before))
+        self.sink.as_mut().finish().await.map_err(|error| failed(error, self.table, self.before))
     }
 }
 
 /// The server's error, with the place that it names: `COPY t0, line 3, column a: "three"`. Lines are counted from the
 /// first row of the table.
-fn failed(error: tokio_postgres::Error, spec: &Spec, before: u64) -> Error {
+fn failed(error: tokio_postgres::Error, table: &Name, before: u64) -> Error {
     let place = error.as_db_error().and_then(|server| server.where_()).map(str::to_owned);
-    let mut error = server_error(error, &format!("loading the backup's rows of {}", spec.table));
+    let mut error = server_error(error, &format!("loading the backup's rows of {table}"));
     let Some(place) = place else { return error };
     let place = match place.split_once(", line ").map(|(copy, rest)| (copy, rest.split_at(digits(rest)))) {
         Some((copy, (line, rest))) if before > 0 => {

@@ -43,13 +43,15 @@ pub fn kept(keep: &Keep, leftover: &Leftover) -> Option<String> {
         return Some(format!("recovery {} is connected", mark.lifeboat));
     }
     match (leftover.kind, leftover.age_seconds) {
-        (LeftoverKind::Staging, _) if keep.open.contains(&mark.lifeboat) => Some(format!(
-            "its recovery is under way, or was left in the middle: lifeboat resume {} settles it first",
-            mark.lifeboat
-        )),
-        (LeftoverKind::Staging, _) => None,
-        (LeftoverKind::Undo, Some(age)) if age >= keep.undo_seconds => None,
-        (LeftoverKind::Undo, _) => Some(format!(
+        (LeftoverKind::Staging | LeftoverKind::RestoredDatabase, _) if keep.open.contains(&mark.lifeboat) => {
+            Some(format!(
+                "its recovery is under way, or was left in the middle: lifeboat resume {} settles it first",
+                mark.lifeboat
+            ))
+        }
+        (LeftoverKind::Staging | LeftoverKind::RestoredDatabase, _) => None,
+        (_, Some(age)) if age >= keep.undo_seconds => None,
+        _ => Some(format!(
             "with it recovery {} can be undone; it is kept for {}",
             mark.lifeboat,
             text::duration(std::time::Duration::from_secs(keep.undo_seconds))
@@ -62,6 +64,10 @@ pub fn reason(leftover: &Leftover) -> String {
     let kind = match leftover.kind {
         LeftoverKind::Staging => "rows of a backup, staged by a recovery that did not clean up",
         LeftoverKind::Undo => "what a merge has overwritten, kept so that it can be undone",
+        LeftoverKind::RestoredDatabase => "a database that was restored and not put in production's place",
+        LeftoverKind::EarlierDatabase => {
+            "the database that was in production's place before, kept so that it can go back"
+        }
     };
     let of = leftover.mark.as_ref().map_or_else(String::new, |mark| {
         let age = leftover.age_seconds.map(|age| text::duration(std::time::Duration::from_secs(age)));

@@ -1,7 +1,8 @@
 //! Rows were lost or damaged: somebody ran an UPDATE without a WHERE, or a DELETE that cascaded.
 //!
 //! The table is still there. Rows of a `pg_dump` archive are loaded beside production, compared by key, and the chosen ones
-//! are written back. Not for a table that was dropped whole, and not when most of the database is gone.
+//! are written back. Not for a table that was dropped whole. When most of the database is gone, [`super::database`] goes on
+//! from the dump that was chosen here.
 //!
 //! The operator is asked: when it happened, from which recovery point, what is to come back, which dump, which tables,
 //! whether loading them beside production is all right, how to pair rows where there is no key, which rows to write, and
@@ -40,10 +41,10 @@ pub fn next(record: &Record) -> Next {
         };
         return super::files::next(record, point);
     }
-    if scope != Scope::Tables {
+    if scope == Scope::Moment {
         return refuse(
             "this branch is not built yet",
-            &["Go back and choose some tables, or follow the written procedure."],
+            &["Go back and choose some tables or the full system, or follow the written procedure."],
         );
     }
     let Some(point) = record.point() else {
@@ -67,6 +68,9 @@ pub fn next(record: &Record) -> Next {
         (None, _) => return ask_dump(contents),
     };
 
+    if scope == Scope::System {
+        return super::database::next(record, point, dump);
+    }
     let look = Look::Tables { point: point.into(), dump: dump.into() };
     let Some(Finding::Tables(found)) = record.finding(&look) else { return Next::Look(look) };
     if let Some(why) = &found.server.refusal {
@@ -316,10 +320,16 @@ fn ask_scope(points: &[Point]) -> Question {
                 "A base backup and WAL are replayed to just before the damage.",
                 "Loses least of all, takes longest; needs archived WAL.",
             ]),
-            not_built("The full system", Scope::System, &[
-                "The whole database is replaced: every write since the recovery point is lost.",
-                "For when most of it is gone.",
-            ]),
+            Choice {
+                label: "The full system".into(),
+                consequences: vec![
+                    "The whole database is restored beside production, checked, and takes its place.".into(),
+                    "For when most of it is gone: every write since the recovery point is lost. Can be undone.".into(),
+                ],
+                fact: Fact::Scope(Scope::System),
+                recommended: false,
+                unavailable: None,
+            },
         ]),
     }
 }

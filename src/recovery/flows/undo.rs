@@ -4,6 +4,7 @@
 
 use super::{Next, Refusal};
 use crate::files::put::Placed;
+use crate::postgres::database::Exchange;
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{Finding, Look, Record};
 
@@ -18,6 +19,21 @@ pub fn next(recovery: &str, record: &Record) -> Next {
         });
     }
     Next::Ready(Plan { steps: vec![Step::UndoRows { recovery: recovery.into(), undo: undo.clone() }] })
+}
+
+/// What comes next in giving production's name back to the database that had it before `recovery`.
+pub fn next_database(recovery: &str, exchange: &Exchange, record: &Record) -> Next {
+    let look = Look::WayBack { exchange: Box::new(exchange.clone()) };
+    let Some(Finding::WayBack(way)) = record.finding(&look) else { return Next::Look(look) };
+    if let Err(why) = way {
+        return Next::Refuse(Refusal {
+            why: format!("the earlier database cannot come back: {why}"),
+            hints: vec![
+                "Somebody has renamed or dropped one of them since. lifeboat clean lists what is there.".into(),
+            ],
+        });
+    }
+    Next::Ready(Plan { steps: vec![Step::ExchangeBack { recovery: recovery.into(), exchange: exchange.clone() }] })
 }
 
 /// What comes next in taking back the files that `recovery` put in place.

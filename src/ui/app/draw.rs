@@ -7,7 +7,7 @@ use ratatui::widgets::{Clear, Paragraph, Wrap};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{App, Leaving, Overlay, palette};
-use crate::recovery::record::{Fact, Incident, Scope, Where};
+use crate::recovery::record::{Fact, Incident, Promotion, Scope, Where};
 use crate::text::{clean, fit};
 use crate::ui::keymap::{self, Action, Place};
 use crate::ui::screens::Screen;
@@ -195,7 +195,17 @@ fn told_of_leaving(leaving: Leaving, screen: &Screen) -> Vec<Line<'static>> {
 /// An answer as a step of the breadcrumb.
 fn crumb(fact: &Fact) -> Option<String> {
     match fact {
-        Fact::Incident(_) | Fact::Stage | Fact::Triggers(_) | Fact::Folder(_) | Fact::Policy(_) | Fact::Own(_) => None,
+        Fact::Incident(_)
+        | Fact::Stage
+        | Fact::Triggers(_)
+        | Fact::Folder(_)
+        | Fact::Policy(_)
+        | Fact::Own(_)
+        | Fact::Safety(_)
+        | Fact::LeaveWrites => None,
+        Fact::Restore => Some("restored beside".into()),
+        Fact::Promotion(Promotion::Exchange) => Some("exchange".into()),
+        Fact::Promotion(Promotion::Keep) => Some("keep".into()),
         Fact::Except(paths) => Some(format!("without {}", paths.len())),
         Fact::Files(paths) => match paths.as_slice() {
             [one] => one.rsplit('/').next().map(str::to_owned),

@@ -17,6 +17,7 @@ use super::{Command, in_a_line};
 use crate::files::EntryKind;
 use crate::files::choice::{self, Choice, Destination, Item};
 use crate::files::put::Placed;
+use crate::postgres::database::Exchange;
 use crate::postgres::merge::{ChangeSet, TableChange, Triggers, Undo};
 use crate::recovery::flows::clean;
 use crate::recovery::plan::{Effect, Plan, Step};
@@ -257,7 +258,13 @@ impl Review {
                     selected = push_files(&mut page, choice, &self.files, theme).or(selected);
                 }
                 Step::UndoFiles { placed, .. } => push_undo_of_files(&mut page, placed, theme),
-                Step::Prove { .. } | Step::DropScratch => {}
+                Step::Promote { exchange } => push_exchange(&mut page, exchange),
+                Step::Prove { .. }
+                | Step::DropScratch
+                | Step::SafetyBackup { .. }
+                | Step::ProvePromotion { .. }
+                | Step::KeepDatabase { .. }
+                | Step::ExchangeBack { .. } => {}
             }
         }
         page.push(Line::raw(""));
@@ -273,6 +280,24 @@ impl Review {
         }
         (page, selected)
     }
+}
+
+fn push_exchange(page: &mut Vec<Line<'static>>, exchange: &Exchange) {
+    let mut lines = Vec::new();
+    if exchange.production.is_some() {
+        lines.push("   Its sessions are ended; whoever connects again finds the restored one.".to_owned());
+        lines.push(format!(
+            "   {} settings and grants of the database go along.",
+            text::count(exchange.carried.len() as u64)
+        ));
+        lines
+            .push("   Both renames are one transaction: the name leads to a whole database at any instant.".to_owned());
+        lines.push(
+            "   lifeboat undo goes back; lifeboat clean removes what is kept when it is not needed any more."
+                .to_owned(),
+        );
+    }
+    page.extend(lines.into_iter().map(Line::raw));
 }
 
 fn push_files(page: &mut Vec<Line<'static>>, choice: &Choice, files: &Files, theme: Theme) -> Option<usize> {

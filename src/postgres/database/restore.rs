@@ -1,0 +1,530 @@
+//! The dump becomes a database beside production: definitions by `pg_restore`, rows by our own COPY.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use super::super::archive::{Archive, Table};
+use super::super::connect::{Conninfo, Session, connect, server_error};
+use super::super::name::{quote, quote_list};
+use super::super::stage::{self, Mark};
+use super::needs::{Counted, Needs};
+use super::programs::{self, Program};
+use super::{mark_sql, restore_name};
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Unit};
+
+/// Tables that are loaded at once, where there are processors enough; each takes one on the server too.
+const MOST_AT_ONCE: usize = 8;
+/// So many complaints of `pg_restore` are kept.
+const COMPLAINTS: usize = 200;
+
+/// A database that was restored, and is not in production's place yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// `lifeboat_restore_<recovery>`
+    pub database: String,
+    /// Its number, which a rename does not change.
+    pub oid: u32,
+    /// Rows that the server took, table by table; as many as the dump holds.
+    pub loaded: Vec<Counted>,
+    /// Definitions of the dump, and those that could not be applied without harm to the rest.
+    pub definitions: u64,
+    /// What could not be applied, and does no harm to the rest: an owner or a grant to a role that is not there.
+    pub notes: Vec<String>,
+    /// What [`super::written`] said of production when the restore began.
+    pub written_before: Option<u64>,
+}
+
+/// Restores a dump beside production. What goes wrong, or is cancelled, leaves a database of ours that has to be dropped
+/// ([`super::drop_restored`]).
+///
+/// Errors: the server does not take a definition or a row; a table whose rows are not as many as were counted.
+pub async fn restore(
+    (client, conninfo, superuser): (&Client, &Conninfo, bool),
+    recovery: &str,
+    archive: &Archive,
+    needs: &Needs,
+    progress: &Progress,
+) -> Result<Restored> {
+    let database = restore_name(recovery)?;
+    progress.begin("creating the database", Unit::Items, None);
+    super::drop_restored(client, recovery).await?;
+    create(client, recovery, &database, archive, needs).await?;
+    let folder = tempfile::Builder::new().prefix("lifeboat-").tempdir().map_err(|error| no_space(&error))?;
+    let head = lay_out(archive, folder.path())?;
+    let restorer = Restorer {
+        program: programs::pg_restore(archive)?,
+        environment: environment(conninfo, folder.path(), recovery, superuser)?,
+        database: &database,
+        head,
+        without_tablespaces: !needs.missing_tablespaces.is_empty(),
+        progress,
+    };
+    let definitions = archive.entries().len() as u64;
+    let mut notes = restorer.run("creating tables and functions", &["--section=pre-data"], definitions).await?;
+    let loaded = load(conninfo, recovery, &database, archive, needs, progress).await?;
+    let of_kind = |kind: &str| archive.entries().iter().filter(|entry| entry.kind == kind).collect::<Vec<_>>();
+    let sequences = of_kind("SEQUENCE SET");
+    if !sequences.is_empty() {
+        let list = Restorer::list(folder.path(), sequences.iter().map(|entry| entry.dump_id))?;
+        notes.extend(restorer.run("setting sequences", &[&list], sequences.len() as u64).await?);
+    }
+    let large_objects: Vec<_> = of_kind("BLOBS").into_iter().filter(|entry| entry.has_data).collect();
+    if !large_objects.is_empty() {
+        let list = Restorer::list(folder.path(), large_objects.iter().map(|entry| entry.dump_id))?;
+        notes.extend(restorer.pipe(archive, &list).await?);
+    }
+    let jobs = format!("--jobs={}", at_once());
+    notes.extend(restorer.run("creating indexes and constraints", &["--section=post-data", &jobs], definitions).await?);
+    let server = connect(&conninfo.to_database(&database), &session_name(recovery)).await?;
+    progress.begin("gathering statistics for the planner", Unit::Items, None);
+    stoppable(progress, server.client.batch_execute("SET statement_timeout = 0; ANALYZE"), "gathering statistics")
+        .await?;
+    notes.sort();
+    notes.dedup();
+    let oid = server.facts.database_oid;
+    Ok(Restored { database, oid, loaded, definitions, notes, written_before: None })
+}
+
+pub(super) fn session_name(recovery: &str) -> String {
+    format!("lifeboat {recovery}")
+}
+
+/// Waits for a statement, or for the wish to stop; the session is not used any more then, and the server ends what it did.
+async fn stoppable<T>(
+    progress: &Progress,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    doing: &str,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = progress.cancelled() => Err(Error::cancelled()),
+        done = work => done.map_err(|error| server_error(error, doing)),
+    }
+}
+
+fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_AT_ONCE)
+}
+
+fn no_space(error: &std::io::Error) -> Error {
+    Error::operator("cannot write to the folder for temporary files").detail(error).hint(
+        "The dump's table of contents goes there, some kilobytes. Make room, or set TMPDIR to a folder that has some.",
+    )
+}
+
+/// An empty database, private and marked, with production's encoding and locale.
+async fn create(client: &Client, recovery: &str, database: &str, archive: &Archive, needs: &Needs) -> Result<()> {
+    let failed = |error| server_error(error, "creating a database beside production");
+    let facts = "SELECT pg_catalog.to_jsonb(d)::text, pg_catalog.pg_encoding_to_char(encoding)::text,
+            pg_catalog.pg_get_userbyid(datdba)::text FROM pg_catalog.pg_database d WHERE datname = $1";
+    let mut options = String::new();
+    if let Some(row) = client.query_opt(facts, &[&needs.database]).await.map_err(failed)? {
+        let facts: serde_json::Value = serde_json::from_str(row.get(0)).unwrap_or_default();
+        let value = |key: &str| facts.get(key).and_then(serde_json::Value::as_str);
+        push(client, &mut options, "ENCODING", Some(row.get::<_, &str>(1))).await?;
+        push(client, &mut options, "LC_COLLATE", value("datcollate")).await?;
+        push(client, &mut options, "LC_CTYPE", value("datctype")).await?;
+        // Named since PostgreSQL 15, and one of them otherwise since 17.
+        let locale = value("datlocale").or_else(|| value("daticulocale"));
+        match value("datlocprovider") {
+            Some("i") => {
+                push(client, &mut options, "LOCALE_PROVIDER", Some("icu")).await?;
+                push(client, &mut options, "ICU_LOCALE", locale).await?;
+            }
+            Some("b") => {
+                push(client, &mut options, "LOCALE_PROVIDER", Some("builtin")).await?;
+                push(client, &mut options, "BUILTIN_LOCALE", locale).await?;
+            }
+            _ => {}
+        }
+        let _ = write!(options, " OWNER {}", quote(row.get(2)));
+    } else {
+        push(client, &mut options, "ENCODING", archive.header.encoding.as_deref()).await?;
+        let owner = archive.entries().iter().find(|entry| entry.kind == "DATABASE").map(|entry| &entry.owner);
+        if let Some(owner) = owner.filter(|owner| !needs.missing_roles.contains(owner) && !owner.is_empty()) {
+            let _ = write!(options, " OWNER {}", quote(owner));
+        }
+    }
+    let name = quote(database);
+    // Neither can stand in a transaction with another statement.
+    let create = format!("CREATE DATABASE {name} WITH TEMPLATE template0{options}");
+    client.batch_execute(&create).await.map_err(failed)?;
+    let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
+    let mark = Mark::new(recovery, row.get(1), row.get(0));
+    let mark = mark_sql(client, database, &mark).await?;
+    client.batch_execute(&format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC; {mark}")).await.map_err(failed)
+}
+
+/// An option of CREATE DATABASE; the server itself quotes its value.
+async fn push(client: &Client, options: &mut String, word: &str, value: Option<&str>) -> Result<()> {
+    let Some(value) = value else { return Ok(()) };
+    let row = client.query_one("SELECT pg_catalog.quote_literal($1::text)", &[&value]).await;
+    let quoted: String = row.map_err(|error| server_error(error, "quoting a locale"))?.get(0);
+    let _ = write!(options, " {word} {quoted}");
+    Ok(())
+}
+
+/// Writes the dump's table of contents where `pg_restore` can read it: a custom archive as a file, others as a folder.
+fn lay_out(archive: &Archive, folder: &Path) -> Result<PathBuf> {
+    let head = archive.head()?;
+    let (path, file) = if head.folder {
+        let path = folder.join("head");
+        std::fs::create_dir(&path).map_err(|error| no_space(&error))?;
+        (path.clone(), path.join("toc.dat"))
+    } else {
+        (folder.join("head"), folder.join("head"))
+    };
+    std::fs::write(file, head.bytes).map_err(|error| no_space(&error))?;
+    Ok(path)
+}
+
+/// What `pg_restore` connects by. A password goes through a file that only we can read: an environment can be read by others
+/// of the same user, and by who looks at a crash.
+fn environment(
+    conninfo: &Conninfo,
+    folder: &Path,
+    recovery: &str,
+    superuser: bool,
+) -> Result<Vec<(&'static str, String)>> {
+    let mut environment = conninfo.for_programs();
+    if let Some(password) = conninfo.password() {
+        let file = folder.join("pgpass");
+        let escaped = password.reveal().replace('\\', "\\\\").replace(':', "\\:");
+        write_secret(&file, &format!("*:*:*:*:{escaped}")).map_err(|error| no_space(&error))?;
+        environment.push(("PGPASSFILE", file.display().to_string()));
+    }
+    // Messages are told apart by their words; only a superuser may choose the language.
+    let words = if superuser { " -c lc_messages=C" } else { "" };
+    let options = format!(
+        "{} -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0{words}",
+        conninfo.value("options").unwrap_or_default()
+    );
+    environment.push(("PGOPTIONS", options));
+    environment.push(("PGAPPNAME", session_name(recovery)));
+    environment.push(("LC_ALL", "C".into()));
+    Ok(environment)
+}
+
+/// Writes a line that only we can read, into a file that is not there yet.
+pub fn write_secret(file: &Path, line: &str) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o600);
+    writeln!(options.open(file)?, "{line}")
+}
+
+/// A `pg_dump` that knows the server, and what it connects by.
+pub fn pg_dump(
+    conninfo: &Conninfo,
+    server_version: i32,
+    folder: &Path,
+    recovery: &str,
+) -> Result<(PathBuf, Vec<(&'static str, String)>)> {
+    let program = programs::oldest("pg_dump", server_version / 10_000)?;
+    Ok((program.path, environment(conninfo, folder, recovery, false)?))
+}
+
+/// How `pg_restore` is run.
+struct Restorer<'a> {
+    program: Program,
+    environment: Vec<(&'static str, String)>,
+    database: &'a str,
+    head: PathBuf,
+    without_tablespaces: bool,
+    progress: &'a Progress,
+}
+
+impl Restorer<'_> {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program.path);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
+        command.args(["--verbose", "--no-password", "--dbname", self.database]).args(arguments);
+        if self.without_tablespaces {
+            command.arg("--no-tablespaces");
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// A file that chooses entries of the dump.
+    fn list(folder: &Path, ids: impl Iterator<Item = i32>) -> Result<String> {
+        let file = folder.join("list");
+        let lines: String = ids.map(|id| format!("{id};\n")).collect();
+        std::fs::write(&file, lines).map_err(|error| no_space(&error))?;
+        Ok(format!("--use-list={}", file.display()))
+    }
+
+    /// Runs it over the table of contents alone. Returns what could not be applied and does no harm.
+    async fn run(&self, doing: &str, arguments: &[&str], total: u64) -> Result<Vec<String>> {
+        self.progress.begin(doing, Unit::Items, Some(total));
+        let mut command = self.command(arguments);
+        command.arg(&self.head);
+        self.wait(command.spawn(), doing).await
+    }
+
+    /// Runs it over the whole dump, which it reads from a pipe, passing over what was not chosen.
+    async fn pipe(&self, archive: &Archive, list: &str) -> Result<Vec<String>> {
+        const DOING: &str = "loading large objects";
+        self.progress.begin(DOING, Unit::Items, None);
+        let mut command = self.command(&[list, "--format=custom"]);
+        let mut child = command.stdin(Stdio::piped()).spawn();
+        let input = child.as_mut().ok().and_then(|child| child.stdin.take());
+        let mut dump = archive.stream_of_all()?;
+        let fed = tokio::task::spawn_blocking(move || {
+            let Some(Ok(input)) = input.map(tokio::process::ChildStdin::into_owned_fd) else { return Ok(()) };
+            // It ends when it has what it wants; then the rest of the dump is not read, which is no error.
+            match std::io::copy(&mut dump, &mut std::fs::File::from(input)) {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    Err(Error::from_read(error, || "cannot read the large objects from the backup".into()))
+                }
+                _ => Ok(()),
+            }
+        });
+        let notes = self.wait(child, DOING).await?;
+        fed.await.map_err(|error| Error::bug("a reading thread ended").detail(error))??;
+        Ok(notes)
+    }
+
+    async fn wait(&self, child: std::io::Result<tokio::process::Child>, doing: &str) -> Result<Vec<String>> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Error::operator(format!("cannot run {}", self.program.path.display())).detail(why)
+        };
+        let mut child = child.map_err(|error| failed(&error))?;
+        let Some(stderr) = child.stderr.take() else { return Err(Error::bug("pg_restore was run without a voice")) };
+        let (mut lines, mut said) = (BufReader::new(stderr).split(b'\n'), Complaints::default());
+        loop {
+            let line = tokio::select! {
+                biased;
+                () = self.progress.cancelled() => return Err(Error::cancelled()),
+                line = lines.next_segment() => line.map_err(|error| failed(&error))?,
+            };
+            let Some(line) = line else { break };
+            if said.hear(&String::from_utf8_lossy(&line)) {
+                self.progress.advance(1);
+            }
+        }
+        let status = child.wait().await.map_err(|error| failed(&error))?;
+        let (notes, fatal) = said.sorted();
+        if let Some(first) = fatal.first() {
+            let count = fatal.len() as u64;
+            return Err(Error::target(format!(
+                "{doing} failed: {}",
+                crate::text::counted(
+                    count,
+                    "definition of the dump was refused",
+                    "definitions of the dump were refused"
+                )
+            ))
+            .detail(fatal.join("\n"))
+            .hint(remedy(first)));
+        }
+        // Complaints that do no harm make it end with 1.
+        if !status.success() && notes.is_empty() {
+            return Err(Error::target(format!("{doing} failed: pg_restore ended with {status}"))
+                .hint("Restore the dump by hand once to see what it says; nothing of production was changed."));
+        }
+        Ok(notes)
+    }
+}
+
+/// What to do about a definition that the server refused.
+fn remedy(complaint: &str) -> &'static str {
+    let has = |words: &str| complaint.contains(words);
+    if has("already exists") {
+        "Something of that name is in template0's copy already: look what the administrator put there."
+    } else if has("extension") && (has("is not available") || has("could not open extension control file")) {
+        "Install the extension's package on the server, then try again."
+    } else if has("permission denied") || has("must be superuser") || has("must be owner") {
+        "Connect as a superuser, who may create everything that the dump holds."
+    } else if has("No space left") || has("disk full") {
+        "The server's disk is full: make room, then try again."
+    } else if has("could not access file") {
+        "A library that the dump's functions need is missing on the server: install its package."
+    } else {
+        "Read the server's own words; nothing of production was changed, and what was restored is removed."
+    }
+}
+
+/// What `pg_restore` says, taken apart. An error goes on over the lines that follow, up to the next that names the program.
+#[derive(Default)]
+struct Complaints(Vec<String>);
+
+impl Complaints {
+    /// Takes a line. Returns whether it tells that another object is made.
+    fn hear(&mut self, line: &str) -> bool {
+        const PROGRAM: &str = "pg_restore: ";
+        match line.strip_prefix(PROGRAM).or_else(|| line.split_once(PROGRAM).map(|(_, said)| said)) {
+            Some(said) if said.starts_with("error: ") => {
+                if self.0.len() < COMPLAINTS {
+                    self.0.push(said.trim_start_matches("error: ").to_owned());
+                } else {
+                    // What follows belongs to none of those that are kept.
+                    self.0.push(String::new());
+                    self.0.truncate(COMPLAINTS);
+                }
+                false
+            }
+            Some(said) => {
+                said.starts_with("creating ") || said.starts_with("finished item ") || said.starts_with("executing ")
+            }
+            None => {
+                if let Some(last) = self.0.last_mut().filter(|last| last.len() < 1000) {
+                    last.push('\n');
+                    last.push_str(line);
+                }
+                false
+            }
+        }
+    }
+
+    /// Those that do no harm to the rest, and those that do.
+    fn sorted(self) -> (Vec<String>, Vec<String>) {
+        let (notes, fatal): (Vec<String>, Vec<String>) = self.0.into_iter().partition(|said| is_harmless(said));
+        (notes.iter().map(|said| note(said)).collect(), fatal)
+    }
+}
+
+/// An owner or a grant that cannot be set, the schema that every database has, a setting that this server does not know, and
+/// the comment of an extension that belongs to somebody else.
+fn is_harmless(said: &str) -> bool {
+    let (message, command) = said.split_once("Command was: ").unwrap_or((said, ""));
+    let command = command.trim_start();
+    (message.contains("role \"") && message.contains("does not exist"))
+        || message.contains("schema \"public\" already exists")
+        || (message.contains("unrecognized configuration parameter") && command.starts_with("SET "))
+        || (message.contains("must be owner of extension") && command.starts_with("COMMENT ON EXTENSION"))
+}
+
+/// One line: what the server said, and of which command.
+fn note(said: &str) -> String {
+    let (message, command) = said.split_once("Command was: ").unwrap_or((said, ""));
+    let message = message.trim().trim_start_matches("could not execute query: ").trim_start_matches("ERROR: ").trim();
+    let command = command.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    format!("{message} ({})", command.trim())
+}
+
+/// Loads all tables, several at once, each in a transaction of its own.
+async fn load(
+    conninfo: &Conninfo,
+    recovery: &str,
+    database: &str,
+    archive: &Archive,
+    needs: &Needs,
+    progress: &Progress,
+) -> Result<Vec<Counted>> {
+    progress.begin("loading rows", Unit::Bytes, Some(needs.bytes()));
+    let mut tables = needs.counted.clone();
+    // The largest first, so that all sessions end together.
+    tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
+    let queue = Arc::new(Mutex::new(VecDeque::from(tables)));
+    let mut sessions = JoinSet::new();
+    for _ in 0..at_once().min(needs.counted.len()) {
+        let (conninfo, name, archive) = (conninfo.to_database(database), session_name(recovery), archive.clone());
+        let (queue, progress) = (Arc::clone(&queue), progress.clone());
+        sessions.spawn(async move {
+            let server = connect(&conninfo, &name).await?;
+            let mut loaded = Vec::new();
+            loop {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let Some(wanted) = next else { return Ok(loaded) };
+                let table = archive.table(&wanted.table).cloned();
+                let table =
+                    table.ok_or_else(|| Error::bug(format!("{} was counted and is not there", wanted.table)))?;
+                loaded.push(load_one(&server.client, &archive, table, &wanted, &progress).await?);
+            }
+        });
+    }
+    let mut loaded = Vec::new();
+    // The first error ends the others too, and their transactions.
+    while let Some(ended) = sessions.join_next().await {
+        let ended: Result<Vec<Counted>> = ended.map_err(|error| Error::bug("a loading session ended").detail(error))?;
+        loaded.extend(ended?);
+    }
+    loaded.sort_by(|a, b| a.table.cmp(&b.table));
+    Ok(loaded)
+}
+
+async fn load_one(
+    client: &Session,
+    archive: &Archive,
+    table: Table,
+    wanted: &Counted,
+    progress: &Progress,
+) -> Result<Counted> {
+    let name = table.name.sql();
+    let failed = |error| server_error(error, &format!("loading {}", table.name));
+    let kind = "SELECT relkind::text FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1)";
+    let kind = client.query_opt(kind, &[&name]).await.map_err(failed)?;
+    let kind: String = kind.map(|row| row.get(0)).ok_or_else(|| {
+        Error::target(format!("{} is not there after the dump's definitions were created", table.name))
+            .hint("The dump does not define it: bring its rows back as some tables, into production's own.")
+    })?;
+    if kind == "f" {
+        return Err(Error::refused(format!(
+            "{} is a table of another server, whose rows would be written there",
+            table.name
+        ))
+        .hint("Restore this dump by hand with pg_restore."));
+    }
+    let encoding = stage::encoding_option(client, archive.header.encoding.as_deref()).await?;
+    // Emptied in the transaction that fills it, so that FREEZE spares every later scan the hint bits.
+    let plain = kind == "r";
+    let (empty, freeze) = if plain { (format!("; TRUNCATE ONLY {name}"), ", FREEZE") } else { (String::new(), "") };
+    let begin = format!("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off{empty}");
+    let columns = if table.copied.is_empty() { String::new() } else { format!(" ({})", quote_list(&table.copied)) };
+    let copy = format!("COPY {name}{columns} FROM STDIN WITH (FORMAT text{freeze}{encoding})");
+    let (reader, from) = (archive.clone(), table.clone());
+    let rows = tokio::task::spawn_blocking(move || reader.rows(&from)).await;
+    let rows = rows.map_err(|error| Error::bug("a reading thread ended").detail(error))??;
+    client.batch_execute(&begin).await.map_err(failed)?;
+    let outcome = stage::copy(client, &copy, &table.name, rows, None, progress).await;
+    let staged = stage::finish(client, outcome).await?;
+    if staged.rows != wanted.rows {
+        return Err(Error::backup(format!(
+            "{} rows of {} were loaded, and {} were counted before",
+            staged.rows, table.name, wanted.rows
+        )));
+    }
+    Ok(Counted { table: table.name, rows: staged.rows, bytes: staged.bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_told_apart() {
+        let mut said = Complaints::default();
+        let lines = "pg_restore: connecting to database for restore
+pg_restore: creating TABLE \"public.t\"
+pg_restore: while PROCESSING TOC:
+pg_restore: from TOC entry 215; 1259 16385 TABLE t nobody
+pg_restore: error: could not execute query: ERROR:  role \"nobody_here\" does not exist
+Command was: ALTER TABLE public.t OWNER TO nobody_here;
+
+
+pg_restore: error: could not execute query: ERROR:  type \"public.geometry\" does not exist
+LINE 3:     place public.geometry
+Command was: CREATE TABLE public.u (
+pg_restore: warning: errors ignored on restore: 2";
+        let made = lines.lines().filter(|line| said.hear(line)).count();
+        let (notes, fatal) = said.sorted();
+        assert_eq!(made, 1);
+        assert_eq!(notes, ["role \"nobody_here\" does not exist (ALTER TABLE public.t OWNER TO nobody_here;)"]);
+        assert_eq!(fatal.len(), 1);
+        assert!(fatal[0].contains("geometry") && fatal[0].contains("LINE 3"), "{fatal:?}");
+    }
+}
