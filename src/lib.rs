@@ -47,7 +47,8 @@
 //! 10. *Bytes are proven before use.* The SHA-256 of every blob and every repository file is compared with its name by us, on
 //!     every read ([`backup`]).
 //! 11. *No SQL text from data.* Identifiers are quoted in [`postgres::name`] and nowhere else; values are bound or copied.
-//!     Nothing of a dump is ever executed.
+//!     Definitions of a dump are run in one place only, a new database of our own, where recreating them is the point
+//!     ([`postgres::database`]).
 //! 12. *Names of a snapshot are data.* A path is made of them one name at a time, beneath folders that are held open, never
 //!     through a symlink; what comes back is read again and hashed before it is given its name ([`files`]).
 //! 13. *A drill cannot reach a configured system*: it is given the sandbox's own connection and there is no way to hand it
@@ -60,6 +61,8 @@
 //! | what is the operator asked when rows are lost? | `recovery/flows/rows.rs`, or its printed tree |
 //! | what can this program change at all? | `recovery/plan.rs`, `enum Step` |
 //! | what SQL does a merge run? | `postgres/merge/` |
+//! | how does a restored database take production's place? | `postgres/database/promote.rs` |
+//! | who runs a dump's definitions, and why? | the head of `postgres/database.rs` |
 //! | how is a file written, and put in the place of another? | `files/write.rs`, `files/put.rs` |
 //! | how is a whole snapshot searched? | `files/catalog.rs` |
 //! | how are rows compared? | `postgres/diff.rs` |
@@ -71,7 +74,7 @@
 //! | why am I asked to type a name? | `recovery/plan.rs`, `Effect` |
 //! | which key does what, where? | `ui/keymap.rs` |
 //! | what is in the journal? | `recovery/journal.rs` |
-//! | how does a drill know the truth? | `drill/database.rs` for rows, `drill/files.rs` for files |
+//! | how does a drill know the truth? | `drill/database.rs` for rows and databases, `drill/files.rs` for files |
 //! | what does the browser of files show? | `ui/screens/files.rs` and the views beside it |
 //!
 //! Upper layers use lower ones, never back:
@@ -79,8 +82,12 @@
 //!
 //! # Where this differs from the first design
 //!
-//! - There are two flows so far, [`recovery::flows::rows`] and [`recovery::flows::files`], and their undo. Dropped tables, whole
-//!   databases and moments in time are shown in the decision and refused in words.
+//! - There are three flows so far, [`recovery::flows::rows`], [`recovery::flows::files`] and [`recovery::flows::database`], and
+//!   their undo. Dropped tables and moments in time are shown in the decision and refused in words.
+//! - Definitions of a whole database are created by `pg_restore`, not by us: it knows what each version of an archive means. It
+//!   is given the table of contents alone, so that no copy of the dump is made for it.
+//! - A large table is staged by two sessions, each in a transaction of its own: twice the server's processors for what takes
+//!   longest. That the table is there whole or not at all is kept by dropping it when either fails.
 //! - Files rest on `backup`: both read the same repository, and a file is addressed by its node, never by a pattern.
 //! - Pre-images and the token live in a schema per recovery, `lifeboat_undo_<recovery>`, created inside the merge's own
 //!   transaction: a merge that is rolled back leaves nothing to clean up.

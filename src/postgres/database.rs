@@ -21,6 +21,7 @@
 //! - What is dropped carries our mark.
 
 mod check;
+mod load;
 mod needs;
 mod programs;
 mod promote;
@@ -60,8 +61,9 @@ pub async fn maintenance(conninfo: &Conninfo, application_name: &str) -> Result<
     Err(error.hint("A database beside the one to recover is needed to work from: postgres or template1."))
 }
 
-/// Databases that recoveries have left: restored ones, and those that gave way to one.
-pub async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
+/// Databases that recoveries of one database have left: restored ones, and those that gave way to one. A server may hold other
+/// systems' too.
+pub async fn leftovers(client: &Client, production: &str) -> Result<Vec<Leftover>> {
     let sql = "SELECT d.datname::text, pg_catalog.shobj_description(d.oid, 'pg_database'),
             CASE WHEN pg_catalog.has_database_privilege(d.oid, 'CONNECT') THEN pg_catalog.pg_database_size(d.oid) ELSE 0 END,
             EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid AND a.pid <> pg_catalog.pg_backend_pid()),
@@ -85,7 +87,9 @@ pub async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
             in_use: row.get(3),
         }
     };
-    Ok(rows.iter().map(leftover).collect())
+    let of_this =
+        |leftover: &Leftover| leftover.mark.as_ref().is_none_or(|mark| mark.database.as_deref() == Some(production));
+    Ok(rows.iter().map(leftover).filter(of_this).collect())
 }
 
 /// The name of the database that a recovery restores into.
@@ -123,7 +127,8 @@ pub async fn drop_restored(client: &Client, recovery: &str) -> Result<()> {
 
 /// Removes a database that a recovery has left, after another look: it must be ours, and nobody may be connected to it.
 pub async fn remove(client: &Client, leftover: &Leftover) -> Result<()> {
-    let now = leftovers(client).await?.into_iter().find(|now| now.schema == leftover.schema);
+    let of = leftover.mark.as_ref().and_then(|mark| mark.database.clone()).unwrap_or_default();
+    let now = leftovers(client, &of).await?.into_iter().find(|now| now.schema == leftover.schema);
     match now {
         None => Ok(()),
         Some(now) if now.mark.is_some() && now.mark == leftover.mark && !now.in_use => {

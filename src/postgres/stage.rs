@@ -21,7 +21,7 @@ use tokio_postgres::Client;
 pub(super) use columns::live_types;
 pub use columns::{Compare, StagedColumn, Target, columns};
 pub use copy::Source;
-pub(super) use copy::{copy, encoding_option};
+pub(super) use copy::{copy, copy_by_two, encoding_option};
 
 use super::connect::{Session, server_error};
 use super::name::{Name, quote, quote_list};
@@ -67,12 +67,15 @@ pub struct Mark {
     pub by: String,
     /// The machine that Lifeboat ran on.
     pub host: String,
+    /// On a database: the one in whose place it is to go, or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
 }
 
 impl Mark {
     /// Made by this machine, at the server's time.
     pub(super) fn new(recovery: &str, created: String, by: String) -> Self {
-        Self { lifeboat: recovery.into(), created, by, host: host() }
+        Self { lifeboat: recovery.into(), created, by, host: host(), database: None }
     }
 
     /// How long ago it was made, by the server's clock.
@@ -372,7 +375,7 @@ async fn load_by_two(
         for session in [client, second] {
             session.batch_execute("BEGIN; SET LOCAL statement_timeout = 0").await.map_err(failed)?;
         }
-        copy::copy_by_two([client, second], &sql, &spec.table, rows, source, progress).await
+        copy_by_two([client, second], &sql, &spec.table, rows, source, progress).await
     };
     let staged = finish(client, outcome.await).await;
     finish(second, staged).await

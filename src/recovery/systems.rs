@@ -7,6 +7,7 @@
 mod database;
 mod files;
 mod points;
+mod session;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,22 +19,23 @@ use super::plan::Step;
 use super::record::{Contents, DISK, Finding, Look, NamedKey, Point, ServerFacts, TableState, Tables};
 use crate::backup::{Place, REFRESH, Repository, SharedLock, Snapshot};
 use crate::config::System;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::files::beside::Restored;
 use crate::files::put::{self, Put};
-use crate::postgres::archive::{Archive, Table};
+use crate::postgres::archive::Archive;
 use crate::postgres::claim;
-use crate::postgres::connect::{self, Conninfo, Server};
+use crate::postgres::connect::Server;
 use crate::postgres::database::{self as whole, Exchanged};
-use crate::postgres::diff::{self, Filter, KeyChoice, Page, Start};
+use crate::postgres::diff::{self, Filter, Page, Start};
 use crate::postgres::merge::{self, Applied, ChangeSet, Choice, Proof, Triggers};
 use crate::postgres::name::Name;
 use crate::postgres::schema;
-use crate::postgres::stage::{self, Scratch};
+use crate::postgres::stage;
 use crate::progress::{Progress, Unit};
 use crate::text;
 pub use files::Beneath;
 use points::{disk_point, location, look_into, search, source};
+use session::{Session, conninfo, session_name};
 
 /// Dumps whose tables of contents are kept; a database of many thousand tables has a large one.
 const KEPT_OPEN: usize = 4;
@@ -92,18 +94,6 @@ pub struct Systems {
     archives: Mutex<HashMap<(String, String), Archive>>,
     session: Mutex<Session>,
     listing: Mutex<files::Listing>,
-}
-
-/// The connection, and what is staged through it.
-#[derive(Default)]
-struct Session {
-    server: Option<Server>,
-    /// System identifier and database of the first connection: a later one must reach the same.
-    identity: Option<(String, u32)>,
-    scratch: Option<Scratch>,
-    compared: Vec<diff::Table>,
-    /// The recovery that has restored a whole database, which is not in production's place yet.
-    restored: Option<String>,
 }
 
 /// The tables of a dump, and the server beside them when there is one.
@@ -345,149 +335,6 @@ impl Systems {
     }
 }
 
-impl Session {
-    /// The open connection; made, or made again when it was lost.
-    async fn server(&mut self, system: &System, recovery: &str) -> Result<&Server> {
-        if self.server.as_ref().is_some_and(|server| server.client.is_closed()) {
-            self.server = None;
-        }
-        if self.server.is_none() {
-            let conninfo = conninfo(system)?;
-            let server = connect::connect(&conninfo, &session_name(recovery)).await?;
-            let reached = (server.facts.system_identifier.clone(), server.facts.database_oid);
-            if *self.identity.get_or_insert_with(|| reached.clone()) != reached {
-                return Err(Error::refused("the connection was lost, and now leads to another server or database")
-                    .hint("What was compared is on the first one. Find out which is production, and begin again."));
-            }
-            self.server = Some(server);
-        }
-        self.server.as_ref().ok_or_else(|| Error::bug("a connection was made and is not there"))
-    }
-
-    /// Another connection to the same database, to load a large table by two.
-    async fn second(&mut self, system: &System, recovery: &str) -> Result<Server> {
-        let server = connect::connect(&conninfo(system)?, &session_name(recovery)).await?;
-        let reached = (server.facts.system_identifier.clone(), server.facts.database_oid);
-        if self.identity.as_ref() != Some(&reached) {
-            return Err(Error::refused("two connections lead to two servers or databases")
-                .hint("Name one server: a list of hosts may lead anywhere."));
-        }
-        Ok(server)
-    }
-
-    /// What an attempt came to. When the reply to its COMMIT was lost, the token row in production knows.
-    async fn resolved(
-        &mut self,
-        system: &System,
-        recovery: &str,
-        merged: &str,
-        hash: &str,
-        outcome: Result<Applied>,
-    ) -> Result<Applied> {
-        let error = match outcome {
-            Err(error) if error.kind == Kind::Unresolved => error,
-            known => return known,
-        };
-        self.server = None;
-        let server = self.server(system, recovery).await.map_err(|_| error.clone())?;
-        match merge::resolve(&server.client, merged, hash).await.map_err(|_| error)? {
-            merge::Outcome::Applied(applied) => Ok(applied),
-            merge::Outcome::NotApplied => {
-                Err(Error::target("the connection was lost, and the transaction was rolled back")
-                    .hint("Nothing was changed. Try again."))
-            }
-        }
-    }
-
-    async fn staged(&mut self, system: &System) -> Result<(&connect::Session, &Scratch, &[diff::Table])> {
-        self.server(system, "").await?;
-        match (&self.server, &self.scratch) {
-            (Some(server), Some(scratch)) => Ok((&server.client, scratch, &self.compared)),
-            _ => Err(Error::refused("nothing is staged").hint("Go back and compare the tables first.")),
-        }
-    }
-
-    async fn drop_scratch(&mut self, system: &System, recovery: &str) -> Result<()> {
-        self.compared.clear();
-        if let Some(scratch) = self.scratch.clone() {
-            let server = self.server(system, recovery).await?;
-            stage::drop_scratch(&server.client, &scratch).await?;
-            self.scratch = None;
-        }
-        match self.server.as_ref().filter(|server| !server.client.is_closed()) {
-            Some(server) => claim::release(&server.client).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn stage_all(
-        &mut self,
-        system: &System,
-        recovery: &str,
-        archive: &Archive,
-        names: &[Name],
-        keys: &[NamedKey],
-        progress: &Progress,
-    ) -> Result<Vec<diff::TableDiff>> {
-        let server = self.server(system, recovery).await?;
-        let live = schema::live(&server.client, Some(names)).await?;
-        let scratch = stage::create_scratch(&server.client, recovery).await?;
-        self.scratch = Some(scratch.clone());
-        let large = |name: &Name| archive.table(name).and_then(|table| table.compressed_size) >= Some(stage::LARGE);
-        let second = if names.iter().any(large) { Some(Box::pin(self.second(system, recovery)).await?) } else { None };
-        let server = self.server(system, recovery).await?;
-        let (mut compared, mut diffs) = (Vec::new(), Vec::new());
-        for (number, name) in names.iter().enumerate() {
-            let table = archive.table(name).ok_or_else(|| {
-                Error::operator(format!("the dump holds no table {name}")).hint("lifeboat tables lists what it holds.")
-            })?;
-            let live = live.iter().find(|live| live.name == *name).ok_or_else(|| {
-                Error::operator(format!("{name} does not exist in production"))
-                    .hint("Create it first, then its rows can be brought back.")
-            })?;
-            let key = match keys.iter().find(|key| key.table == *name) {
-                None => KeyChoice::Best,
-                Some(key) if key.columns.is_empty() => KeyChoice::Multiset,
-                Some(key) => KeyChoice::Named(key.columns.clone()),
-            };
-            // Another recovery's claim forbids writing, not looking; it is told again before anything is frozen.
-            claim::claim(&server.client, live.oid).await?;
-            let (context, rows) = {
-                let second = second.as_ref().filter(|_| large(name)).map(|second| &second.client);
-                stage_one((server, second), &scratch, number, archive, table, live, progress).await?
-            };
-            let (context, diff) = diff::diff(&server.client, &scratch, context, &key, rows, progress).await?;
-            compared.push(context);
-            diffs.push(diff);
-        }
-        self.compared = compared;
-        Ok(diffs)
-    }
-}
-
-/// Loads one table's rows beside production; what the diff needs to know of it, and how many rows there are.
-async fn stage_one(
-    (server, second): (&Server, Option<&connect::Session>),
-    scratch: &Scratch,
-    number: usize,
-    archive: &Archive,
-    table: &Table,
-    live: &schema::Live,
-    progress: &Progress,
-) -> Result<(diff::Table, u64)> {
-    let pairs = diff::pairs(live, &table.columns, &table.copied);
-    let staged = stage::columns(&server.client, live, &pairs, &table.copied).await?;
-    let (reader, from) = (archive.clone(), table.clone());
-    let rows = blocking(move || reader.rows(&from)).await?;
-    progress.begin(format!("staging {}", table.name), Unit::Bytes, table.compressed_size);
-    let encoding = archive.header.encoding.clone();
-    let spec = stage::Spec { table: table.name.clone(), number, columns: staged.clone(), encoding };
-    let source = stage::Source { read: rows.compressed_bytes_read(), total: table.compressed_size };
-    let loaded = stage::stage((&server.client, second), scratch, &spec, rows, Some(source), progress).await?;
-    let context = diff::Table { number, live: live.clone(), pairs, staged, key: None, key_columns: Vec::new() };
-    Ok((context, loaded.rows))
-}
-
 impl Systems {
     /// Reads, or writes only in scratch space named after the recovery.
     pub async fn look(&self, recovery: &str, look: &Look, progress: &Progress) -> Result<Finding> {
@@ -525,7 +372,7 @@ impl Systems {
                 let mut session = self.session.lock().await;
                 let server = session.server(&self.system, recovery).await?;
                 let mut leftovers = stage::leftovers(&server.client).await?;
-                leftovers.extend(whole::leftovers(&server.client).await?);
+                leftovers.extend(whole::leftovers(&server.client, &server.facts.database).await?);
                 Ok(Finding::Leftovers(leftovers))
             }
             Look::Gather { point, paths } => self.gather(point, paths, progress).await.map(Finding::Gathered),
@@ -575,7 +422,8 @@ impl Systems {
             Step::ProvePromotion { exchange } => Box::pin(self.prove_promotion(recovery, exchange)).await,
             Step::KeepDatabase { restored } => {
                 // From here on it is not ours to remove without being asked.
-                self.session.lock().await.restored = None;
+                let mut session = self.session.lock().await;
+                (session.restored, session.inside) = (None, None);
                 Ok(Evidence::Kept { database: restored.database.clone() })
             }
             Step::ExchangeBack { recovery: earlier, exchange } => {
@@ -696,14 +544,6 @@ fn server_facts(server: &Server) -> ServerFacts {
         refusal,
         warnings: server.warnings.clone(),
     }
-}
-
-fn session_name(recovery: &str) -> String {
-    if recovery.is_empty() { "lifeboat".to_owned() } else { format!("lifeboat {recovery}") }
-}
-
-fn conninfo(system: &System) -> Result<Conninfo> {
-    system.database.as_deref().map_or_else(Conninfo::from_environment, Conninfo::parse)
 }
 
 /// Runs a blocking read on a thread that may block.

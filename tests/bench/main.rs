@@ -1,7 +1,7 @@
 //! `make bench`: Lifeboat and the peer beside it, in the same run, on the same data, printed as ratios.
 //!
 //! Every figure is the best of several runs that take turns, so that a busy machine hurts both alike.
-//! `cargo bench -- files` and `cargo bench -- rows` run one part.
+//! `cargo bench -- rows`, `-- files` and `-- database` run one part.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,6 +12,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+mod database;
 mod files;
 mod rows;
 #[path = "../screenshots/terminal.rs"]
@@ -24,9 +25,9 @@ const RUNS: usize = 3;
 fn main() {
     // Beside the names of parts, `cargo bench` passes --bench.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let parts: [(&str, fn()); 2] = [("rows", rows::run), ("files", files::run)];
+    let parts: [(&str, fn()); 3] = [("rows", rows::run), ("files", files::run), ("database", database::run)];
     let known = |name: &String| parts.iter().any(|(part, _)| part == name);
-    assert!(wanted.iter().all(known), "the parts are rows and files");
+    assert!(wanted.iter().all(known), "the parts are rows, files and database");
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|part| part == name) {
             run();
@@ -65,6 +66,28 @@ fn peak(command: &mut Command) -> u64 {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(child.wait().unwrap().success());
+    most
+}
+
+/// The most memory that a command's worker takes, in bytes. `mark` is part of its environment and of no other's.
+fn peak_of_worker(command: &mut Command, mark: &str) -> u64 {
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        for process in std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {
+            let read = |name: &str| {
+                String::from_utf8(std::fs::read(process.join(name)).unwrap_or_default()).unwrap_or_default()
+            };
+            if read("cmdline").contains("worker") && read("environ").contains(mark) {
+                let status = read("status");
+                let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+                let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+                most = most.max(kilobytes.unwrap_or(0) * 1024);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(child.wait().unwrap().success() && most > 0);
     most
 }
 

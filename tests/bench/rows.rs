@@ -27,7 +27,7 @@ use lifeboat::recovery::worker::{Request, Stage as WorkerStage, Workers};
 use crate::{LIFEBOAT, RUNS, best, heading, line, peak, ratio, seconds, shell, terminal};
 
 /// 500,000 rows to recover.
-const WANTED: &str = "
+pub const WANTED: &str = "
 create table public.wanted (id bigint primary key, customer bigint not null, state text not null, amount numeric(12,2),
     note text, ordered_at timestamptz not null, touched_at timestamptz, payload jsonb);
 insert into public.wanted select i, i * 7919 % 100003, (array['open','paid','sent','void'])[1 + i % 4], (i * 37 % 100000) / 100.0,
@@ -36,7 +36,7 @@ insert into public.wanted select i, i * 7919 % 100003, (array['open','paid','sen
     from generate_series(1::bigint, 500000) i;
 analyze public.wanted;";
 
-fn neighbour(rows: u64) -> String {
+pub fn neighbour(rows: u64) -> String {
     format!(
         "drop table if exists public.neighbour;
          create table public.neighbour (id bigint, a text, b text, c text, d double precision);
@@ -52,13 +52,13 @@ update public.wanted set note = 'called back' where id % 12500 = 11;
 insert into public.wanted select i, 1, 'open', 1, null, now(), now(), '{}' from generate_series(600001, 600025) i;
 analyze public.wanted;";
 
-struct Stage {
+pub struct Stage {
     folder: tempfile::TempDir,
-    cluster: Cluster,
+    pub cluster: Cluster,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("lifeboat-bench-").tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let settings = ["shared_buffers=512MB", "max_wal_size=4GB", "track_commit_timestamp=on"];
@@ -66,16 +66,16 @@ impl Stage {
         Self { folder, cluster }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn psql(&self, sql: &str) -> String {
+    pub fn psql(&self, sql: &str) -> String {
         psql(&self.cluster.conninfo("bench"), sql)
     }
 
     /// Dumps the database and backs the dump up; returns the snapshot's id and the dump's size.
-    fn back_up(&self, name: &str) -> (String, u64) {
+    pub fn back_up(&self, name: &str) -> (String, u64) {
         let dump = self.path(name);
         shell(&format!(
             "{}/pg_dump -Fc -d '{}' -f {}",
@@ -90,7 +90,7 @@ impl Stage {
         (summary["snapshot_id"].as_str().unwrap().to_owned(), size)
     }
 
-    fn restic(&self) -> String {
+    pub fn restic(&self) -> String {
         format!(
             "restic -q --no-cache -r {} --password-file {}",
             self.path("repository").display(),
@@ -99,7 +99,7 @@ impl Stage {
     }
 
     /// Runs `lifeboat diff --json` and returns its answer and the time it took.
-    fn diff(&self, snapshot: &str) -> (serde_json::Value, Duration) {
+    pub fn diff(&self, snapshot: &str) -> (serde_json::Value, Duration) {
         let begun = Instant::now();
         let output = self.lifeboat(&["diff", snapshot, "public.wanted", "--json"]).output().unwrap();
         let took = begun.elapsed();
@@ -107,7 +107,7 @@ impl Stage {
         (serde_json::from_slice(&output.stdout).unwrap(), took)
     }
 
-    fn lifeboat(&self, arguments: &[&str]) -> Command {
+    pub fn lifeboat(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(LIFEBOAT);
         command
             .args(arguments)
@@ -120,7 +120,7 @@ impl Stage {
     }
 
     /// The hand procedure, corrected, from snapshot to three-class counts.
-    fn by_hand(&self, snapshot: &str) -> Duration {
+    pub fn by_hand(&self, snapshot: &str) -> Duration {
         let target = self.path("restored");
         let conninfo = self.cluster.conninfo("bench");
         let begun = Instant::now();
@@ -152,7 +152,7 @@ fn full_join(staged: &str) -> String {
     )
 }
 
-fn psql(conninfo: &str, sql: &str) -> String {
+pub fn psql(conninfo: &str, sql: &str) -> String {
     let mut child = Command::new("psql")
         .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", conninfo])
         .stdin(Stdio::piped())

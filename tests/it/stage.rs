@@ -214,23 +214,23 @@ async fn a_large_table_is_loaded_by_two_and_is_there_whole_or_not_at_all() {
     let error = stage::stage(by_two, &bench.scratch, &spec, broken, None, &progress).await.unwrap_err();
     assert_eq!(error, Error::backup("blob 12 is damaged"));
     no_table(&bench);
-    let cancelled = Progress::default();
-    let canceller = cancelled.clone();
+    let stopped = Progress::default();
+    let canceller = stopped.clone();
     tokio::spawn(async move {
         canceller.watch().wait_for(|report| report.done > 12_000_000).await.unwrap();
         canceller.cancel();
     });
-    let error = stage::stage(by_two, &bench.scratch, &spec, Endless, None, &cancelled).await.unwrap_err();
+    let error = stage::stage(by_two, &bench.scratch, &spec, Endless, None, &stopped).await.unwrap_err();
     assert_eq!(error.kind, Kind::Cancelled);
     no_table(&bench);
-    let ended = Progress::default();
-    let (ender, conninfo) = (ended.clone(), bench.conninfo.clone());
+    let cut = Progress::default();
+    let (watched, conninfo) = (cut.clone(), bench.conninfo.clone());
     let process: i32 = second.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
     tokio::spawn(async move {
-        ender.watch().wait_for(|report| report.done > 12_000_000).await.unwrap();
+        watched.watch().wait_for(|report| report.done > 12_000_000).await.unwrap();
         tokio::task::spawn_blocking(move || psql(&conninfo, &format!("select pg_terminate_backend({process})")));
     });
-    let error = stage::stage(by_two, &bench.scratch, &spec, Endless, None, &ended).await.unwrap_err();
+    let error = stage::stage(by_two, &bench.scratch, &spec, Endless, None, &cut).await.unwrap_err();
     assert_eq!(error.kind, Kind::Target, "{error:?}");
     no_table(&bench);
     let one = (&bench.client, None);

@@ -252,6 +252,49 @@ fn a_newcomer_recovers_files_in_the_drill_at_200_by_50() {
     assert!(walk.terminal.child.wait().unwrap().success());
 }
 
+/// What a responder does whose database is gone.
+fn recover_database(walk: &mut Walk) {
+    walk.screen("Begin a recovery", "database-home");
+    let incident = incident(&walk.text());
+    walk.keys("\r");
+    walk.terminal.wait_for("When did it happen?");
+    walk.keys(&incident);
+    walk.terminal.wait_for("that is");
+    walk.keys("\r");
+    walk.terminal.wait_for("What has to come back?");
+    walk.keys("jjj");
+    walk.terminal.wait_for("> The full system");
+    walk.keys("\r");
+    walk.terminal.wait_for("PROPOSED");
+    walk.keys("\r");
+    walk.screen("Restore the whole dump beside production?", "database-restore");
+    assert!(walk.text().contains("There is no database programme_db"), "{}", walk.text());
+    walk.keys("\r");
+    walk.screen("It is restored and checked", "database-checked");
+    walk.keys("\r");
+    walk.screen("What will be done", "database-plan");
+    walk.keys("\r");
+    walk.terminal.wait_for("To consent, type");
+    // Keys that come at once were typed for something else.
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    walk.keys("programme_db");
+    walk.terminal.wait_for("> programme_db");
+    walk.keys("\r");
+    walk.terminal.wait_for("Checked against the truth");
+    walk.screen("Recovered", "database-done");
+    assert!(walk.text().contains("9 of 9 hold"), "{}", walk.text());
+}
+
+#[test]
+fn a_newcomer_recovers_a_database_in_the_drill_at_80_by_24() {
+    recover_database(&mut Walk::through("lost-database", 24, 80, ""));
+}
+
+#[test]
+fn a_newcomer_recovers_a_database_in_the_drill_at_200_by_50() {
+    recover_database(&mut Walk::through("lost-database", 50, 200, "large-"));
+}
+
 #[test]
 fn a_terminal_that_is_too_small_says_so_and_one_that_grows_goes_on() {
     let mut walk = Walk::begin(24, 80, "");

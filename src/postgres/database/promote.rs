@@ -212,7 +212,8 @@ pub async fn promote(conninfo: &Conninfo, recovery: &str, exchange: &Exchange) -
     if exchange.production.is_some() {
         let failed = |error| server_error(error, "naming the database that gives way");
         let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
-        let mark = Mark::new(recovery, row.get(1), row.get(0));
+        let name = Some(exchange.database.clone());
+        let mark = Mark { database: name, ..Mark::new(recovery, row.get(1), row.get(0)) };
         last.push(mark_sql(&client, &exchange.database, &mark).await?);
     }
     last.push(comment_sql(&client, &exchange.restored, exchange.comment.as_deref()).await?);
@@ -227,7 +228,8 @@ pub async fn back(conninfo: &Conninfo, recovery: &str, earlier: &str, exchange: 
     let failed = |error| server_error(error, "naming the database that gives way");
     let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
     // It has the name that its recovery gave it, and so its recovery's mark.
-    let mark = Mark::new(earlier, row.get(1), row.get(0));
+    let name = Some(exchange.database.clone());
+    let mark = Mark { database: name, ..Mark::new(earlier, row.get(1), row.get(0)) };
     let mut first = vec![mark_sql(&client, &exchange.database, &mark).await?];
     if exchange.production.is_some() {
         first.push(comment_sql(&client, &exchange.before, exchange.comment.as_deref()).await?);

@@ -1,30 +1,26 @@
 //! The dump becomes a database beside production: definitions by `pg_restore`, rows by our own COPY.
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
-use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use super::super::archive::{Archive, Table};
-use super::super::connect::{Conninfo, Session, connect, server_error};
-use super::super::name::{quote, quote_list};
-use super::super::stage::{self, Mark};
+use super::super::archive::Archive;
+use super::super::connect::{Conninfo, connect, server_error};
+use super::super::name::quote;
+use super::super::stage::Mark;
+use super::load::{at_once, load};
 use super::needs::{Counted, Needs};
 use super::programs::{self, Program};
 use super::{mark_sql, restore_name};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
-/// Tables that are loaded at once, where there are processors enough; each takes one on the server too.
-const MOST_AT_ONCE: usize = 8;
 /// So many complaints of `pg_restore` are kept.
 const COMPLAINTS: usize = 200;
 
@@ -113,10 +109,6 @@ async fn stoppable<T>(
     }
 }
 
-fn at_once() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_AT_ONCE)
-}
-
 fn no_space(error: &std::io::Error) -> Error {
     Error::operator("cannot write to the folder for temporary files").detail(error).hint(
         "The dump's table of contents goes there, some kilobytes. Make room, or set TMPDIR to a folder that has some.",
@@ -161,7 +153,7 @@ async fn create(client: &Client, recovery: &str, database: &str, archive: &Archi
     let create = format!("CREATE DATABASE {name} WITH TEMPLATE template0{options}");
     client.batch_execute(&create).await.map_err(failed)?;
     let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
-    let mark = Mark::new(recovery, row.get(1), row.get(0));
+    let mark = Mark { database: Some(needs.database.clone()), ..Mark::new(recovery, row.get(1), row.get(0)) };
     let mark = mark_sql(client, database, &mark).await?;
     client.batch_execute(&format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC; {mark}")).await.map_err(failed)
 }
@@ -414,91 +406,6 @@ fn note(said: &str) -> String {
     let message = message.trim().trim_start_matches("could not execute query: ").trim_start_matches("ERROR: ").trim();
     let command = command.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     format!("{message} ({})", command.trim())
-}
-
-/// Loads all tables, several at once, each in a transaction of its own.
-async fn load(
-    conninfo: &Conninfo,
-    recovery: &str,
-    database: &str,
-    archive: &Archive,
-    needs: &Needs,
-    progress: &Progress,
-) -> Result<Vec<Counted>> {
-    progress.begin("loading rows", Unit::Bytes, Some(needs.bytes()));
-    let mut tables = needs.counted.clone();
-    // The largest first, so that all sessions end together.
-    tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
-    let queue = Arc::new(Mutex::new(VecDeque::from(tables)));
-    let mut sessions = JoinSet::new();
-    for _ in 0..at_once().min(needs.counted.len()) {
-        let (conninfo, name, archive) = (conninfo.to_database(database), session_name(recovery), archive.clone());
-        let (queue, progress) = (Arc::clone(&queue), progress.clone());
-        sessions.spawn(async move {
-            let server = connect(&conninfo, &name).await?;
-            let mut loaded = Vec::new();
-            loop {
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                let Some(wanted) = next else { return Ok(loaded) };
-                let table = archive.table(&wanted.table).cloned();
-                let table =
-                    table.ok_or_else(|| Error::bug(format!("{} was counted and is not there", wanted.table)))?;
-                loaded.push(load_one(&server.client, &archive, table, &wanted, &progress).await?);
-            }
-        });
-    }
-    let mut loaded = Vec::new();
-    // The first error ends the others too, and their transactions.
-    while let Some(ended) = sessions.join_next().await {
-        let ended: Result<Vec<Counted>> = ended.map_err(|error| Error::bug("a loading session ended").detail(error))?;
-        loaded.extend(ended?);
-    }
-    loaded.sort_by(|a, b| a.table.cmp(&b.table));
-    Ok(loaded)
-}
-
-async fn load_one(
-    client: &Session,
-    archive: &Archive,
-    table: Table,
-    wanted: &Counted,
-    progress: &Progress,
-) -> Result<Counted> {
-    let name = table.name.sql();
-    let failed = |error| server_error(error, &format!("loading {}", table.name));
-    let kind = "SELECT relkind::text FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1)";
-    let kind = client.query_opt(kind, &[&name]).await.map_err(failed)?;
-    let kind: String = kind.map(|row| row.get(0)).ok_or_else(|| {
-        Error::target(format!("{} is not there after the dump's definitions were created", table.name))
-            .hint("The dump does not define it: bring its rows back as some tables, into production's own.")
-    })?;
-    if kind == "f" {
-        return Err(Error::refused(format!(
-            "{} is a table of another server, whose rows would be written there",
-            table.name
-        ))
-        .hint("Restore this dump by hand with pg_restore."));
-    }
-    let encoding = stage::encoding_option(client, archive.header.encoding.as_deref()).await?;
-    // Emptied in the transaction that fills it, so that FREEZE spares every later scan the hint bits.
-    let plain = kind == "r";
-    let (empty, freeze) = if plain { (format!("; TRUNCATE ONLY {name}"), ", FREEZE") } else { (String::new(), "") };
-    let begin = format!("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off{empty}");
-    let columns = if table.copied.is_empty() { String::new() } else { format!(" ({})", quote_list(&table.copied)) };
-    let copy = format!("COPY {name}{columns} FROM STDIN WITH (FORMAT text{freeze}{encoding})");
-    let (reader, from) = (archive.clone(), table.clone());
-    let rows = tokio::task::spawn_blocking(move || reader.rows(&from)).await;
-    let rows = rows.map_err(|error| Error::bug("a reading thread ended").detail(error))??;
-    client.batch_execute(&begin).await.map_err(failed)?;
-    let outcome = stage::copy(client, &copy, &table.name, rows, None, progress).await;
-    let staged = stage::finish(client, outcome).await?;
-    if staged.rows != wanted.rows {
-        return Err(Error::backup(format!(
-            "{} rows of {} were loaded, and {} were counted before",
-            staged.rows, table.name, wanted.rows
-        )));
-    }
-    Ok(Counted { table: table.name, rows: staged.rows, bytes: staged.bytes })
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ const WAITING_TURN: usize = 2 * TURN / CHUNK;
 
 /// Sends rows through two sessions, a few megabytes to each in turn: what takes long is the server's own work on them, and two
 /// sessions are two processors. Each is in a transaction of its own, which the caller has begun and ends.
-pub(super) async fn copy_by_two(
+pub(in super::super) async fn copy_by_two(
     sessions: [&Client; 2],
     sql: &str,
     table: &Name,

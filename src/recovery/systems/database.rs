@@ -61,12 +61,15 @@ impl Systems {
                 self.system.checks.iter().map(|check| (check.query.clone(), check.at_least)).collect();
             let other = production.as_ref().map(|production| &*production.client);
             let checked = database::check(&inside.client, other, &restored.loaded, &queries, progress).await?;
-            Ok((restored, checked))
+            Ok((restored, checked, inside))
         };
         let outcome = outcome.await;
         let _ = tokio::task::spawn_blocking(move || drop(lock)).await;
         match outcome {
-            Ok((restored, checked)) => Ok(Finding::RestoredDatabase(Box::new(restored), checked)),
+            Ok((restored, checked, inside)) => {
+                self.session.lock().await.inside = Some(Box::new(inside));
+                Ok(Finding::RestoredDatabase(Box::new(restored), checked))
+            }
             Err(error) => {
                 // What went wrong matters more than a failure to clean up, which `clean` finds.
                 let _ = self.session.lock().await.drop_restored(&conninfo).await;
@@ -270,6 +273,7 @@ impl Session {
     pub(super) async fn drop_restored(&mut self, conninfo: &Conninfo) -> Result<()> {
         let Some(recovery) = self.restored.clone() else { return Ok(()) };
         let server = database::maintenance(conninfo, &session_name(&recovery)).await?;
+        self.inside = None;
         database::drop_restored(&server.client, &recovery).await?;
         self.restored = None;
         Ok(())

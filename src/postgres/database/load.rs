@@ -1,0 +1,154 @@
+//! Rows of a dump go into the tables that were created for them: by COPY, straight from the repository.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinSet;
+
+use super::super::archive::{Archive, Rows, Table};
+use super::super::connect::{Conninfo, Session, connect, server_error};
+use super::super::name::{Name, quote_list};
+use super::super::stage;
+use super::needs::{Counted, Needs};
+use super::restore::session_name;
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Unit};
+
+/// Tables that are loaded at once, where there are processors enough; each takes one on the server too.
+const MOST_AT_ONCE: usize = 8;
+pub(super) fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_AT_ONCE)
+}
+
+/// Loads all tables: those that are a large part of everything one after the other, each by two sessions; then the others,
+/// several at once, each in a transaction of its own.
+pub(super) async fn load(
+    conninfo: &Conninfo,
+    recovery: &str,
+    database: &str,
+    archive: &Archive,
+    needs: &Needs,
+    progress: &Progress,
+) -> Result<Vec<Counted>> {
+    progress.begin("loading rows", Unit::Bytes, Some(needs.bytes()));
+    let part = needs.bytes() / at_once() as u64;
+    let (large, mut small): (Vec<Counted>, Vec<Counted>) =
+        needs.counted.iter().cloned().partition(|table| table.bytes > part.max(stage::LARGE));
+    let (conninfo, name) = (conninfo.to_database(database), session_name(recovery));
+    let mut loaded = Vec::new();
+    if !large.is_empty() {
+        let (one, other) = tokio::try_join!(connect(&conninfo, &name), connect(&conninfo, &name))?;
+        for wanted in &large {
+            loaded.push(load_by_two([&one.client, &other.client], archive, wanted, progress).await?);
+        }
+    }
+    // The largest first, so that all sessions end together.
+    small.sort_by_key(|table| std::cmp::Reverse(table.bytes));
+    let number = at_once().min(small.len());
+    let queue = Arc::new(Mutex::new(VecDeque::from(small)));
+    let mut sessions = JoinSet::new();
+    for _ in 0..number {
+        let (conninfo, name, archive) = (conninfo.clone(), name.clone(), archive.clone());
+        let (queue, progress) = (Arc::clone(&queue), progress.clone());
+        sessions.spawn(async move {
+            let server = connect(&conninfo, &name).await?;
+            let mut loaded = Vec::new();
+            loop {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let Some(wanted) = next else { return Ok(loaded) };
+                loaded.push(load_one(&server.client, &archive, &wanted, &progress).await?);
+            }
+        });
+    }
+    // The first error ends the others too, and their transactions.
+    while let Some(ended) = sessions.join_next().await {
+        let ended: Result<Vec<Counted>> = ended.map_err(|error| Error::bug("a loading session ended").detail(error))?;
+        loaded.extend(ended?);
+    }
+    loaded.sort_by(|a, b| a.table.cmp(&b.table));
+    Ok(loaded)
+}
+
+/// A table on its way: its rows, and the statements around them.
+struct Way {
+    table: Table,
+    rows: Rows,
+    /// Whether it holds its rows itself, so that it can be emptied by itself.
+    plain: bool,
+    encoding: String,
+}
+
+impl Way {
+    async fn to(client: &Session, archive: &Archive, wanted: &Counted) -> Result<Self> {
+        let table = archive.table(&wanted.table).cloned();
+        let table = table.ok_or_else(|| Error::bug(format!("{} was counted and is not there", wanted.table)))?;
+        let kind = "SELECT relkind::text FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1)";
+        let kind = client.query_opt(kind, &[&table.name.sql()]).await;
+        let kind = kind.map_err(|error| server_error(error, &format!("loading {}", table.name)))?;
+        let kind: String = kind.map(|row| row.get(0)).ok_or_else(|| {
+            Error::target(format!("{} is not there after the dump's definitions were created", table.name))
+                .hint("The dump does not define it: bring its rows back as some tables, into production's own.")
+        })?;
+        if kind == "f" {
+            return Err(Error::refused(format!(
+                "{} is a table of another server, whose rows would be written there",
+                table.name
+            ))
+            .hint("Restore this dump by hand with pg_restore."));
+        }
+        let encoding = stage::encoding_option(client, archive.header.encoding.as_deref()).await?;
+        let (reader, from) = (archive.clone(), table.clone());
+        let rows = tokio::task::spawn_blocking(move || reader.rows(&from)).await;
+        let rows = rows.map_err(|error| Error::bug("a reading thread ended").detail(error))??;
+        Ok(Self { table, rows, plain: kind == "r", encoding })
+    }
+
+    fn copy(&self, options: &str) -> String {
+        let columns = match self.table.copied.as_slice() {
+            [] => String::new(),
+            columns => format!(" ({})", quote_list(columns)),
+        };
+        format!("COPY {}{columns} FROM STDIN WITH (FORMAT text{options}{})", self.table.name.sql(), self.encoding)
+    }
+}
+
+async fn begin(session: &Session, table: &Name, also: &str) -> Result<()> {
+    let sql = format!("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off{also}");
+    session.batch_execute(&sql).await.map_err(|error| server_error(error, &format!("loading {table}")))
+}
+
+async fn load_one(client: &Session, archive: &Archive, wanted: &Counted, progress: &Progress) -> Result<Counted> {
+    let way = Way::to(client, archive, wanted).await?;
+    // Emptied in the transaction that fills it, so that FREEZE spares every later scan the hint bits.
+    let (empty, freeze) =
+        if way.plain { (format!("; TRUNCATE ONLY {}", way.table.name.sql()), ", FREEZE") } else { (String::new(), "") };
+    begin(client, &way.table.name, &empty).await?;
+    let outcome = stage::copy(client, &way.copy(freeze), &way.table.name, way.rows, None, progress).await;
+    as_counted(wanted, &stage::finish(client, outcome).await?)
+}
+
+async fn load_by_two(
+    sessions: [&Session; 2],
+    archive: &Archive,
+    wanted: &Counted,
+    progress: &Progress,
+) -> Result<Counted> {
+    let way = Way::to(sessions[0], archive, wanted).await?;
+    for session in sessions {
+        begin(session, &way.table.name, "").await?;
+    }
+    let clients = sessions.map(|session| &**session);
+    let outcome = stage::copy_by_two(clients, &way.copy(""), &way.table.name, way.rows, None, progress).await;
+    let outcome = stage::finish(sessions[0], outcome).await;
+    as_counted(wanted, &stage::finish(sessions[1], outcome).await?)
+}
+
+fn as_counted(wanted: &Counted, staged: &stage::Staged) -> Result<Counted> {
+    if staged.rows != wanted.rows {
+        return Err(Error::backup(format!(
+            "{} rows of {} were loaded, and {} were counted before",
+            staged.rows, wanted.table, wanted.rows
+        )));
+    }
+    Ok(wanted.clone())
+}

@@ -1,0 +1,170 @@
+//! A whole database of 1.3 GB: the peer is `restic restore` and `pg_restore -j2`. And how long clients are out of reach while
+//! names are exchanged.
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lifeboat::drill::cluster::programs;
+
+use crate::rows::{Stage, WANTED, neighbour, psql};
+use crate::{best, heading, line, peak_of_worker, ratio, seconds, shell};
+
+/// Names are exchanged so many times under clients that come back at once.
+const SWAPS: usize = 100;
+const CLIENTS: usize = 50;
+
+pub fn run() {
+    let stage = Stage::new();
+    psql(&stage.cluster.conninfo("postgres"), "create database bench");
+    stage.psql(WANTED);
+    stage.psql(&neighbour(5_000_000));
+    stage.psql(
+        "alter table neighbour add primary key (id); create index on neighbour (a); create index on wanted (customer)",
+    );
+    shell(&format!("{} init", stage.restic()));
+    let (snapshot, dump) = stage.back_up("whole.dump");
+    let size: f64 = stage.psql("select pg_database_size('bench')").parse().unwrap();
+    println!("\na database of {:.1} GB, a dump of {} MB", size / 1e9, dump >> 20);
+    heading();
+    restoring(&stage, &snapshot);
+    exchanging(&stage);
+}
+
+/// The answers that restore a snapshot beside production.
+fn answers(stage: &Stage, snapshot: &str) -> String {
+    let path = stage.path("answers.toml");
+    std::fs::write(&path, format!("point = \"{snapshot}\"\ndatabase = \"keep\"\nconsent = \"\"\n")).unwrap();
+    path.display().to_string()
+}
+
+fn restoring(stage: &Stage, snapshot: &str) {
+    let answers = answers(stage, snapshot);
+    let ours = || stage.lifeboat(&["recover", "--answers", &answers]);
+    let drop_ours = || {
+        let names = stage.psql("select datname from pg_database where datname ~ '^lifeboat_restore_'");
+        for name in names.lines() {
+            psql(&stage.cluster.conninfo("postgres"), &format!("drop database \"{name}\""));
+        }
+    };
+    let mut by_hand = Duration::MAX;
+    let ours_best = best(|| {
+        stage.psql("checkpoint");
+        let begun = Instant::now();
+        let output = ours().output().unwrap();
+        let took = begun.elapsed();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        drop_ours();
+        stage.psql("checkpoint");
+        by_hand = by_hand.min(restored_by_hand(stage, snapshot));
+        took
+    });
+    line(
+        "whole database, checked / restic restore + pg_restore -j2",
+        &seconds(ours_best),
+        &seconds(by_hand),
+        ratio(ours_best, by_hand),
+        0.75,
+    );
+    let most = peak_of_worker(&mut ours(), &format!("XDG_STATE_HOME={}", stage.path("state").display()));
+    drop_ours();
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for the eye")]
+    line("peak memory of that / 250 MB", &format!("{:.0} MB", most as f64 / 1e6), "250 MB", most as f64 / 250e6, 1.0);
+}
+
+fn restored_by_hand(stage: &Stage, snapshot: &str) -> Duration {
+    let (target, programs) = (stage.path("restored"), programs().unwrap());
+    let postgres = stage.cluster.conninfo("postgres");
+    let begun = Instant::now();
+    shell(&format!("{} restore {snapshot} --target {}", stage.restic(), target.display()));
+    psql(&postgres, "create database by_hand template template0");
+    shell(&format!(
+        "{}/pg_restore -j2 -d '{}' $(find {} -type f)",
+        programs.display(),
+        stage.cluster.conninfo("by_hand"),
+        target.display()
+    ));
+    let took = begun.elapsed();
+    psql(&postgres, "drop database by_hand");
+    std::fs::remove_dir_all(target).unwrap();
+    took
+}
+
+/// A small database, so that what is measured is the exchange.
+fn exchanging(stage: &Stage) {
+    psql(&stage.cluster.conninfo("postgres"), "create database swapped");
+    let conninfo = stage.cluster.conninfo("swapped");
+    psql(&conninfo, "create table t (id int primary key); insert into t select generate_series(1, 1000)");
+    let dump = stage.path("small.dump");
+    shell(&format!("{}/pg_dump -Fc -d '{conninfo}' -f {}", programs().unwrap().display(), dump.display()));
+    let path = stage.path("swap.toml");
+    let text = "database = \"exchange\"\nsafety_backup = false\nleave_writes = true\nconsent = \"swapped\"\n";
+    std::fs::write(&path, text).unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(crate::LIFEBOAT);
+        command.args(arguments).args(["--database", &conninfo]).env("XDG_STATE_HOME", stage.path("state"));
+        command.env("XDG_CONFIG_HOME", stage.path("config")).stdin(Stdio::null());
+        command
+    };
+    let stop = AtomicBool::new(false);
+    let mut outages = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| clients(&conninfo, &stop));
+        }
+        for _ in 0..SWAPS / 2 {
+            let output =
+                command(&["recover", "--json", "--answers", path.to_str().unwrap(), "--dump", dump.to_str().unwrap()])
+                    .output()
+                    .unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let done: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            outages.push(outage(&done["journal"].to_string()));
+            let id = done["recovery"].as_str().unwrap();
+            let output = command(&["undo", id, "--consent", "swapped"]).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            outages.push(told_outage(&String::from_utf8(output.stdout).unwrap()));
+            psql(&stage.cluster.conninfo("postgres"), &format!("drop database \"lifeboat_restore_{id}\""));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    outages.sort_unstable();
+    let worst = outages[outages.len() * 99 / 100];
+    line(
+        "out of reach at an exchange, 50 clients, p99 of 100 / 1 s",
+        &format!("{worst} ms"),
+        "1000 ms",
+        f64::from(worst) / 1000.0,
+        1.0,
+    );
+}
+
+/// Asks, and comes back at once when the session is ended.
+fn clients(conninfo: &str, stop: &AtomicBool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        while !stop.load(Ordering::Relaxed) {
+            let Ok((client, connection)) = tokio_postgres::connect(conninfo, tokio_postgres::NoTls).await else {
+                continue;
+            };
+            let connection = tokio::spawn(connection);
+            while !stop.load(Ordering::Relaxed) && client.query_one("select count(*) from t", &[]).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            connection.abort();
+        }
+    });
+}
+
+fn outage(journal: &str) -> u32 {
+    number_after(journal, "\"outage_ms\":")
+}
+
+fn told_outage(report: &str) -> u32 {
+    number_after(report, "out of reach for ")
+}
+
+fn number_after(text: &str, words: &str) -> u32 {
+    let (_, rest) = text.split_once(words).unwrap();
+    rest.split(|letter: char| !letter.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
