@@ -164,7 +164,9 @@ impl Step {
                 let parts: Vec<_> = parts.map(|(number, one, more)| text::counted(*number, one, more)).collect();
                 format!("remove {}", parts.join(" and "))
             }
-            Self::SafetyBackup { database } => format!("back up {} as it is now", text::clean(database)),
+            Self::SafetyBackup { database } => {
+                format!("back up {} as it is now, into the repository", text::clean(database))
+            }
             Self::Promote { exchange } => format!(
                 "put {} in the place of {}{}",
                 exchange.restored,

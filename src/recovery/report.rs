@@ -288,6 +288,10 @@ pub fn undo_of(recovery: &str, lines: &[Line]) -> Option<Flow> {
             let exchange = exchange_of(lines)?;
             Some(Flow::UndoDatabase { recovery: recovery.into(), exchange: Box::new(exchange) })
         }
+        Entry::Applied { evidence: Evidence::Returned(_), .. } => {
+            let exchange = exchange_of(lines)?.reversed()?;
+            Some(Flow::UndoDatabase { recovery: recovery.into(), exchange: Box::new(exchange) })
+        }
         Entry::Applied { evidence: Evidence::Merged(_) | Evidence::Undone(_), .. } => {
             Some(Flow::Undo { recovery: recovery.into() })
         }
@@ -304,7 +308,7 @@ fn exchange_of(lines: &[Line]) -> Option<Exchange> {
         _ => None,
     });
     plans.flat_map(|plan| &plan.steps).find_map(|step| match step {
-        Step::Promote { exchange } => Some(exchange.clone()),
+        Step::Promote { exchange } | Step::ExchangeBack { exchange, .. } => Some(exchange.clone()),
         _ => None,
     })
 }

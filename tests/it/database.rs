@@ -178,6 +178,17 @@ fn everything_comes_back_from_every_format_and_the_earlier_one_is_kept() {
     assert!(undone.status.success(), "{}", words(&undone));
     assert_eq!(Whole::content(&whole.conninfo), damaged);
     assert_eq!(psql(&whole.maintenance(), properties), before);
+    // And forth, and back again: each undo can be undone.
+    let id_of = |output: &Output| {
+        let words = words(output);
+        words.lines().find_map(|line| line.strip_prefix("# Recovery ")).unwrap().to_owned()
+    };
+    let forth = whole.command(&["undo", &id_of(&undone), "--consent", "whole_all"]).output().unwrap();
+    assert!(forth.status.success(), "{}", words(&forth));
+    assert_eq!(Whole::content(&whole.conninfo), whole.good);
+    let back = whole.command(&["undo", &id_of(&forth), "--consent", "whole_all"]).output().unwrap();
+    assert!(back.status.success(), "{}", words(&back));
+    assert_eq!(Whole::content(&whole.conninfo), damaged);
     // What is beside it now can be removed, and is listed first.
     let clean = whole.command(&["clean", "--consent", "remove 1 database"]).output().unwrap();
     assert!(clean.status.success(), "{}", words(&clean));

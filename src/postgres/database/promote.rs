@@ -80,6 +80,21 @@ impl Exchange {
         })
     }
 
+    /// What gives the way back in its turn, when this was taken back: the two have each other's parts. `None`: there was no
+    /// database of that name before.
+    pub fn reversed(&self) -> Option<Self> {
+        Some(Self {
+            database: self.database.clone(),
+            production: Some(self.oid),
+            before: self.restored.clone(),
+            restored: self.before.clone(),
+            oid: self.production?,
+            carried: Vec::new(),
+            comment: self.comment.clone(),
+            written_before: None,
+        })
+    }
+
     /// The statements, as a person would run them.
     pub fn statements(&self) -> Vec<String> {
         let rename = |from: &str, to: &str| format!("ALTER DATABASE {} RENAME TO {}", quote(from), quote(to));

@@ -259,12 +259,17 @@ impl Review {
                 }
                 Step::UndoFiles { placed, .. } => push_undo_of_files(&mut page, placed, theme),
                 Step::Promote { exchange } => push_exchange(&mut page, exchange),
+                Step::ExchangeBack { exchange, .. } => {
+                    page.push(Line::raw("   Sessions are ended; whoever connects again finds the earlier database."));
+                    let kept =
+                        format!("   What was written since stays in the other one, kept as {}.", exchange.restored);
+                    page.push(Line::raw(kept));
+                }
                 Step::Prove { .. }
                 | Step::DropScratch
                 | Step::SafetyBackup { .. }
                 | Step::ProvePromotion { .. }
-                | Step::KeepDatabase { .. }
-                | Step::ExchangeBack { .. } => {}
+                | Step::KeepDatabase { .. } => {}
             }
         }
         page.push(Line::raw(""));
