@@ -267,7 +267,7 @@ fn recover_database(walk: &mut Walk) {
     walk.keys("\r");
     walk.terminal.wait_for("PROPOSED");
     walk.keys("\r");
-    walk.screen("Restore the whole dump beside production?", "database-restore");
+    walk.screen("Restore the whole dump into a new database?", "database-restore");
     assert!(walk.text().contains("There is no database programme_db"), "{}", walk.text());
     walk.keys("\r");
     walk.screen("It is restored and checked", "database-checked");

@@ -83,8 +83,10 @@ fn ask_restore(needs: &Needs) -> Question {
             "Definitions of the dump are run there by {}; that is the dump's own SQL.",
             text::clean(&needs.program)
         ),
-        "Production stays as it is. It shares the server's disk and processors meanwhile.".into(),
     ];
+    if needs.production.is_some() {
+        consequences.push("Production stays as it is. It shares the server's disk and processors meanwhile.".into());
+    }
     if !needs.missing_roles.is_empty() {
         let create: Vec<_> =
             needs.missing_roles.iter().take(NAMED).map(|role| format!("CREATE ROLE {}", text::clean(role))).collect();
@@ -118,10 +120,14 @@ fn ask_restore(needs: &Needs) -> Question {
         }
     };
     Question {
-        title: "Restore the whole dump beside production?".into(),
+        title: if needs.production.is_some() {
+            "Restore the whole dump beside production?".into()
+        } else {
+            "Restore the whole dump into a new database?".into()
+        },
         why,
         answers: Answers::One(vec![Choice {
-            label: "Restore it beside production".into(),
+            label: "Restore it".into(),
             consequences,
             fact: Fact::Restore,
             recommended: true,
@@ -170,21 +176,25 @@ fn ask_promotion(needs: &Needs, restored: &Restored, checked: &Checked) -> Quest
         }
     }
     Question {
-        title: "It is restored and checked. Should it take production's place?".into(),
+        title: if needs.production.is_some() {
+            "It is restored and checked. Should it take production's place?".into()
+        } else {
+            format!("It is restored and checked. Should it be {}?", text::clean(&needs.database))
+        },
         why,
         answers: Answers::One(vec![
             Choice {
-                label: "Yes: exchange the names".into(),
+                label: if needs.production.is_some() { "Yes: exchange the names".into() } else { "Yes".into() },
                 consequences,
                 fact: Fact::Promotion(Promotion::Exchange),
                 recommended: failed.is_none(),
                 unavailable: failed.map(|_| "a check of the configuration fails".into()),
             },
             Choice {
-                label: "No: keep it beside".into(),
+                label: "No: keep it under its own name".into(),
                 consequences: vec![
                     format!("It stays as {}, to look into, until lifeboat clean removes it.", restored.database),
-                    "Production is not touched.".into(),
+                    "Nothing else changes.".into(),
                 ],
                 fact: Fact::Promotion(Promotion::Keep),
                 recommended: failed.is_some(),

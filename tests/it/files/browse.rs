@@ -104,9 +104,9 @@ fn what_was_hit_is_found_since_when_and_another_snapshot_is_gone_on_in() {
     let mut browser = Browser::on(&machine, (40, 160));
     browser.see("z", "20 MISSING, 20 extra");
     browser.see("f", "only what differs");
-    browser.see("c", "20 of 20");
+    browser.see("c", "all 20");
     // The first bad snapshot of the folder that was encrypted.
-    let bad = browser.0.text().lines().any(|line| line.contains("20 of 20") && line.contains(&newest));
+    let bad = browser.0.text().lines().any(|line| line.contains("all 20") && line.contains(&newest));
     assert!(bad, "{}", browser.0.text());
     browser.see("a", &format!("against snapshot {newest}"));
     browser.see("\t ", "1 path marked");

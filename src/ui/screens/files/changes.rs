@@ -148,14 +148,14 @@ fn folder_row(story: &Story, at: usize, above: &str, mark: &impl Fn(&str) -> Mar
     );
     let beneath = beneath(&worst.path, above);
     let shown = if beneath.is_empty() { "(this folder)" } else { beneath };
-    let whole = if worst.whole { "  (all of it)" } else { "" };
+    let lost = if worst.whole {
+        format!("all {}", text::count(lost))
+    } else {
+        format!("{} of {}", text::count(lost), text::count(lost + worst.folder.same))
+    };
     Row {
         mark: mark(&worst.path),
-        cells: vec![
-            Cell::new(format!("{} of {}", text::count(lost), text::count(lost + worst.folder.same)), theme.missing()),
-            Cell::from(format!("{}{whole}", clean(shown))),
-            Cell::from(since),
-        ],
+        cells: vec![Cell::new(lost, theme.missing()), Cell::from(clean(shown)), Cell::from(since)],
     }
 }
 
