@@ -136,10 +136,12 @@ fn summary_of_database(finding: &Finding) -> Option<String> {
             } else {
                 format!("; {failed} of {} checks FAIL", checked.asked.len())
             };
+            let notes: Vec<_> = restored.notes.iter().map(|note| note.replace('\n', " ")).collect();
+            let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
             let tables =
                 restored.loaded.iter().map(|table| format!("{}: {} rows", table.table, text::count(table.rows)));
             format!(
-                "{}, {} not applied, {} objects differ from production{checks}; {}",
+                "{}, {} not applied{notes}, {} objects differ from production{checks}; {}",
                 restored.database,
                 text::count(restored.notes.len() as u64),
                 text::count(checked.different),

@@ -325,10 +325,40 @@ fn owners_that_are_gone_are_told_and_the_rest_comes_back() {
 fn a_database_that_is_gone_comes_back_under_its_name() {
     let whole =
         Whole::new("whole_gone", "create table t (id int primary key); insert into t select generate_series(1, 100)");
+    // What belongs to the database itself is not in its content: whoever restores it is told.
+    psql(&whole.conninfo, "alter database whole_gone set work_mem = '8MB'");
+    whole.dump("all.dump", &["-Fc"]);
     psql(&whole.maintenance(), "drop database whole_gone");
     let output = whole.exchange("all.dump");
     assert!(output.status.success(), "{}", words(&output));
+    assert!(words(&output).contains("to be run by hand: ALTER DATABASE whole_gone SET work_mem"), "{}", words(&output));
     assert_eq!(Whole::content(&whole.conninfo), whole.good);
+}
+
+/// Rows that came with an extension, or that its users have added to them.
+#[test]
+fn rows_of_an_extension_are_added_to_and_not_emptied() {
+    let whole = Whole::new("whole_extension", "create table t (id int)");
+    let share = psql(&whole.conninfo, "select setting from pg_config where name = 'SHAREDIR'");
+    let control = "default_version = '1.0'\nrelocatable = false\nschema = public\n";
+    let script = "create table kinds (name text primary key, own boolean default true); insert into kinds values ('built in', false);
+        select pg_extension_config_dump('kinds', 'where own');";
+    let files = [("lifeboat_test.control", control), ("lifeboat_test--1.0.sql", script)];
+    let folder = PathBuf::from(share).join("extension");
+    if files.iter().any(|(name, text)| std::fs::write(folder.join(name), text).is_err()) {
+        crate::not_run("rows of an extension: cannot install one for a test");
+        return;
+    }
+    psql(&whole.conninfo, "create extension lifeboat_test; insert into kinds values ('ours')");
+    whole.dump("all.dump", &["-Fc"]);
+    psql(&whole.conninfo, "delete from kinds where own");
+    let output = whole.exchange("all.dump");
+    let kinds = psql(&whole.conninfo, "select string_agg(name, ',' order by name) from kinds");
+    for (name, _) in files {
+        std::fs::remove_file(folder.join(name)).unwrap();
+    }
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(kinds, "built in,ours");
 }
 
 /// Clients that come back at once, fifty of them, while production is exchanged for the restored one and back.

@@ -320,7 +320,7 @@ fn restored() -> Restored {
 }
 
 fn production() -> Production {
-    Production { oid: 16, bytes: 1 << 30, owner: "app".into(), visitors: vec![] }
+    Production { oid: 16, bytes: 1 << 30, owner: "app".into(), visitors: vec![], slots: vec![] }
 }
 
 fn findings_of_databases(look: &Look) -> Vec<(&'static str, Finding)> {

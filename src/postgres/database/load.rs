@@ -73,7 +73,8 @@ pub(super) async fn load(
 struct Way {
     table: Table,
     rows: Rows,
-    /// Whether it holds its rows itself, so that it can be emptied by itself.
+    /// Whether the dump has made it, and it holds its rows itself: it is empty, and can be emptied. One that came with an
+    /// extension has rows of its own.
     plain: bool,
     encoding: String,
 }
@@ -100,7 +101,8 @@ impl Way {
         let (reader, from) = (archive.clone(), table.clone());
         let rows = tokio::task::spawn_blocking(move || reader.rows(&from)).await;
         let rows = rows.map_err(|error| Error::bug("a reading thread ended").detail(error))??;
-        Ok(Self { table, rows, plain: kind == "r", encoding })
+        let plain = kind == "r" && !table.columns.is_empty();
+        Ok(Self { table, rows, plain, encoding })
     }
 
     fn copy(&self, options: &str) -> String {

@@ -70,6 +70,8 @@ pub struct Production {
     pub owner: String,
     /// Who is connected.
     pub visitors: Vec<Visitor>,
+    /// Logical replication slots: they belong to the database, whatever its name.
+    pub slots: Vec<String>,
 }
 
 /// Sessions of one kind in a database.
@@ -192,7 +194,10 @@ pub(super) async fn production(client: &Client, database: &str) -> Result<Option
         address: row.get(2),
         sessions: row.get::<_, i64>(3).try_into().unwrap_or(0),
     });
+    let slots = "SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE database = $1 ORDER BY 1";
+    let slots = client.query(slots, &[&database]).await.map_err(failed)?;
     Ok(Some(Production {
+        slots: slots.iter().map(|row| row.get(0)).collect(),
         oid,
         bytes: row.get::<_, i64>(1).try_into().unwrap_or(0),
         owner: row.get(2),

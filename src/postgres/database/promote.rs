@@ -4,6 +4,7 @@
 //! five seconds until the sessions in it have ended: they are ended from a second connection meanwhile. A client that comes
 //! back waits for the lock, is told that the database was renamed, and finds the new one when it comes again.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -270,7 +271,7 @@ async fn rename(
     let begin =
         "BEGIN; SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = on";
     client.batch_execute(begin).await.map_err(failed)?;
-    let (mut since, mut sessions) = (Instant::now(), 0);
+    let (mut since, mut sessions) = (Instant::now(), BTreeSet::new());
     let outcome = async {
         for statement in first {
             client.batch_execute(statement).await.map_err(failed)?;
@@ -278,7 +279,7 @@ async fn rename(
         since = Instant::now();
         for one in gives_way.iter().chain(&takes_over) {
             let sql = format!("ALTER DATABASE {} RENAME TO {}", quote(one.from), quote(one.to));
-            sessions += alone(client.batch_execute(&sql), &other, one.oid).await?;
+            sessions.extend(alone(client.batch_execute(&sql), &other, one.oid).await?);
         }
         // Under the lock now: they are the ones that were looked at.
         for one in gives_way.iter().chain(&takes_over) {
@@ -296,22 +297,22 @@ async fn rename(
     let committed = client.batch_execute("COMMIT").await;
     let outage_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
     match committed {
-        Ok(()) => Ok(Exchanged { outage_ms, ended: sessions }),
+        Ok(()) => Ok(Exchanged { outage_ms, ended: sessions.len() as u64 }),
         Err(error) if error.as_db_error().is_some() => Err(failed(error)),
         Err(error) => Err(Error { kind: Kind::Unresolved, ..failed(error) }),
     }
 }
 
-/// Waits for a rename and ends the sessions of its database meanwhile. Returns how many were ended.
+/// Waits for a rename and ends the sessions of its database meanwhile. Returns the processes that were ended.
 async fn alone(
     rename: impl Future<Output = Result<(), tokio_postgres::Error>>,
     other: &Client,
     oid: u32,
-) -> Result<u64> {
-    let end = "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity
+) -> Result<BTreeSet<i32>> {
+    let end = "SELECT pid, pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
         WHERE datid = $1 AND pid <> pg_catalog.pg_backend_pid()";
     let mut rename = std::pin::pin!(rename);
-    let mut ended = 0;
+    let mut ended = BTreeSet::new();
     loop {
         // The rename is looked at first: it has to hold its lock before anybody is ended, or they would come back in time.
         let renamed = tokio::select! {
@@ -327,9 +328,9 @@ async fn alone(
                     .hint("Prepared transactions and logical replication slots of the database hold its name too."));
             }
             None => {
-                let row = other.query_one(end, &[&oid]).await;
-                let row = row.map_err(|error| server_error(error, "ending the sessions of the database"))?;
-                ended += u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+                let rows = other.query(end, &[&oid]).await;
+                let rows = rows.map_err(|error| server_error(error, "ending the sessions of the database"))?;
+                ended.extend(rows.iter().map(|row| row.get::<_, i32>(0)));
             }
         }
     }

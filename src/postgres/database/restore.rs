@@ -86,6 +86,13 @@ pub async fn restore(
     progress.begin("gathering statistics for the planner", Unit::Items, None);
     stoppable(progress, server.client.batch_execute("SET statement_timeout = 0; ANALYZE"), "gathering statistics")
         .await?;
+    // They name the database, which has another name yet; production has its own.
+    let of_database = archive.entries().iter().filter(|entry| {
+        entry.kind == "DATABASE PROPERTIES" || (entry.kind == "ACL" && entry.name.starts_with("DATABASE "))
+    });
+    if needs.production.is_none() {
+        notes.extend(of_database.map(|entry| format!("to be run by hand: {}", entry.definition.trim())));
+    }
     notes.sort();
     notes.dedup();
     let oid = server.facts.database_oid;

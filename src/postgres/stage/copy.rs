@@ -107,14 +107,13 @@ pub(in super::super) async fn copy_by_two(
         while let Some(mut bytes) = reader.next().await? {
             let end = if sent >= TURN { memchr::memrchr(b'\n', &bytes) } else { None };
             let head = bytes.split_to(end.map_or(0, |end| end + 1));
-            let lines = reader.lines - memchr::memchr_iter(b'\n', &bytes).count() as u64;
             let turn = |is_firsts| if is_firsts { &to_first } else { &to_second };
             // Nobody takes it any more when a session has failed; that one tells why.
             if !head.is_empty() && turn(is_firsts).send((before, head)).await.is_err() {
                 break;
             }
             if end.is_some() {
-                (is_firsts, before, sent) = (!is_firsts, lines, 0);
+                (is_firsts, before, sent) = (!is_firsts, reader.lines, 0);
             }
             sent += bytes.len();
             if !bytes.is_empty() && turn(is_firsts).send((before, bytes)).await.is_err() {

@@ -159,6 +159,13 @@ fn ask_promotion(needs: &Needs, restored: &Restored, checked: &Checked) -> Quest
             text::clean(&needs.database)
         ));
         consequences.push("The present one is kept under another name: one command goes back.".into());
+        let slots = needs.production.iter().flat_map(|production| &production.slots);
+        let slots: Vec<_> = slots.map(|slot| text::clean(slot)).collect();
+        if !slots.is_empty() {
+            let slots = slots.join(", ");
+            consequences
+                .push(format!("Replication slots stay with the present one, and so do their readers: {slots}."));
+        }
         consequences.extend(told_rows(checked));
         consequences.extend(told_differences(checked));
     } else {
