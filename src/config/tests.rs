@@ -129,7 +129,21 @@ fn the_commented_example_is_read() {
     assert_eq!(repository.password_file.as_deref(), Some(Path::new("/etc/lifeboat/shop.password")));
     assert_eq!(archive.environment, Environment::Staging);
     assert!(archive.repository.as_ref().unwrap().password_command.is_some());
-    for key in SYSTEM.iter().chain(REPOSITORY) {
-        assert!(text.contains(&format!("{key} =")), "the example does not show {key}");
+    assert_eq!(shop.checks, [Check { query: "SELECT count(*) FROM public.orders".into(), at_least: 45678 }]);
+    for key in SYSTEM.iter().chain(REPOSITORY).chain(CHECK) {
+        let shown = text.contains(&format!("{key} =")) || text.contains(&format!("[[system.{key}]]"));
+        assert!(shown, "the example does not show {key}");
+    }
+}
+
+#[test]
+fn a_check_has_a_query_and_a_whole_number() {
+    let check = |lines: &str| parse(&format!("[[system]]\nname = \"a\"\n[[system.check]]\n{lines}\n"));
+    assert_eq!(check("query = \"select 1\"\nat_least = -1").unwrap().systems[0].checks[0].at_least, -1);
+    for wrong in
+        ["query = \"select 1\"", "at_least = 1", "query = \"select 1\"\nat_least = \"1\"", "query = 1\nat_least = 1"]
+    {
+        let error = check(wrong).unwrap_err();
+        assert!(error.message.contains("line") && !error.hints.is_empty(), "{wrong}: {error:?}");
     }
 }
