@@ -135,7 +135,7 @@ fn words(output: &Output) -> String {
 }
 
 #[test]
-fn everything_comes_back_from_every_format_and_the_earlier_one_is_kept() {
+fn fm_54_everything_comes_back_from_every_format_and_the_earlier_one_is_kept() {
     let whole = Whole::new("whole_all", SCHEMA);
     let role = "create role whole_reader; alter database whole_all set search_path = '$user', shop; alter database whole_all connection limit 150";
     psql(&whole.conninfo, &format!("{role}; alter role whole_reader in database whole_all set work_mem = '8MB'"));
@@ -224,7 +224,7 @@ fn everything_comes_back_from_every_format_and_the_earlier_one_is_kept() {
 }
 
 #[test]
-fn what_stands_against_it_is_told_before_anything_is_made() {
+fn fm_65_what_stands_against_it_is_told_before_anything_is_made() {
     let whole = Whole::new(
         "whole_bad",
         "create table t (id int primary key, a text); insert into t select i, md5(i::text) from generate_series(1, 5000) i",
@@ -244,7 +244,7 @@ fn what_stands_against_it_is_told_before_anything_is_made() {
     refused("inserts", "INSERT statements");
     // Cut anywhere, and with a bit flipped in the rows: found out before a database is made.
     let bytes = std::fs::read(whole.path("all.dump")).unwrap();
-    for part in [3, 50, 97] {
+    for part in (1..100).step_by(7) {
         std::fs::write(whole.path("cut"), &bytes[..bytes.len() * part / 100]).unwrap();
         refused("cut", "");
     }
@@ -363,7 +363,7 @@ fn rows_of_an_extension_are_added_to_and_not_emptied() {
 
 /// Clients that come back at once, fifty of them, while production is exchanged for the restored one and back.
 #[test]
-fn no_client_sees_the_earlier_database_after_the_new_one() {
+fn fm_51_no_client_sees_the_earlier_database_after_the_new_one() {
     let whole = Whole::new("whole_clients", "create table era (n int); insert into era values (0)");
     psql(&whole.conninfo, "update era set n = 1");
     let stop = AtomicBool::new(false);
@@ -419,9 +419,46 @@ fn no_client_sees_the_earlier_database_after_the_new_one() {
     assert!(asked.load(Ordering::Relaxed) > 500);
 }
 
+/// An application that writes all the while is told of, and what it wrote stays.
+#[test]
+fn fm_52_what_is_written_meanwhile_stays_behind_only_by_consent() {
+    let table = "create table t (id bigserial primary key, a text); insert into t (a) select 'old' from generate_series(1, 50000)";
+    let whole = Whole::new("whole_written", table);
+    let stop = AtomicBool::new(false);
+    let written = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let mut psql = Command::new("psql");
+                let wrote = psql
+                    .args(["-Xqd", &whole.conninfo, "-c", "insert into t (a) values ('new')"])
+                    .stderr(Stdio::null())
+                    .status();
+                written.fetch_add(u64::from(wrote.unwrap().success()), Ordering::Relaxed);
+            }
+        });
+        let oid = whole.oid();
+        let text = "database = \"exchange\"\nsafety_backup = false\nconsent = \"whole_written\"";
+        let refused = whole.recovery("all.dump", text).output().unwrap();
+        let said = words(&refused);
+        let exchanged = whole.exchange("all.dump");
+        stop.store(true, Ordering::Relaxed);
+        assert!(!refused.status.success() && said.contains("What was written meanwhile"), "{said}");
+        assert!(exchanged.status.success() && whole.oid() != oid, "{}", words(&exchanged));
+        let report = words(&exchanged);
+        assert!(report.contains("written to the earlier one since the restore began"), "{report}");
+    });
+    // Each write that was acknowledged is in one of the two.
+    let count = |conninfo: &str| psql(conninfo, "select count(*) from t where a = 'new'").parse::<u64>().unwrap();
+    let kept = count(&whole.in_database(&whole.beside("before")[0]));
+    let after = count(&whole.conninfo);
+    assert_eq!(kept + after, written.load(Ordering::Relaxed));
+    assert!(kept > 0);
+}
+
 /// Wherever it is killed, the name leads to a whole database: the damaged one, or the restored one.
 #[test]
-fn fm_60_a_whole_recovery_that_is_killed_at_any_instant_leaves_a_whole_production() {
+fn fm_53_a_whole_recovery_that_is_killed_at_any_instant_leaves_a_whole_production() {
     let whole = Whole::new(
         "whole_killed",
         "create table t (id int primary key, a text); insert into t select i, md5(i::text) from generate_series(1, 20000) i",
@@ -447,6 +484,7 @@ fn fm_60_a_whole_recovery_that_is_killed_at_any_instant_leaves_a_whole_productio
     let runs = kills() / 4;
     println!("LIFEBOAT_SEED={seed}, {runs} kills of a whole recovery over {length:?}");
     let (mut applied, mut ended_early) = (0, 0);
+    let probe = Probe::start(&whole.conninfo);
     for run in 0..runs {
         // Half of them about the exchange, which is at the end.
         let part = if run % 2 == 0 { random(&mut seed) } else { 0.8 + random(&mut seed) * 0.25 };
@@ -468,8 +506,42 @@ fn fm_60_a_whole_recovery_that_is_killed_at_any_instant_leaves_a_whole_productio
             again();
         }
     }
-    println!("{ended_early} were killed, {applied} had been exchanged");
+    println!("{ended_early} were killed, {applied} had been exchanged, {} probes", probe.stop());
     assert!(ended_early > 0 && applied < runs, "{ended_early} killed, {applied} exchanged");
+}
+
+/// Connects by production's name all the while: it must lead to a database at any instant, and may only be told to come again.
+struct Probe {
+    stop: std::sync::Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<u64>,
+}
+
+impl Probe {
+    fn start(conninfo: &str) -> Self {
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let (conninfo, stopped) = (conninfo.to_owned(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let mut probes = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let connected = runtime.block_on(tokio_postgres::connect(&conninfo, tokio_postgres::NoTls));
+                if let Some(server) = connected.as_ref().err().and_then(|error| error.as_db_error()) {
+                    // Whoever has waited while it was renamed is told that it has just been.
+                    let renamed = server.detail().is_some_and(|detail| detail.contains("just been dropped or renamed"));
+                    assert!(renamed || server.message().contains("terminating connection"), "{server:?}");
+                }
+                probes += 1;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            probes
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
 }
 
 fn kill_workers(home: &Path) {
