@@ -466,7 +466,8 @@ async fn fm_45_no_transaction_is_open_while_a_human_thinks() {
     repair.prepare(&repair.back()).await.unwrap();
     let sql = "select state, backend_xid is null, backend_xmin is null,
             (select count(*) from pg_locks l where l.pid = a.pid and locktype not in ('virtualxid', 'advisory'))
-        from pg_stat_activity a where datname = 'fm_45' and pid <> pg_backend_pid()";
+        from pg_stat_activity a
+        where datname = 'fm_45' and pid <> pg_backend_pid() and backend_type = 'client backend'";
     assert_eq!(repair.bench.sql(sql), "idle|t|t|0");
 }
 

@@ -105,7 +105,7 @@ impl Home {
             let cells = match at.checked_sub(1).and_then(|at| self.earlier.get(at)) {
                 None => vec![
                     Cell::new("Begin a recovery", theme.title()),
-                    Cell::from("see what differs from a backup, bring rows or files back"),
+                    Cell::from("see what differs from a backup, and bring it back"),
                 ],
                 Some(earlier) => {
                     let told = earlier.standing.told();
