@@ -1,11 +1,14 @@
 //! PostgreSQL: read dumps ([`archive`]), learn what a live database holds ([`schema`]), load rows beside production
-//! ([`stage`]), compare ([`diff`]), write what was approved and take it back ([`merge`]), one recovery at a time ([`claim`]).
+//! ([`stage`]), compare ([`diff`]), write what was approved and take it back ([`merge`]), one recovery at a time ([`claim`]);
+//! lay out a second cluster as of a moment in time ([`cluster`]), and find the moment ([`waldump`]).
 
 pub mod archive;
 pub mod claim;
+pub mod cluster;
 pub mod connect;
 pub mod diff;
 pub mod merge;
 pub mod name;
 pub mod schema;
 pub mod stage;
+pub mod waldump;

@@ -211,15 +211,40 @@ impl Base {
                 for oid in self.tablespaces.keys() {
                     each_of_tar(&self.place, &format!("{oid}{suffix}"), Some(*oid), progress, &mut visit)?;
                 }
-                if let Some(tar) = own_wal_tar(&self.place)? {
-                    each_of_tar(&self.place, &tar, None, progress, |mut member, stream| {
-                        member.path = format!("pg_wal/{}", member.path);
-                        visit(member, stream)
-                    })?;
+                if own_wal_tar(&self.place)?.is_some() {
+                    self.each_wal(progress, &mut visit)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Hands on the segments that came with the backup, as `pg_wal/NAME`.
+    pub fn each_wal(
+        &self,
+        progress: &Progress,
+        mut visit: impl FnMut(Member, &mut dyn Read) -> Result<()>,
+    ) -> Result<()> {
+        match (self.shape, own_wal_tar(&self.place)?) {
+            (Shape::Tree, _) => {
+                for file in &self.own_wal {
+                    let path = format!("pg_wal/{file}");
+                    let mut stream = self.place.open(&path)?;
+                    visit(Member { path, tablespace: None, is_folder: false, size: 0 }, &mut stream)?;
+                }
+                Ok(())
+            }
+            (Shape::Tar(_), Some(tar)) => each_of_tar(&self.place, &tar, None, progress, |mut member, stream| {
+                member.path = format!("pg_wal/{}", member.path);
+                visit(member, stream)
+            }),
+            // `--wal-method=fetch` puts them where the server had them.
+            (Shape::Tar(suffix), None) => {
+                each_of_tar(&self.place, &format!("base{suffix}"), None, progress, |member, stream| {
+                    if member.path.starts_with("pg_wal/") { visit(member, stream) } else { Ok(()) }
+                })
+            }
+        }
     }
 
     /// Errors when a tablespace's tree is needed and nobody said where it is.
