@@ -189,18 +189,27 @@ impl Wal {
         let segments = named.into_iter().filter_map(|((timeline, log, number), segment)| {
             Some((key(&format!("{timeline:08X}{log:08X}{number:08X}"), size)?, segment))
         });
-        let wal =
+        let mut wal =
             Self { place, segment_size: size, system: head.system, segments: segments.collect(), histories, backups };
         wal.ends_agree()?;
         Ok(wal)
     }
 
-    /// The first and the last segment of every timeline are of one cluster, and what their names say.
-    fn ends_agree(&self) -> Result<()> {
+    /// The first and the last segment of every timeline are of one cluster, and what their names say. Last ones that hold older
+    /// WAL are left out: a server renames segments ahead of time, and who copies its `pg_wal` copies them too.
+    fn ends_agree(&mut self) -> Result<()> {
         let timelines: BTreeSet<u32> = self.segments.keys().map(|(timeline, _)| *timeline).collect();
         for timeline in timelines {
-            let mut all = self.segments.range((timeline, 0)..=(timeline, u64::MAX));
-            for (key, segment) in [all.next(), all.next_back()].into_iter().flatten() {
+            let all = (timeline, 0)..=(timeline, u64::MAX);
+            while let Some((key, segment)) = self.segments.range(all.clone()).next_back() {
+                let (key, head) = (*key, read_head(&self.place, segment)?);
+                if head.system != self.system || head.begins.0 >= key.1 * u64::from(self.segment_size) {
+                    self.agrees(key, head)?;
+                    break;
+                }
+                self.segments.remove(&key);
+            }
+            if let Some((key, segment)) = self.segments.range(all).next() {
                 self.agrees(*key, read_head(&self.place, segment)?)?;
             }
         }

@@ -176,7 +176,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce(&Progress) -> Result<T> +
 
 /// An instant; without a zone it is this machine's.
 fn instant(text: &str) -> Result<DateTime<FixedOffset>> {
-    const ZONED: [&str; 3] = ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %#z"];
+    const ZONED: [&str; 4] =
+        ["%Y-%m-%d %H:%M%#z", "%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %#z"];
     const LOCAL: [&str; 4] = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"];
     let words = text.trim();
     let utc = words.strip_suffix("UTC").map_or_else(|| words.to_owned(), |time| format!("{}+00:00", time.trim()));

@@ -13,6 +13,7 @@ mod faults;
 mod files;
 mod forge;
 mod merge;
+mod point_in_time;
 mod recover;
 mod resume;
 mod sandbox;

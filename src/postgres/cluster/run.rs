@@ -71,6 +71,12 @@ async fn run(into: &Path, words: &str, progress: &Progress) -> Result<Proof> {
 }
 
 fn spawn(into: &Path, known: &State) -> Result<()> {
+    // A number in a lock file may by now be another process's, so PostgreSQL may refuse for ever; where nothing runs in the
+    // data directory any more, the files of a server that was killed mean nothing.
+    quiet(into)?;
+    for lock in ["data/postmaster.pid", ".s.PGSQL.5432.lock"] {
+        let _ = fs::remove_file(into.join(lock));
+    }
     let path = into.join("log");
     // What an earlier start said is not proof of this one.
     match fs::remove_file(&path) {
@@ -102,6 +108,24 @@ fn server(into: &Path) -> Option<Pid> {
     let pid: i32 = fs::read_to_string(data.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()?;
     let at = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
     (pid > 1 && at == fs::canonicalize(&data).ok()?).then(|| Pid::from_raw(pid))
+}
+
+/// Waits until nothing runs in a clone's data directory. Processes of a server that was killed end by themselves.
+fn quiet(into: &Path) -> Result<()> {
+    let Ok(data) = fs::canonicalize(into.join("data")) else { return Ok(()) };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut inside =
+            processes.filter(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|at| at == data));
+        let Some(process) = inside.next() else { return Ok(()) };
+        if Instant::now() > deadline {
+            let number = process.file_name().display().to_string();
+            return Err(Error::target(format!("process {number} still runs in {}", data.display()))
+                .hint("End it, and try again."));
+        }
+        std::thread::sleep(LOOK / 5);
+    }
 }
 
 /// Waits for the line that says where the server stopped, and that it has paused there.
@@ -222,20 +246,14 @@ async fn prove(into: &Path, known: &State, log: String) -> Result<Proof> {
 fn end(into: &Path) -> Result<()> {
     // SIGINT: a fast shutdown; SIGQUIT: at once, which a clone survives as well.
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
-        let Some(pid) = server(into) else { return Ok(()) };
+        let Some(pid) = server(into) else { break };
         let _ = kill(pid, signal);
         let deadline = Instant::now() + PATIENCE;
         while server(into).is_some() && Instant::now() < deadline {
             std::thread::sleep(LOOK / 5);
         }
     }
-    match server(into) {
-        None => Ok(()),
-        Some(pid) => {
-            Err(Error::target(format!("the clone's server, process {pid}, does not stop"))
-                .hint("End it, and try again."))
-        }
-    }
+    quiet(into)
 }
 
 /// Stops a clone's server and removes its folder. What is not a clone of ours is refused; links are removed, and what they
