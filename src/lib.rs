@@ -64,6 +64,9 @@
 //! | how is a whole snapshot searched? | `files/catalog.rs` |
 //! | how are rows compared? | `postgres/diff.rs` |
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
+//! | what can be reached from a base backup and WAL? | `backup/base.rs`, `backup/wal.rs` |
+//! | how is a cluster laid out as of a moment, and proved? | `postgres/cluster.rs` and beside it |
+//! | which transaction did it? | `postgres/waldump.rs`, `moments` |
 //! | what happens after a kill? | `recovery/run.rs`, `resume` |
 //! | what does a console ask a worker for? | `recovery/worker/protocol.rs` |
 //! | what is ever written to a repository? | `backup/lock.rs` |
@@ -81,6 +84,8 @@
 //!
 //! - There are two flows so far, [`recovery::flows::rows`] and [`recovery::flows::files`], and their undo. Dropped tables, whole
 //!   databases and moments in time are shown in the decision and refused in words.
+//! - `lifeboat windows`, `clone` and `moments` (`cli/moment.rs`) call their engines themselves: no flow uses them yet, and they
+//!   write nowhere but in a folder that was not there before.
 //! - Files rest on `backup`: both read the same repository, and a file is addressed by its node, never by a pattern.
 //! - Pre-images and the token live in a schema per recovery, `lifeboat_undo_<recovery>`, created inside the merge's own
 //!   transaction: a merge that is rolled back leaves nothing to clean up.

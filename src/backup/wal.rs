@@ -85,6 +85,9 @@ pub type Key = (u32, u64);
 /// The timelines that led to one, oldest first: each with where the next one left it.
 pub type History = Vec<(u32, Lsn)>;
 
+/// A timeline, and where it left the one before it.
+pub type Fork = (u32, Lsn);
+
 /// What an archive holds.
 #[derive(Clone)]
 pub struct Wal {
@@ -352,7 +355,7 @@ pub fn windows(
     has: &BTreeSet<Key>,
     histories: &BTreeMap<u32, History>,
     segment_size: u32,
-) -> (Vec<Window>, Vec<(u32, Lsn)>) {
+) -> (Vec<Window>, Vec<Fork>) {
     let (mut open, mut forked) = (vec![window(base, base.timeline, &[], has, segment_size)], Vec::new());
     for (timeline, history) in histories {
         let Some(place) = history.iter().position(|(parent, _)| *parent == base.timeline) else { continue };

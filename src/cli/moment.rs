@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{print, tell, with_progress};
 use crate::backup::base::{self, Base};
-use crate::backup::wal::{Lsn, Span, Wal, Window, windows as windows_of};
+use crate::backup::wal::{Fork, Lsn, Span, Wal, Window, windows as windows_of};
 use crate::backup::{Location, Password, Place, Repository};
 use crate::config::System;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ use crate::text::{self, clean};
 /// What `lifeboat windows` is asked.
 #[derive(Debug, clap::Args)]
 pub struct Windows {
-    /// Folders with base backups of pg_basebackup in or beneath them, each on disk or as SNAPSHOT:PATH
+    /// Folders with base backups in or beneath them, trees or tars, each on disk or as SNAPSHOT:PATH
     #[arg(required = true, value_name = "BASE")]
     bases: Vec<String>,
     #[command(flatten)]
@@ -61,7 +61,7 @@ pub struct Clone {
     /// Up to and with this transaction
     #[arg(long)]
     xid: Option<u32>,
-    /// Up to a restore point of pg_create_restore_point
+    /// Up to a named restore point
     #[arg(long)]
     name: Option<String>,
     /// Stop just before the target instead of with it
@@ -198,7 +198,7 @@ fn shown(at: Option<DateTime<Utc>>) -> String {
 }
 
 /// The windows of a base backup, and the timelines that left its own too early.
-fn reachable(base: &Base, wal: &Wal) -> Result<(Vec<Window>, Vec<(u32, Lsn)>)> {
+fn reachable(base: &Base, wal: &Wal) -> Result<(Vec<Window>, Vec<Fork>)> {
     let end = base.end(wal)?.unwrap_or(base.label.start);
     let span = Span { start: base.label.start, end, timeline: base.label.timeline };
     let own = base.own_wal.iter().filter_map(|file| crate::backup::wal::key(file, wal.segment_size));

@@ -330,7 +330,6 @@ fn own(path: &Path) -> Result<()> {
     owned.map_err(|error| failed(path, error))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as errors come")]
 fn failed(path: &Path, error: std::io::Error) -> Error {
     Error::operator(format!("cannot write {}", path.display()))
         .detail(error)

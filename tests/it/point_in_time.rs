@@ -46,7 +46,7 @@ impl Lab {
             let owner = fs::metadata(root.path().join("pg")).unwrap();
             std::os::unix::fs::chown(&folder, Some(owner.uid()), Some(owner.gid())).unwrap();
         }
-        let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() as u64 | 1;
+        let seed = u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos()) | 1;
         let mut lab = Self { root, cluster, ledger: Vec::new(), seed };
         let sql = lab.conninfo();
         psql(&sql, &format!("create tablespace ts location '{}/pg/space'", lab.root.path().display()));
@@ -83,7 +83,7 @@ impl Lab {
             let mut sql = String::from("set timezone = 'UTC'; begin;\n");
             let mut deleted = 0;
             for _ in 0..=self.random(3) {
-                let (id, v) = (self.random(50) as i64, self.random(1000) as i64);
+                let (id, v) = (self.random(50).cast_signed(), self.random(1000).cast_signed());
                 if self.random(4) == 0 {
                     deleted += rows.len();
                     rows.retain(|known, _| known % 5 != id % 5);
