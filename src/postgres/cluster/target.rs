@@ -106,8 +106,9 @@ pub struct Reach {
 /// What the WAL was searched for.
 #[derive(Default)]
 struct Found {
-    /// The last commit of before the end of the backup, and after.
+    /// When the backup began, or the last commit before it ended: nothing earlier can be reached.
     inside: Option<DateTime<Utc>>,
+    /// The last end of a transaction that was looked at.
     last: Option<End>,
     /// The end of a transaction that is later than a target in time.
     later: Option<End>,
@@ -133,7 +134,7 @@ pub fn reach(
         return Err(Error::operator(format!("{} lies in the future", shown(*at)))
             .hint("Check the zone: write it with the time, as in 2026-01-15T14:00:00+01:00."));
     }
-    let mut found = Found { end: base.end(wal)?, ..Found::default() };
+    let mut found = Found { end: base.end(wal)?, inside: base.label.started, ..Found::default() };
     let reached = read(place, (&window.segments, wal.segment_size), base.label.start, progress, |record| {
         found.take(record, base.label.start, target, before)
     })?;
@@ -146,7 +147,7 @@ pub fn reach(
     let latest = found.last.as_ref().or(found.later.as_ref()).map(|end| end.at);
     let reach = Reach {
         end,
-        earliest: base.label.started.max(found.inside),
+        earliest: found.inside,
         latest: found.later.as_ref().map(|later| later.at).or(latest),
         before: found.last.as_ref().map(|end| end.at),
         after: found.later.as_ref().map(|end| end.at),
@@ -188,7 +189,11 @@ impl Found {
             }
             Record::End(end) => {
                 match target {
-                    Target::Time(at) if end.at > *at || before && end.at == *at => {
+                    // A target that is too early is refused, with how far one could go: the search goes on.
+                    Target::Time(at)
+                        if self.inside.is_none_or(|earliest| earliest <= *at)
+                            && (end.at > *at || before && end.at == *at) =>
+                    {
                         self.later = Some(end);
                         return ControlFlow::Break(());
                     }
@@ -215,7 +220,7 @@ impl Found {
     fn time(&self, at: DateTime<Utc>, before: bool, reach: &Reach, window: &Window) -> Result<Stop> {
         let wanted = Target::Time(at);
         if reach.earliest.is_some_and(|earliest| at < earliest) {
-            return Err(unreachable(&shown(at), reach, window)
+            return Err(outside(&shown(at), reach, window)
                 .hint("It lies before the end of this base backup: an older base backup is needed."));
         }
         match (&self.later, &self.last) {
@@ -243,9 +248,13 @@ fn gap_hint(window: &Window) -> String {
 }
 
 fn unreachable(what: &str, reach: &Reach, window: &Window) -> Error {
+    outside(what, reach, window).hint(gap_hint(window))
+}
+
+/// The refusal of a target, with the nearest instants on both sides.
+fn outside(what: &str, reach: &Reach, window: &Window) -> Error {
     let error = Error::refused(format!("{what} cannot be reached on timeline {}", window.timeline));
-    let (earliest, latest) = (reach.earliest.or(reach.latest), reach.latest);
-    match (earliest, latest) {
+    match (reach.earliest.or(reach.latest), reach.latest) {
         (Some(earliest), Some(latest)) => error.hint(format!(
             "The nearest instants that can be reached: not before {}, not after {}.",
             shown(earliest),
@@ -253,5 +262,4 @@ fn unreachable(what: &str, reach: &Reach, window: &Window) -> Error {
         )),
         (_, _) => error.hint("No transaction ended in the WAL after this base backup."),
     }
-    .hint(gap_hint(window))
 }
