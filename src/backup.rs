@@ -13,6 +13,7 @@
 //! Format: restic's `doc/design.rst`, repository versions 1 and 2. `rustic_core` derives the key and takes names apart,
 //! `rustic_backend` speaks REST and rclone; the head of each file here says why the rest is done by itself.
 
+pub mod base;
 mod blobs;
 mod file;
 mod index;
@@ -23,6 +24,7 @@ mod seal;
 mod sftp;
 mod storage;
 mod tree;
+pub mod wal;
 mod walk;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -24,6 +24,7 @@ use crate::text;
 
 mod files;
 mod headless;
+mod moment;
 mod watch;
 
 /// What a recovery from a repository with many packs needs, and room to spare.
@@ -184,6 +185,12 @@ enum Command {
     },
     /// Bring files and folders back: into a new folder, or in place of the present ones, which are kept
     RestoreFiles(RestoreFiles),
+    /// List what moments can be reached from base backups and a WAL archive, and the gaps
+    Windows(moment::Windows),
+    /// Lay out a second cluster as of a moment in time, beside production; or remove it
+    Clone(moment::Clone),
+    /// List the commits that touched a table in a span of time, out of the WAL
+    Moments(moment::Moments),
     /// Take back what a recovery wrote, for the rows that nobody changed since
     Undo {
         recovery: String,
@@ -441,6 +448,9 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
             Box::pin(headless::verify(system, &recovery, &state)).await
         }
         Command::Clean { consent } => headless::clean_up(system, consent, &state).await,
+        Command::Windows(asked) => moment::windows(system, asked).await,
+        Command::Clone(asked) => Box::pin(moment::clone(system, asked)).await,
+        Command::Moments(asked) => Box::pin(moment::moments(system, asked)).await,
         Command::Undo { recovery, consent } => Box::pin(headless::undo(system, &recovery, consent, &state)).await,
         Command::Drill { .. }
         | Command::Worker

@@ -67,6 +67,9 @@
 //! | how is a whole snapshot searched? | `files/catalog.rs` |
 //! | how are rows compared? | `postgres/diff.rs` |
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
+//! | what can be reached from a base backup and WAL? | `backup/base.rs`, `backup/wal.rs` |
+//! | how is a cluster laid out as of a moment, and proved? | `postgres/cluster.rs` and beside it |
+//! | which transaction did it? | `postgres/waldump.rs`, `moments` |
 //! | what happens after a kill? | `recovery/run.rs`, `resume` |
 //! | what does a console ask a worker for? | `recovery/worker/protocol.rs` |
 //! | what is ever written to a repository? | `backup/lock.rs` |
@@ -88,6 +91,8 @@
 //!   is given the table of contents alone, so that no copy of the dump is made for it.
 //! - A large table is staged by two sessions, each in a transaction of its own: twice the server's processors for what takes
 //!   longest. That the table is there whole or not at all is kept by dropping it when either fails.
+//! - `lifeboat windows`, `clone` and `moments` (`cli/moment.rs`) call their engines themselves: no flow uses them yet, and they
+//!   write nowhere but in a folder that was not there before.
 //! - Files rest on `backup`: both read the same repository, and a file is addressed by its node, never by a pattern.
 //! - Pre-images and the token live in a schema per recovery, `lifeboat_undo_<recovery>`, created inside the merge's own
 //!   transaction: a merge that is rolled back leaves nothing to clean up.

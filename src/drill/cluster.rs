@@ -9,9 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, chown, geteuid};
+use nix::unistd::{Pid, chown};
 
 use crate::error::{Error, Result};
+use crate::postgres::cluster::ordinary_user;
 
 /// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -218,18 +219,4 @@ pub fn programs() -> Result<PathBuf> {
             Error::operator("no PostgreSQL server is installed on this machine")
                 .hint("Install it: sudo apt-get install postgresql.")
         })
-}
-
-/// Whom root runs the server as; `None` when we are an ordinary user already.
-fn ordinary_user() -> Result<Option<User>> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
-    for name in ["postgres", "nobody"] {
-        if let Ok(Some(user)) = User::from_name(name) {
-            return Ok(Some(user));
-        }
-    }
-    Err(Error::operator("PostgreSQL does not run as root, and there is no user \"postgres\" or \"nobody\"")
-        .hint("Run this as an ordinary user."))
 }

@@ -14,6 +14,7 @@ mod faults;
 mod files;
 mod forge;
 mod merge;
+mod point_in_time;
 mod recover;
 mod resume;
 mod sandbox;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Upper layers use lower ones, never back; engines never import each other.
 const LAYERS: &[(&str, &[&str])] = &[
     ("backup", &["error", "progress", "secret", "text"]),
-    ("postgres", &["error", "progress", "secret", "text"]),
+    ("postgres", &["backup", "error", "progress", "secret", "text"]),
     ("files", &["backup", "error", "progress", "text"]),
     ("config", &["error", "secret", "text"]),
     ("recovery", &["backup", "config", "error", "files", "panics", "postgres", "progress", "secret", "text"]),

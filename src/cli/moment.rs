@@ -1,0 +1,565 @@
+//! The commands about moments in time: what can be reached from base backups and WAL, a cluster as of a moment, and when a
+//! table was written to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, FixedOffset, Local, NaiveDateTime, TimeZone as _, Utc};
+use serde_json::json;
+
+use super::{print, tell, with_progress};
+use crate::backup::base::{self, Base};
+use crate::backup::wal::{Fork, Lsn, Span, Wal, Window, windows as windows_of};
+use crate::backup::{Location, Password, Place, Repository};
+use crate::config::System;
+use crate::error::{Error, Result};
+use crate::postgres::cluster::{self, PORT, Proof, Reach, Spec, State, Stop, Target, USER};
+use crate::postgres::connect::{Conninfo, connect, server_error};
+use crate::postgres::name::Name;
+use crate::postgres::waldump;
+use crate::progress::Progress;
+use crate::text::{self, clean};
+
+/// What `lifeboat windows` is asked.
+#[derive(Debug, clap::Args)]
+pub struct Windows {
+    /// Folders with base backups in or beneath them, trees or tars, each on disk or as SNAPSHOT:PATH
+    #[arg(required = true, value_name = "BASE")]
+    bases: Vec<String>,
+    #[command(flatten)]
+    wal: Source,
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where WAL is, and what reads it.
+#[derive(Debug, clap::Args)]
+pub struct Source {
+    /// The WAL archive: a folder on disk, or SNAPSHOT:PATH
+    #[arg(long, value_name = "FOLDER")]
+    wal: Option<String>,
+    /// Where the server's programs are, of the base backup's major version
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
+}
+
+/// What `lifeboat clone` is asked.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("target").args(["to", "lsn", "xid", "name"]))]
+pub struct Clone {
+    /// The base backup: a folder on disk, or SNAPSHOT:PATH
+    #[arg(required_unless_present_any = ["drop", "resume"], requires = "target", requires = "wal", requires = "into")]
+    base: Option<String>,
+    #[command(flatten)]
+    wal: Source,
+    /// Everything committed up to this time; without a zone it is this machine's
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Up to and with the record at this position, as in 0/4004E98
+    #[arg(long)]
+    lsn: Option<String>,
+    /// Up to and with this transaction
+    #[arg(long)]
+    xid: Option<u32>,
+    /// Up to a named restore point
+    #[arg(long)]
+    name: Option<String>,
+    /// Stop just before the target instead of with it
+    #[arg(long, conflicts_with = "name", requires = "target")]
+    before: bool,
+    /// On which timeline, when several lead to the target
+    #[arg(long)]
+    timeline: Option<u32>,
+    /// Where the copy of a tablespace is, for a base backup that is a tree; may be given several times
+    #[arg(long = "tablespace", value_name = "OID=FOLDER")]
+    tablespaces: Vec<String>,
+    /// The folder of the new cluster: a whole path that is not there yet
+    #[arg(long, value_name = "FOLDER")]
+    into: Option<PathBuf>,
+    /// Stop a cluster that was made so, and remove its folder
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["base", "resume", "into"])]
+    drop: Option<PathBuf>,
+    /// Go on with a cluster whose replay was cut off
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["base", "into"])]
+    resume: Option<PathBuf>,
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `lifeboat moments` is asked.
+#[derive(Debug, clap::Args)]
+pub struct Moments {
+    /// The base backup: a folder on disk, or SNAPSHOT:PATH
+    base: String,
+    #[command(flatten)]
+    wal: Source,
+    /// The table; --database says who knows its file: production, or a clone as lifeboat clone prints it
+    #[arg(long, value_name = "SCHEMA.NAME", required_unless_present = "relation")]
+    table: Option<String>,
+    /// The table's file instead, as tablespace/database/file: for a table that is gone
+    #[arg(long, value_name = "OID/OID/NUMBER", conflicts_with = "table")]
+    relation: Option<String>,
+    /// From this time; without a zone it is this machine's
+    #[arg(long)]
+    from: String,
+    #[arg(long)]
+    until: String,
+    /// On which timeline (default: the base backup's own)
+    #[arg(long)]
+    timeline: Option<u32>,
+    #[arg(long)]
+    json: bool,
+}
+
+/// Opens places, and the repository once.
+struct Places {
+    system: System,
+    repository: Option<Repository>,
+}
+
+impl Places {
+    fn new(system: System) -> Self {
+        Self { system, repository: None }
+    }
+
+    /// What exists on disk is meant; else `SNAPSHOT:PATH`.
+    fn open(&mut self, text: &str) -> Result<Place> {
+        let disk = Path::new(text);
+        if disk.exists() {
+            return Ok(Place::Disk(disk.to_owned()));
+        }
+        let Some((id, path)) = text.split_once(':') else {
+            return Err(Error::operator(format!("there is no folder {text}"))
+                .hint("Give a folder on disk, or SNAPSHOT:PATH of one in a snapshot."));
+        };
+        let repository = match &self.repository {
+            Some(repository) => repository.clone(),
+            None => self.repository.insert(Repository::open(&self.location()?)?).clone(),
+        };
+        Ok(Place::Snapshot { snapshot: repository.find(id)?, repository, path: path.into() })
+    }
+
+    fn location(&self) -> Result<Location> {
+        let given = self.system.repository.as_ref();
+        let password = given.and_then(|settings| {
+            let file = settings.password_file.clone().map(Password::File);
+            file.or_else(|| settings.password_command.clone().map(Password::Command))
+        });
+        match (given, password) {
+            (Some(settings), Some(password)) => Ok(Location { url: settings.url.clone(), password }),
+            _ => Location::from_environment()?.ok_or_else(|| {
+                Error::operator("no repository is given")
+                    .hint("Set RESTIC_REPOSITORY and RESTIC_PASSWORD_FILE, or name a system in the configuration.")
+            }),
+        }
+    }
+
+    fn wal(&mut self, source: &Source, progress: &Progress) -> Result<Wal> {
+        let given = source.wal.as_deref().ok_or_else(|| {
+            Error::operator("no WAL archive is given").hint("Name it: --wal FOLDER, or --wal SNAPSHOT:PATH.")
+        })?;
+        Wal::open(self.open(given)?, progress)
+    }
+}
+
+/// Runs what blocks on a thread that may, with its progress shown.
+async fn blocking<T: Send + 'static>(work: impl FnOnce(&Progress) -> Result<T> + Send + 'static) -> Result<T> {
+    let progress = Progress::default();
+    let inner = progress.clone();
+    with_progress(&progress, async move {
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .map_err(|error| Error::bug("work ended").detail(error))?
+    })
+    .await
+}
+
+/// An instant; without a zone it is this machine's.
+fn instant(text: &str) -> Result<DateTime<FixedOffset>> {
+    const ZONED: [&str; 4] =
+        ["%Y-%m-%d %H:%M%#z", "%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %#z"];
+    const LOCAL: [&str; 4] = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"];
+    let words = text.trim();
+    let utc = words.strip_suffix("UTC").map_or_else(|| words.to_owned(), |time| format!("{}+00:00", time.trim()));
+    let utc = utc.strip_suffix('Z').map_or(utc.clone(), |time| format!("{time}+00:00"));
+    if let Some(at) = ZONED.iter().find_map(|form| DateTime::parse_from_str(&utc, form).ok()) {
+        return Ok(at);
+    }
+    let local = LOCAL.iter().find_map(|form| NaiveDateTime::parse_from_str(words, form).ok());
+    let local = local.and_then(|at| Local.from_local_datetime(&at).single());
+    local.map(|at| at.fixed_offset()).ok_or_else(|| {
+        Error::operator(format!("{text:?} is no time that means one instant"))
+            .hint("Write it as 2026-01-15T14:00:00.123+01:00, or with UTC or Z at its end.")
+    })
+}
+
+fn shown(at: Option<DateTime<Utc>>) -> String {
+    at.map_or_else(|| "not known".into(), |at| at.format("%Y-%m-%d %H:%M:%S%.6f UTC").to_string())
+}
+
+/// The windows of a base backup, and the timelines that left its own too early.
+fn reachable(base: &Base, wal: &Wal) -> Result<(Vec<Window>, Vec<Fork>)> {
+    let end = base.end(wal)?.unwrap_or(base.label.start);
+    let span = Span { start: base.label.start, end, timeline: base.label.timeline };
+    let own = base.own_wal.iter().filter_map(|file| crate::backup::wal::key(file, wal.segment_size));
+    let has: BTreeSet<_> = wal.segments.keys().copied().chain(own).collect();
+    Ok(windows_of(span, &has, &wal.histories, wal.segment_size))
+}
+
+/// The instants of a window's ends, by reading the segments there; all of them, since only the WAL itself tells.
+fn ends(base: &Base, wal: &Wal, window: &Window, programs: &Path, progress: &Progress) -> Result<Reach> {
+    let scratch = scratch()?;
+    cluster::stage(base, wal, &window.segments, scratch.path(), progress)?;
+    cluster::reach((base, wal, window), (&Target::Everything, false), (programs, scratch.path()), Utc::now(), progress)
+}
+
+fn scratch() -> Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("lifeboat-wal-").tempdir().map_err(|error| {
+        Error::operator("cannot make a scratch folder")
+            .detail(error)
+            .hint("Make room in TMPDIR, or set it to another folder.")
+    })
+}
+
+pub async fn windows(system: System, asked: Windows) -> Result<()> {
+    let as_json = asked.json;
+    let rows = blocking(move |progress| {
+        let mut places = Places::new(system);
+        let wal = places.wal(&asked.wal, progress)?;
+        let mut rows = Vec::new();
+        for given in &asked.bases {
+            for (place, base) in base::find(&places.open(given)?, progress)? {
+                let described = base.and_then(|base| describe(&base, &wal, &asked.wal, progress));
+                rows.push((place, described));
+            }
+        }
+        Ok(rows)
+    })
+    .await?;
+    if as_json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(place, described)| match described {
+                Ok((json, _)) => json.clone(),
+                Err(error) => json!({ "place": place, "error": error.message, "hints": error.hints }),
+            })
+            .collect();
+        return print(&json!({ "bases": rows }).to_string());
+    }
+    for (place, described) in rows {
+        print(&format!("base backup {}", clean(&place)))?;
+        match described {
+            Ok((_, lines)) => lines.iter().try_for_each(|line| print(&format!("  {}", clean(line))))?,
+            Err(error) => {
+                print(&format!("  cannot be used: {}", clean(&error.message)))?;
+                error.hints.iter().try_for_each(|hint| print(&format!("    {}", clean(hint))))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What can be reached from a base backup, as JSON and in words.
+fn describe(base: &Base, wal: &Wal, source: &Source, progress: &Progress) -> Result<(serde_json::Value, Vec<String>)> {
+    let (open, forked) = reachable(base, wal)?;
+    let label = &base.label;
+    let mut lines = vec![format!(
+        "\"{}\" of PostgreSQL {}, system {}, begun {} at {} on timeline {}",
+        label.name, base.major, base.system, label.started_words, label.start, label.timeline
+    )];
+    lines.extend(base.tablespaces.iter().map(|(oid, was)| format!("tablespace {oid}, in production at {was}")));
+    let programs = waldump::programs(base.major, source.programs.as_deref());
+    let mut rows = Vec::new();
+    for window in open {
+        let reach = match &programs {
+            Ok(programs) if window.is_open() => ends(base, wal, &window, programs, progress),
+            Ok(_) => Err(Error::refused("the WAL does not lead past the end of the base backup")),
+            Err(error) => Err(error.clone()),
+        };
+        lines.push(match &reach {
+            Ok(reach) => format!(
+                "timeline {}: from {} to {} ({} to {})",
+                window.timeline,
+                shown(reach.earliest),
+                shown(reach.latest),
+                reach.end,
+                window.to
+            ),
+            Err(error) if window.is_open() => {
+                format!("timeline {}: {} to {}; times are not known: {error}", window.timeline, window.from, window.to)
+            }
+            Err(error) => format!("timeline {}: nothing can be reached: {error}", window.timeline),
+        });
+        lines.extend(window.gaps.iter().map(|gap| {
+            let segments = text::counted(gap.segments, "segment is", "segments are");
+            format!("  gap: {segments} missing, {} to {}; nothing after it can be reached", gap.first, gap.last)
+        }));
+        rows.push(json!({
+            "window": &window,
+            "open": window.is_open(),
+            "reach": reach.as_ref().ok(),
+            "why_no_times": reach.as_ref().err().map(ToString::to_string),
+        }));
+    }
+    for (timeline, at) in &forked {
+        lines
+            .push(format!("timeline {timeline}: left this one at {at}, before the backup ended; it cannot be reached"));
+    }
+    let json = json!({
+        "place": base.place.shown(), "shape": base.shape, "label": label, "end": base.end, "system": base.system.to_string(),
+        "major": base.major, "tablespaces": base.tablespaces, "windows": rows, "forked_before_the_end": forked,
+    });
+    Ok((json, lines))
+}
+
+pub async fn clone(system: System, asked: Clone) -> Result<()> {
+    if let Some(folder) = &asked.drop {
+        let folder = absolute(folder)?;
+        let shown = folder.display().to_string();
+        blocking(move |_| cluster::drop_clone(&folder)).await?;
+        return print(&format!("{} is stopped and removed", clean(&shown)));
+    }
+    let progress = Progress::default();
+    if let Some(folder) = &asked.resume {
+        let folder = absolute(folder)?;
+        let proof = with_progress(&progress, cluster::resume(&folder, &progress)).await?;
+        return report(&folder, &cluster::state(&folder)?, &proof, asked.json);
+    }
+    let (as_json, into) = (asked.json, absolute(asked.into.as_deref().unwrap_or(Path::new("")))?);
+    let folder = into.clone();
+    let (state, stop) = blocking(move |progress| lay_out(system, &asked, &folder, progress)).await?;
+    let proof = with_progress(&progress, cluster::start(&into, &stop, &progress)).await?;
+    report(&into, &state, &proof, as_json)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::operator("that is no path").detail(error))
+}
+
+fn target(asked: &Clone) -> Result<Target> {
+    match (&asked.to, &asked.lsn, asked.xid, &asked.name) {
+        (Some(time), ..) => {
+            let at = instant(time)?;
+            tell(&format!("the target is {} = {}", at.format("%Y-%m-%d %H:%M:%S%.6f %:z"), shown(Some(at.to_utc()))));
+            Ok(Target::Time(at.to_utc()))
+        }
+        (_, Some(lsn), ..) => Lsn::parse(lsn).map(Target::Position).ok_or_else(|| {
+            Error::operator(format!("{lsn:?} is no position in the WAL"))
+                .hint("Write it as pg_current_wal_lsn() does: 0/4004E98.")
+        }),
+        (_, _, Some(xid), _) => Ok(Target::Transaction(xid)),
+        (_, _, _, Some(name)) if name.len() < 64 && !name.contains(char::is_control) => Ok(Target::Named(name.clone())),
+        (_, _, _, Some(_)) => Err(Error::operator("that is no name of a restore point")
+            .hint("Names have up to 63 bytes, without line breaks.")),
+        (None, None, None, None) => {
+            Err(Error::operator("no moment is given").hint("Name one: --to TIME, --lsn, --xid or --name."))
+        }
+    }
+}
+
+/// Everything up to the start of the server. What fails takes the folder away again.
+fn lay_out(system: System, asked: &Clone, into: &Path, progress: &Progress) -> Result<(State, Stop)> {
+    let target = target(asked)?;
+    let mut places = Places::new(system);
+    let base = places.open(asked.base.as_deref().unwrap_or_default())?;
+    let base = Base::open(&base, progress)?;
+    let programs = waldump::programs(base.major, asked.wal.programs.as_deref())?;
+    let wal = places.wal(&asked.wal, progress)?;
+    let copies = asked.tablespaces.iter().map(|given| {
+        let parts = given.split_once('=').and_then(|(oid, folder)| Some((oid.parse().ok()?, folder)));
+        let (oid, folder) = parts.ok_or_else(|| {
+            Error::operator(format!("{given:?} does not say where a tablespace is"))
+                .hint("Write it as 16384=/backup/16384.")
+        })?;
+        Ok((oid, places.open(folder)?))
+    });
+    let copies: BTreeMap<u32, Place> = copies.collect::<Result<_>>()?;
+    base.check_copies(&copies)?;
+    let windows = chosen(&base, &wal, asked.timeline)?;
+    cluster::prepare(into, &programs, base.system)?;
+    let outcome = at_one_timeline((&base, &wal, windows), (&target, asked.before), (&programs, into), progress)
+        .and_then(|(timeline, stop)| {
+            let spec = Spec { base: &base, copies: &copies, timeline, stop: &stop, into, programs: &programs };
+            Ok((cluster::lay_out(&spec, progress)?, stop))
+        });
+    outcome.inspect_err(|_| {
+        // What went wrong matters more than what could not be cleaned up after it; `--drop` removes the rest.
+        let _ = cluster::drop_clone(into);
+    })
+}
+
+/// The windows that a target may be in.
+fn chosen(base: &Base, wal: &Wal, timeline: Option<u32>) -> Result<Vec<Window>> {
+    let (mut windows, forked) = reachable(base, wal)?;
+    if let Some(wanted) = timeline {
+        windows.retain(|window| window.timeline == wanted);
+        let early = forked.iter().find(|(timeline, _)| *timeline == wanted);
+        if windows.is_empty() {
+            let why = early.map_or_else(String::new, |(_, at)| format!(": it left at {at}, before the backup ended"));
+            return Err(Error::refused(format!("timeline {wanted} cannot be reached from this base backup{why}"))
+                .hint("Take a base backup that was made before the fork, or one of that timeline.")
+                .hint("lifeboat windows shows which timelines can be reached."));
+        }
+    }
+    if windows.iter().any(Window::is_open) {
+        windows.retain(Window::is_open);
+        return Ok(windows);
+    }
+    let error = Error::refused("the WAL does not lead past the end of the base backup: nothing can be reached from it");
+    Err(match windows.first().and_then(|window| window.gaps.first()) {
+        Some(gap) => {
+            error.hint(format!("WAL segment {} is missing: find it, also in pg_wal of production.", gap.first))
+        }
+        None => error.hint("Look for later segments, also in pg_wal of production."),
+    })
+}
+
+/// The one timeline on which the target is, and where replay stops on it.
+fn at_one_timeline(
+    (base, wal, windows): (&Base, &Wal, Vec<Window>),
+    target: (&Target, bool),
+    (programs, into): (&Path, &Path),
+    progress: &Progress,
+) -> Result<(u32, Stop)> {
+    let (folder, now) = (into.join("wal"), Utc::now());
+    let (mut found, mut failed) = (Vec::new(), None);
+    for window in windows {
+        cluster::stage(base, wal, &window.segments, &folder, progress)?;
+        match cluster::reach((base, wal, &window), target, (programs, &folder), now, progress) {
+            Ok(Reach { stop: Some(stop), .. }) => found.push((window.timeline, stop)),
+            Ok(_) => return Err(Error::bug("a target was found without a place to stop")),
+            Err(error) => failed = Some(failed.unwrap_or(error)),
+        }
+    }
+    match (found.len(), found.pop(), failed) {
+        (1, Some(found), _) => Ok(found),
+        (0, _, Some(error)) => Err(error),
+        (_, last, _) => {
+            let timelines: Vec<_> = found.iter().chain(&last).map(|(timeline, _)| timeline.to_string()).collect();
+            Err(Error::refused(format!("the target can be reached on several timelines: {}", timelines.join(", ")))
+                .hint("They are different pasts: say which one with --timeline.")
+                .hint(
+                    "A new timeline begins where a standby was promoted or a recovery ended; .history files tell why.",
+                ))
+        }
+    }
+}
+
+fn report(into: &Path, state: &State, proof: &Proof, as_json: bool) -> Result<()> {
+    let conninfo = format!("host={} port={PORT} user={USER}", into.display());
+    if as_json {
+        return print(
+            &json!({
+                "folder": into, "socket": into, "port": PORT, "user": USER, "conninfo": conninfo, "stop": state.stop,
+                "system": state.system.to_string(), "settings_set_aside": state.set_aside, "proof": proof,
+            })
+            .to_string(),
+        );
+    }
+    print(&format!("the clone stands {}", clean(&state.stop)))?;
+    print(&format!("  the server said: {}", clean(&proof.log)))?;
+    print(&format!("  replayed up to {}, and paused there", clean(&proof.replay_lsn)))?;
+    print(&format!("  the last transaction in it was committed at {}", shown(proof.last_transaction)))?;
+    if !state.set_aside.is_empty() {
+        print(&format!("  not used of production's settings: {}", clean(&state.set_aside.join(", "))))?;
+    }
+    print(&format!("connect: psql \"{} dbname=DATABASE\"", clean(&conninfo)))?;
+    print(&format!("remove:  lifeboat clone --drop {}", clean(&into.display().to_string())))
+}
+
+pub async fn moments(system: System, asked: Moments) -> Result<()> {
+    let (from, until) = (instant(&asked.from)?.to_utc(), instant(&asked.until)?.to_utc());
+    if from > until {
+        return Err(Error::operator("--from lies after --until").hint("Give the earlier time with --from."));
+    }
+    let relation = match (&asked.relation, &asked.table) {
+        (Some(relation), _) => relation.clone(),
+        (None, Some(table)) => relation_of(&system, &Name::parse(table)?).await?,
+        (None, None) => return Err(Error::operator("no table is given").hint("Name it: --table SCHEMA.NAME.")),
+    };
+    let parts: Vec<_> = relation.split('/').collect();
+    if parts.len() != 3 || parts.iter().any(|part| part.parse::<u32>().is_err()) {
+        return Err(Error::operator(format!("{relation:?} is no file of a table"))
+            .hint("Write it as pg_waldump does: tablespace/database/file, as in 1663/5/16390."));
+    }
+    let (as_json, file) = (asked.json, relation.clone());
+    let found = blocking(move |progress| {
+        let mut places = Places::new(system);
+        let base = Base::open(&places.open(&asked.base)?, progress)?;
+        let programs = waldump::programs(base.major, asked.wal.programs.as_deref())?;
+        let wal = places.wal(&asked.wal, progress)?;
+        let timeline = Some(asked.timeline.unwrap_or(base.label.timeline));
+        let windows = chosen(&base, &wal, timeline)?;
+        let window = windows.first().ok_or_else(|| Error::bug("a window was lost"))?;
+        let scratch = scratch()?;
+        cluster::stage(&base, &wal, &window.segments, scratch.path(), progress)?;
+        let place = (programs.as_path(), scratch.path());
+        waldump::moments(place, (window, wal.segment_size), &relation, (from, until), progress)
+    })
+    .await?;
+    if as_json {
+        return print(&json!({ "relation": file, "from": from, "until": until, "moments": found }).to_string());
+    }
+    for moment in &found {
+        let rows = [(moment.deleted, "deleted"), (moment.updated, "updated"), (moment.inserted, "inserted")];
+        let mut parts: Vec<_> = rows
+            .iter()
+            .filter(|(number, _)| *number > 0)
+            .map(|(number, what)| format!("{} {what}", text::counted(*number, "row", "rows")))
+            .collect();
+        if moment.file_dropped {
+            parts.push("its file was dropped (TRUNCATE, DROP or a rewrite)".into());
+        }
+        print(&format!(
+            "transaction {}, {}: {}; stop just before it: --xid {} --before",
+            moment.xid,
+            shown(Some(moment.at)),
+            parts.join(", "),
+            moment.xid
+        ))?;
+    }
+    if found.is_empty() {
+        tell(&format!("no commit touched {file} between {} and {}", shown(Some(from)), shown(Some(until))));
+    }
+    Ok(())
+}
+
+/// The file of a table, as the WAL names it, by the word of a server that has the table.
+async fn relation_of(system: &System, table: &Name) -> Result<String> {
+    const ASK: &str = "SELECT (CASE WHEN c.reltablespace = 0 THEN d.dattablespace ELSE c.reltablespace END)::text \
+        || '/' || d.oid::text || '/' || pg_relation_filenode(c.oid)::text \
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_database d \
+        WHERE d.datname = current_database() AND n.nspname = $1 AND c.relname = $2";
+    let conninfo = match &system.database {
+        Some(text) => Conninfo::parse(text)?,
+        None => Conninfo::from_environment()?,
+    };
+    let server = connect(&conninfo, "lifeboat_moments").await?;
+    let row = server.client.query_opt(ASK, &[&table.schema, &table.name]).await;
+    let row = row.map_err(|error| server_error(error, "asking for the table's file"))?;
+    row.and_then(|row| row.get::<_, Option<String>>(0)).ok_or_else(|| {
+        Error::operator(format!("there is no table {table} on {}", conninfo.shown()))
+            .hint("If it was dropped, ask a clone from before: --database with what lifeboat clone prints.")
+            .hint("If it is partitioned, name a partition.")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_mean_one_instant_or_are_refused() {
+        for text in [
+            "2026-01-15T14:00:00Z",
+            "2026-01-15 15:00:00+01",
+            "2026-01-15T14:00:00.000+00:00",
+            "2026-01-15 14:00:00 UTC",
+        ] {
+            assert_eq!(instant(text).unwrap().to_utc().to_rfc3339(), "2026-01-15T14:00:00+00:00", "{text}");
+        }
+        for text in ["", "14:00", "2026-13-01 00:00:00Z", "2026-01-15 14:00:00 IST"] {
+            assert!(instant(text).is_err(), "{text}");
+        }
+    }
+}

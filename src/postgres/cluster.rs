@@ -1,0 +1,337 @@
+//! A second cluster beside production, as of a moment in time: laid out of a base backup and WAL in a folder of its own.
+//!
+//! ```text
+//!   INTO/clone.json     what it is; a folder without it is not ours, and is never removed
+//!   INTO/wal/           the segments: links to the archive, or unpacked out of a snapshot; read by cp, never written
+//!   INTO/tablespaces/   the trees of tablespaces, by number
+//!   INTO/data/          the data directory; global/pg_control comes last, and without it nothing can be started
+//!   INTO/log            what the server says
+//!   INTO/.s.PGSQL.5432  its socket; there is no other way in
+//! ```
+//!
+//! Production's settings are not used: they may archive, preload, listen, connect or include. They are kept beside ours as
+//! `*.base`, and the dangerous ones are named. `tablespace_map` is left out: the server would make links into production's
+//! tablespaces of it.
+
+mod run;
+mod settings;
+mod target;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::unistd::{User, geteuid};
+use serde::{Deserialize, Serialize};
+
+use crate::backup::Place;
+use crate::backup::base::{Base, Member};
+use crate::backup::wal::{Form, Key, Wal, head, name};
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Unit};
+
+pub use run::{Proof, USER, drop_clone, resume, start};
+pub use target::{Reach, Stop, Target, reach};
+
+const STATE: &str = "clone.json";
+/// Of the socket's path; the kernel takes no more.
+const MAX_SOCKET_PATH: usize = 107;
+/// In the socket's name; nothing listens on it.
+pub const PORT: u16 = 5432;
+
+/// What a clone's folder says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Of this file: 1.
+    pub lifeboat_clone: u32,
+    /// Whether everything is in its place; before that it is never started.
+    pub laid_out: bool,
+    /// Where the server's programs are.
+    pub programs: PathBuf,
+    /// The cluster that was backed up.
+    pub system: u64,
+    /// Where replay stops, in words.
+    pub stop: String,
+    /// Settings of the base backup that are dangerous in a clone, and are not used: their names.
+    pub set_aside: Vec<String>,
+}
+
+/// What a clone is made of.
+pub struct Spec<'a> {
+    /// Checked to be of the same cluster as the WAL.
+    pub base: &'a Base,
+    /// Where tablespaces of a tree are, by number.
+    pub copies: &'a BTreeMap<u32, Place>,
+    /// The timeline on which replay ends.
+    pub timeline: u32,
+    /// Where it ends, as [`reach`] found it.
+    pub stop: &'a Stop,
+    /// The folder; made by [`prepare`].
+    pub into: &'a Path,
+    /// Of the base backup's version.
+    pub programs: &'a Path,
+}
+
+/// Makes the folder of a clone, which must not be there yet, and marks it as ours.
+pub fn prepare(into: &Path, programs: &Path, system: u64) -> Result<()> {
+    let shown = into.display();
+    let words = into.to_str().unwrap_or_default();
+    if !into.is_absolute()
+        || words.is_empty()
+        || words.contains(['\'', '"', ',', '\\'])
+        || words.contains(char::is_control)
+    {
+        return Err(Error::operator(format!("{shown} is no place for a cluster"))
+            .hint("Give a whole path without quotes, commas and backslashes: the server's settings hold it."));
+    }
+    if words.len() + "/.s.PGSQL.5432".len() > MAX_SOCKET_PATH {
+        return Err(Error::operator(format!("the path {shown} is too long for a Unix socket"))
+            .hint("Give a folder with a shorter path, of up to 90 bytes."));
+    }
+    if fs::symlink_metadata(into).is_ok() {
+        return Err(Error::refused(format!("{shown} is there already"))
+            .hint("Name a folder that is not there yet: nothing is overwritten.")
+            .hint("If it is a clone that was left behind, remove it: lifeboat clone --drop FOLDER."));
+    }
+    folder(into)?;
+    let state = State {
+        lifeboat_clone: 1,
+        laid_out: false,
+        programs: programs.to_owned(),
+        system,
+        stop: String::new(),
+        set_aside: Vec::new(),
+    };
+    save(into, &state)?;
+    folder(&into.join("wal"))
+}
+
+/// Reads what a clone's folder says of itself.
+pub fn state(into: &Path) -> Result<State> {
+    let not_ours = || {
+        Error::refused(format!("{} is not a clone that Lifeboat made", into.display()))
+            .hint("Name the folder that was given with --into. Nothing else is started or removed.")
+    };
+    let bytes = fs::File::open(into.join(STATE)).map_err(|error| not_ours().detail(error))?;
+    let state: State = serde_json::from_reader(bytes.take(1 << 20)).map_err(|error| not_ours().detail(error))?;
+    if state.lifeboat_clone == 1 { Ok(state) } else { Err(not_ours()) }
+}
+
+fn save(into: &Path, state: &State) -> Result<()> {
+    let json =
+        serde_json::to_vec_pretty(state).map_err(|error| Error::bug("a clone cannot be described").detail(error))?;
+    let filled = into.join("clone.json.new");
+    let _ = fs::remove_file(&filled);
+    write(&filled, &mut json.as_slice())?;
+    fs::rename(&filled, into.join(STATE)).map_err(|error| failed(&filled, error))
+}
+
+/// Lays the data directory out. Only when everything else is on disk does `global/pg_control` come.
+pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
+    let (data, into) = (spec.into.join("data"), spec.into);
+    spec.base.check_copies(spec.copies)?;
+    folder(&data)?;
+    folder(&into.join("tablespaces"))?;
+    let mut control = None;
+    progress.begin("copying the base backup", Unit::Bytes, None);
+    let root = |tablespace: Option<u32>| match tablespace {
+        None => data.clone(),
+        Some(oid) => into.join("tablespaces").join(oid.to_string()),
+    };
+    for oid in spec.base.tablespaces.keys() {
+        folder(&root(Some(*oid)))?;
+    }
+    spec.base.each(spec.copies, progress, |member, stream| {
+        let path = root(member.tablespace).join(&member.path);
+        if member.is_folder {
+            return if path.is_dir() { Ok(()) } else { folder(&path) };
+        }
+        if is_left_out(&member) {
+            return Ok(());
+        }
+        if member.tablespace.is_none() && member.path == "global/pg_control" {
+            let mut bytes = Vec::new();
+            let read = stream.take(1 << 20).read_to_end(&mut bytes);
+            read.map_err(|error| Error::from_read(error, || "cannot read global/pg_control".into()))?;
+            control = Some(bytes);
+            return Ok(());
+        }
+        if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
+            folder(parent)?;
+        }
+        progress.advance(member.size);
+        write(&path, stream)
+    })?;
+    let control = control.ok_or_else(|| {
+        Error::backup("the base backup has no global/pg_control: it is not whole").hint("Take another base backup.")
+    })?;
+    for name in ["pg_wal", "pg_tblspc"].map(|name| data.join(name)) {
+        if !name.is_dir() {
+            folder(&name)?;
+        }
+    }
+    for oid in spec.base.tablespaces.keys() {
+        let link = data.join("pg_tblspc").join(oid.to_string());
+        std::os::unix::fs::symlink(root(Some(*oid)), &link).map_err(|error| failed(&link, error))?;
+        own(&link)?;
+    }
+    let set_aside = settings::write_ours(spec, &control)?;
+    progress.begin("putting it on disk", Unit::Items, None);
+    let held = fs::File::open(&data).map_err(|error| failed(&data, error))?;
+    rustix::fs::syncfs(&held).map_err(|error| failed(&data, error.into()))?;
+    progress.check()?;
+    let mut state = state(into)?;
+    (state.stop, state.set_aside) = (spec.stop.to_string(), set_aside);
+    // The act that makes it startable comes last, and is one act.
+    let filled = data.join("global/pg_control.new");
+    write(&filled, &mut control.as_slice())?;
+    fs::rename(&filled, data.join("global/pg_control")).map_err(|error| failed(&filled, error))?;
+    state.laid_out = true;
+    save(into, &state)?;
+    Ok(state)
+}
+
+/// Files of the base backup that a clone must not have: signs of another server, what would lead into production's
+/// tablespaces, slots that would keep WAL for ever, and segments with names that are none.
+fn is_left_out(member: &Member) -> bool {
+    const NAMES: [&str; 7] = [
+        "postmaster.pid",
+        "postmaster.opts",
+        "standby.signal",
+        "recovery.signal",
+        "tablespace_map",
+        "backup_manifest",
+        "pg_internal.init",
+    ];
+    let slots = ["pg_replslot/", "pg_wal/archive_status/", "pg_stat_tmp/"];
+    member.tablespace.is_none()
+        && (NAMES.contains(&member.path.as_str()) || slots.iter().any(|folder| member.path.starts_with(folder)))
+}
+
+/// Puts segments into a folder under the names that PostgreSQL asks for: links to files of an archive on this machine where
+/// the server may read them, else copies.
+///
+/// Errors: a segment is of another cluster than its archive, or is not what its name says.
+pub fn stage(base: &Base, wal: &Wal, keys: &[Key], into: &Path, progress: &Progress) -> Result<()> {
+    progress.begin("preparing the WAL", Unit::Items, Some(keys.len() as u64));
+    let mut linked = Vec::new();
+    let mut own_wal = BTreeMap::new();
+    for key in keys {
+        progress.check()?;
+        let file = name(*key, wal.segment_size);
+        let path = into.join(&file);
+        match wal.segments.get(key) {
+            _ if path.exists() => {}
+            Some(segment) => {
+                wal.agrees(*key, head(wal.read(segment)?, &segment.file)?)?;
+                if let (Place::Disk(archive), Form::Whole | Form::Partial) = (&wal.place, segment.form) {
+                    let target =
+                        std::path::absolute(archive.join(&segment.file)).map_err(|error| failed(archive, error))?;
+                    std::os::unix::fs::symlink(&target, &path).map_err(|error| failed(&path, error))?;
+                    linked.push((file, *key));
+                } else {
+                    write(&path, &mut wal.read(segment)?)?;
+                }
+            }
+            None => {
+                own_wal.insert(format!("pg_wal/{file}"), path);
+            }
+        }
+        progress.advance(1);
+    }
+    let closed = if linked.is_empty() { Vec::new() } else { unreadable(into, &linked) };
+    for (file, key) in linked.iter().filter(|(file, _)| closed.contains(file)) {
+        let path = into.join(file);
+        fs::remove_file(&path).map_err(|error| failed(&path, error))?;
+        if let Some(segment) = wal.segments.get(key) {
+            write(&path, &mut wal.read(segment)?)?;
+        }
+    }
+    // Histories are small; without them a timeline's past is not known to the server.
+    for (timeline, history) in &wal.histories {
+        let path = into.join(format!("{timeline:08X}.history"));
+        if !path.exists() {
+            let lines: String = history.iter().map(|(on, until)| format!("{on}\t{until}\tarchived\n")).collect();
+            write(&path, &mut lines.as_bytes())?;
+        }
+    }
+    if own_wal.is_empty() {
+        return Ok(());
+    }
+    base.each_wal(progress, |member, stream| match own_wal.get(&member.path) {
+        Some(path) if !path.exists() => write(path, stream),
+        Some(_) | None => Ok(()),
+    })
+}
+
+/// Of some links, those whose file the server's user may not read.
+fn unreadable(folder: &Path, links: &[(String, Key)]) -> Vec<String> {
+    const ASK: &str = r#"while IFS= read -r name; do [ -r "$1/$name" ] || printf '%s\n' "$name"; done"#;
+    let Ok(Some(user)) = ordinary_user() else { return Vec::new() };
+    let all = || links.iter().map(|(file, _)| file.clone()).collect();
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", ASK, "sh"]).arg(folder).current_dir("/").uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    let names: String = links.iter().map(|(file, _)| format!("{file}\n")).collect();
+    let Ok(mut list) = tempfile::tempfile() else { return all() };
+    let ready = list.write_all(names.as_bytes()).and_then(|()| std::io::Seek::rewind(&mut list));
+    match ready.and_then(|()| command.stdin(list).stderr(Stdio::null()).output()) {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+        }
+        Ok(_) | Err(_) => all(),
+    }
+}
+
+/// A program of the clone's version, run as its server's user.
+fn command(programs: &Path, program: &str) -> Result<Command> {
+    let mut command = Command::new(programs.join(program));
+    command.current_dir("/").env_clear().env("LC_ALL", "C").env("PATH", "/usr/bin:/bin").env("TZ", "UTC");
+    if let Some(user) = ordinary_user()? {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    Ok(command)
+}
+
+/// Whom root runs the server as, since PostgreSQL refuses root; `None` when we are an ordinary user already.
+pub fn ordinary_user() -> Result<Option<User>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    for name in ["postgres", "nobody"] {
+        if let Ok(Some(user)) = User::from_name(name) {
+            return Ok(Some(user));
+        }
+    }
+    Err(Error::operator("PostgreSQL does not run as root, and there is no user \"postgres\" or \"nobody\"")
+        .hint("Run this as an ordinary user."))
+}
+
+fn folder(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path).map_err(|error| failed(path, error))?;
+    own(path)
+}
+
+/// Writes a new file; one that is there already is an error, and a link is not followed.
+fn write(path: &Path, from: &mut dyn Read) -> Result<()> {
+    let file = fs::File::options().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.map_err(|error| failed(path, error))?;
+    std::io::copy(from, &mut file)
+        .map_err(|error| Error::from_read(error, || format!("cannot fill {}", path.display())))?;
+    own(path)
+}
+
+fn own(path: &Path) -> Result<()> {
+    let Some(user) = ordinary_user()? else { return Ok(()) };
+    let owned = std::os::unix::fs::lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+    owned.map_err(|error| failed(path, error))
+}
+
+fn failed(path: &Path, error: std::io::Error) -> Error {
+    Error::operator(format!("cannot write {}", path.display()))
+        .detail(error)
+        .hint("Check that there is room, and that you may write there.")
+}

@@ -1,0 +1,265 @@
+//! Where replay is to stop: found in the WAL before anything is laid out, so that what cannot be reached is refused with what
+//! can.
+//!
+//! PostgreSQL stops at the first end of a transaction that is later than a target in time; when there is none it gives up at
+//! the end. So an instant is within reach from the last commit before the base backup ended up to the last end of a
+//! transaction that the WAL holds.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::backup::base::Base;
+use crate::backup::wal::{Lsn, Wal, Window};
+use crate::error::{Error, Result};
+use crate::postgres::waldump::{End, Record, read};
+use crate::progress::Progress;
+
+/// Names of restore points that are kept for an error that lists them.
+const NAMED: usize = 8;
+
+/// What the operator asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Target {
+    /// Everything that was committed up to this instant.
+    Time(DateTime<Utc>),
+    /// Up to and with the record at this position.
+    Position(Lsn),
+    /// Up to and with this transaction.
+    Transaction(u32),
+    /// What `pg_create_restore_point` was given.
+    Named(String),
+    /// As far as the WAL leads; only for looking.
+    Everything,
+}
+
+/// Where replay stops, in PostgreSQL's terms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stop {
+    target: Target,
+    /// Just before it, instead of with it.
+    before: bool,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.before { "just before" } else { "after" };
+        match &self.target {
+            Target::Time(at) if self.before => write!(f, "just before {}", shown(*at)),
+            Target::Time(at) => write!(f, "at {}", shown(*at)),
+            Target::Position(lsn) => write!(f, "{how} the record at {lsn}"),
+            Target::Transaction(xid) => write!(f, "{how} transaction {xid}"),
+            Target::Named(name) => write!(f, "at restore point \"{name}\""),
+            Target::Everything => f.write_str("at the end of the WAL"),
+        }
+    }
+}
+
+impl Stop {
+    /// Lines of postgresql.conf.
+    pub(super) fn settings(&self) -> String {
+        let (name, value) = match &self.target {
+            Target::Time(at) => ("recovery_target_time", at.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()),
+            Target::Position(lsn) => ("recovery_target_lsn", lsn.to_string()),
+            Target::Transaction(xid) => ("recovery_target_xid", xid.to_string()),
+            Target::Named(name) => ("recovery_target_name", name.replace('\\', "\\\\").replace('\'', "''")),
+            Target::Everything => return String::new(),
+        };
+        let inclusive = if self.before { "off" } else { "on" };
+        format!("{name} = '{value}'\nrecovery_target_inclusive = {inclusive}\n")
+    }
+
+    /// What the server writes to its log when it stops there.
+    pub(super) fn log_words(&self) -> String {
+        let how = if self.before { "before" } else { "after" };
+        match &self.target {
+            // The first end of a transaction that is too late is what it stops before.
+            Target::Time(_) => "recovery stopping before ".to_owned(),
+            Target::Position(lsn) => format!("recovery stopping {how} WAL location (LSN) \"{lsn}\""),
+            Target::Transaction(xid) => format!("recovery stopping {how} commit of transaction {xid},"),
+            Target::Named(name) => format!("recovery stopping at restore point \"{name}\""),
+            Target::Everything => "redo done at".to_owned(),
+        }
+    }
+}
+
+/// What can be reached from a base backup on one timeline, and where the target is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// Where the base backup ended.
+    pub end: Lsn,
+    /// The first instant that can be reached; `None`: the WAL does not say when the backup was made.
+    pub earliest: Option<DateTime<Utc>>,
+    /// The last one; `None`: no transaction ended after the backup.
+    pub latest: Option<DateTime<Utc>>,
+    /// Of the transaction that ended last before the target, when one was asked for.
+    pub before: Option<DateTime<Utc>>,
+    /// Of the transaction that ends replay: everything from it on is left out.
+    pub after: Option<DateTime<Utc>>,
+    /// Where replay stops; `None` when [`Target::Everything`] was asked for.
+    pub stop: Option<Stop>,
+}
+
+/// What the WAL was searched for.
+#[derive(Default)]
+struct Found {
+    /// When the backup began, or the last commit before it ended: nothing earlier can be reached.
+    inside: Option<DateTime<Utc>>,
+    /// The last end of a transaction that was looked at.
+    last: Option<End>,
+    /// The end of a transaction that is later than a target in time.
+    later: Option<End>,
+    transaction: Option<End>,
+    named: bool,
+    names: Vec<String>,
+    end: Option<Lsn>,
+}
+
+/// Looks in the WAL for where the target is. The segments of the window have to be staged in `folder`.
+///
+/// Errors: the target cannot be reached; hints name the nearest instants on both sides that can.
+pub fn reach(
+    (base, wal, window): (&Base, &Wal, &Window),
+    (target, before): (&Target, bool),
+    place: (&Path, &Path),
+    now: DateTime<Utc>,
+    progress: &Progress,
+) -> Result<Reach> {
+    if let Target::Time(at) = target
+        && *at > now
+    {
+        return Err(Error::operator(format!("{} lies in the future", shown(*at)))
+            .hint("Check the zone: write it with the time, as in 2026-01-15T14:00:00+01:00."));
+    }
+    let mut found = Found { end: base.end(wal)?, inside: base.label.started, ..Found::default() };
+    let reached = read(place, (&window.segments, wal.segment_size), base.label.start, progress, |record| {
+        found.take(record, base.label.start, target, before)
+    })?;
+    let Some(end) = found.end.filter(|end| reached >= Lsn(end.0.saturating_sub(1 << 13))) else {
+        return Err(Error::refused(
+            "the WAL ends before the base backup ended, so that nothing can be reached from it",
+        )
+        .hint(gap_hint(window)));
+    };
+    let latest = found.last.as_ref().or(found.later.as_ref()).map(|end| end.at);
+    let reach = Reach {
+        end,
+        earliest: found.inside,
+        latest: found.later.as_ref().map(|later| later.at).or(latest),
+        before: found.last.as_ref().map(|end| end.at),
+        after: found.later.as_ref().map(|end| end.at),
+        stop: None,
+    };
+    let stop = match target {
+        Target::Everything => return Ok(reach),
+        Target::Time(at) => found.time(*at, before, &reach, window)?,
+        Target::Position(lsn) if *lsn < end || *lsn > reached => {
+            return Err(unreachable(&format!("position {lsn}"), &reach, window)
+                .hint(format!("Positions from {end} to {reached} can be reached.")));
+        }
+        Target::Transaction(xid) => match found.transaction {
+            Some(end) if end.committed => Stop { target: target.clone(), before },
+            Some(end) => {
+                return Err(Error::refused(format!("transaction {xid} was rolled back, at {}", shown(end.at)))
+                    .hint("It changed nothing: give a time or another transaction."));
+            }
+            None => return Err(unreachable(&format!("transaction {xid}"), &reach, window)),
+        },
+        Target::Named(name) if !found.named => {
+            let names = if found.names.is_empty() { "none".into() } else { found.names.join(", ") };
+            return Err(unreachable(&format!("restore point \"{name}\""), &reach, window)
+                .hint(format!("Restore points that can be reached: {names}.")));
+        }
+        Target::Position(_) | Target::Named(_) => Stop { target: target.clone(), before },
+    };
+    Ok(Reach { stop: Some(stop), ..reach })
+}
+
+impl Found {
+    fn take(&mut self, record: Record, start: Lsn, target: &Target, before: bool) -> ControlFlow<()> {
+        match record {
+            Record::BackupEnd { lsn, start: of } if of == start && self.end.is_none() => self.end = Some(lsn),
+            Record::End(end) if self.end.is_none_or(|backup| end.lsn < backup) => {
+                if end.committed {
+                    self.inside = self.inside.max(Some(end.at));
+                }
+            }
+            Record::End(end) => {
+                match target {
+                    // A target that is too early is refused, with how far one could go: the search goes on.
+                    Target::Time(at)
+                        if self.inside.is_none_or(|earliest| earliest <= *at)
+                            && (end.at > *at || before && end.at == *at) =>
+                    {
+                        self.later = Some(end);
+                        return ControlFlow::Break(());
+                    }
+                    Target::Transaction(xid) if end.xid == *xid => self.transaction = Some(end.clone()),
+                    Target::Time(_)
+                    | Target::Transaction(_)
+                    | Target::Position(_)
+                    | Target::Named(_)
+                    | Target::Everything => {}
+                }
+                self.last = Some(end);
+            }
+            Record::RestorePoint { lsn, name } if self.end.is_some_and(|backup| lsn >= backup) => {
+                self.named |= matches!(target, Target::Named(wanted) if *wanted == name);
+                if self.names.len() < NAMED {
+                    self.names.push(format!("\"{name}\""));
+                }
+            }
+            Record::BackupEnd { .. } | Record::RestorePoint { .. } | Record::Rows { .. } => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn time(&self, at: DateTime<Utc>, before: bool, reach: &Reach, window: &Window) -> Result<Stop> {
+        let wanted = Target::Time(at);
+        if reach.earliest.is_some_and(|earliest| at < earliest) {
+            return Err(outside(&shown(at), reach, window)
+                .hint("It lies before the end of this base backup: an older base backup is needed."));
+        }
+        match (&self.later, &self.last) {
+            (Some(_), _) => Ok(Stop { target: wanted, before }),
+            // PostgreSQL would look for a later one and give up; everything up to this record is the same state.
+            (None, Some(last)) if last.at == at && !before => {
+                Ok(Stop { target: Target::Position(last.lsn), before: false })
+            }
+            (None, _) => Err(unreachable(&shown(at), reach, window)),
+        }
+    }
+}
+
+/// An instant as it is shown everywhere here, with its zone.
+fn shown(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S%.6f UTC").to_string()
+}
+
+fn gap_hint(window: &Window) -> String {
+    match window.gaps.first() {
+        Some(gap) if gap.first == gap.last => format!("WAL segment {} is missing: find it.", gap.first),
+        Some(gap) => format!("{} WAL segments are missing, {} to {}: find them.", gap.segments, gap.first, gap.last),
+        None => "The WAL ends there: look for later segments, also in pg_wal of production.".into(),
+    }
+}
+
+fn unreachable(what: &str, reach: &Reach, window: &Window) -> Error {
+    outside(what, reach, window).hint(gap_hint(window))
+}
+
+/// The refusal of a target, with the nearest instants on both sides.
+fn outside(what: &str, reach: &Reach, window: &Window) -> Error {
+    let error = Error::refused(format!("{what} cannot be reached on timeline {}", window.timeline));
+    match (reach.earliest.or(reach.latest), reach.latest) {
+        (Some(earliest), Some(latest)) => error.hint(format!(
+            "The nearest instants that can be reached: not before {}, not after {}.",
+            shown(earliest),
+            shown(latest)
+        )),
+        (_, _) => error.hint("No transaction ended in the WAL after this base backup."),
+    }
+}
