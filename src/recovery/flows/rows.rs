@@ -43,8 +43,8 @@ pub fn next(record: &Record) -> Next {
     }
     if scope == Scope::Moment {
         return refuse(
-            "this branch is not built yet",
-            &["Go back and choose some tables or the full system, or follow the written procedure."],
+            "a moment in time is not built into the console yet",
+            &["Go back and choose another scope; or leave, and use lifeboat windows, moments and clone."],
         );
     }
     let Some(point) = record.point() else {
@@ -284,7 +284,7 @@ fn ask_scope(points: &[Point]) -> Question {
         consequences: consequences.iter().map(ToString::to_string).collect(),
         fact: Fact::Scope(scope),
         recommended: false,
-        unavailable: Some("not built yet: follow the written procedure".into()),
+        unavailable: Some("not in the console yet: lifeboat windows, moments, clone".into()),
     };
     // A repository of nothing but file servers, tagged as the procedure tags them.
     let only_files = !points.is_empty() && points.iter().all(|point| point.tags.iter().any(|tag| tag == "fileserver"));
