@@ -12,7 +12,7 @@ use crate::backup::EntryKind;
 use crate::error::{Error, Result};
 use crate::files::choice::{Action, Choice, Destination, Item};
 use crate::files::put::Placed;
-use crate::postgres::database::{Exchange, Restored};
+use crate::postgres::database::{BEFORE, Exchange, RESTORE, Restored};
 use crate::postgres::merge::{ChangeSet, Undo};
 use crate::postgres::name::quote;
 use crate::postgres::stage::Leftover;
@@ -157,12 +157,7 @@ impl Step {
                 )
             }
             Self::RemoveLeftovers { leftovers } => {
-                let databases = leftovers.iter().filter(|leftover| leftover.kind.is_database()).count() as u64;
-                let schemas = leftovers.len() as u64 - databases;
-                let parts = [(schemas, "schema", "schemas"), (databases, "database", "databases")];
-                let parts = parts.iter().filter(|(number, ..)| *number > 0);
-                let parts: Vec<_> = parts.map(|(number, one, more)| text::counted(*number, one, more)).collect();
-                format!("remove {}", parts.join(" and "))
+                format!("remove {}", schemas_and_databases(leftovers.iter().map(|leftover| leftover.schema.as_str())))
             }
             Self::SafetyBackup { database } => {
                 format!("back up {} as it is now, into the repository", text::clean(database))
@@ -265,6 +260,16 @@ impl Step {
             | Self::KeepDatabase { .. } => Vec::new(),
         }
     }
+}
+
+/// How many schemas and databases of ours some names are: `2 schemas and 1 database`.
+pub(super) fn schemas_and_databases<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let (databases, schemas): (Vec<_>, Vec<_>) =
+        names.partition(|name| name.starts_with(RESTORE) || name.starts_with(BEFORE));
+    let parts = [(schemas.len() as u64, "schema", "schemas"), (databases.len() as u64, "database", "databases")];
+    let parts = parts.iter().filter(|(number, ..)| *number > 0);
+    let parts: Vec<_> = parts.map(|(number, one, more)| text::counted(*number, one, more)).collect();
+    parts.join(" and ")
 }
 
 /// What a person would type for one item.

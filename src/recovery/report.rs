@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Flow;
 use super::journal::{self, Entry, Line, Outcome};
-use super::plan::{Effect, Plan, Step};
+use super::plan::{Effect, Plan, Step, schemas_and_databases};
 use super::record::{Fact, Finding, Incident, Look, Promotion, Record, Scope, Where};
 use super::systems::Evidence;
 use crate::error::{Error, Result};
@@ -249,7 +249,8 @@ pub fn changed(lines: &[Line]) -> String {
             done.push(counts(applied));
         }
         if let Entry::Applied { evidence: Evidence::Removed(schemas), .. } = &line.entry {
-            done.push(format!("{} of earlier recoveries removed", counted(schemas.len() as u64, "thing", "things")));
+            let removed = schemas_and_databases(schemas.iter().map(String::as_str));
+            done.push(format!("{removed} of earlier recoveries removed"));
         }
     }
     for line in lines {

@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::merge::state;
-use crate::resume::{Incident, kills, random};
+use crate::resume::{Incident, kills, longer_or_shorter, random};
 use crate::terminal::Terminal;
 use crate::walk::walk_to_the_rows;
 
@@ -158,10 +158,8 @@ async fn fm_01_02_a_worker_that_is_killed_at_any_instant_is_settled_and_nothing_
             while begun.elapsed() < delay && child.try_wait().unwrap().is_none() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            // It may be quicker than the first one was.
-            if child.try_wait().unwrap().is_some_and(|status| status.success()) {
-                whole = whole.min(begun.elapsed());
-            }
+            let ended = child.try_wait().unwrap().filter(std::process::ExitStatus::success).map(|_| begun.elapsed());
+            whole = longer_or_shorter(whole, delay, ended);
             let _ = child.kill();
             child.wait().unwrap()
         };
