@@ -22,7 +22,8 @@ pub fn run() {
     stage.psql(
         "alter table neighbour add primary key (id); create index on neighbour (a); create index on wanted (customer)",
     );
-    shell(&format!("{} init", stage.restic()));
+    std::fs::write(stage.path("password"), "bench\n").unwrap();
+    shell(&format!("{} init --repository-version 2", stage.restic()));
     let (snapshot, dump) = stage.back_up("whole.dump");
     let size: f64 = stage.psql("select pg_database_size('bench')").parse().unwrap();
     println!("\na database of {:.1} GB, a dump of {} MB", size / 1e9, dump >> 20);
