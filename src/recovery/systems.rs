@@ -94,6 +94,7 @@ pub struct Systems {
     archives: Mutex<HashMap<(String, String), Archive>>,
     session: Mutex<Session>,
     listing: Mutex<files::Listing>,
+    counted: Mutex<Option<database::Dump>>,
 }
 
 /// The tables of a dump, and the server beside them when there is one.
@@ -115,6 +116,7 @@ impl Systems {
             archives: Mutex::default(),
             session: Mutex::default(),
             listing: Mutex::default(),
+            counted: Mutex::default(),
         }
     }
 

@@ -87,22 +87,26 @@ pub struct Visitor {
     pub sessions: u64,
 }
 
-/// Decodes and counts every row of the dump, and looks what the server has. `client` is in another database than the one to
-/// recover.
+/// Decodes and counts every row of the dump, unless that was done before, and looks what the server has. `client` is in another
+/// database than the one to recover.
 ///
 /// Errors: the dump is damaged, or of a kind that cannot be restored.
 pub async fn needs(
     client: &Client,
     (server, version): (&str, i32),
     database: &str,
-    archive: &Archive,
+    (archive, counted): (&Archive, Option<Vec<Counted>>),
     progress: &Progress,
 ) -> Result<Needs> {
     check_kind(archive)?;
-    let (dump, counting) = (archive.clone(), progress.clone());
-    let counted = tokio::task::spawn_blocking(move || count(&dump, &counting))
-        .await
-        .map_err(|error| Error::bug("a counting thread ended").detail(error))??;
+    let counted = if let Some(counted) = counted {
+        counted
+    } else {
+        let (dump, counting) = (archive.clone(), progress.clone());
+        tokio::task::spawn_blocking(move || count(&dump, &counting))
+            .await
+            .map_err(|error| Error::bug("a counting thread ended").detail(error))??
+    };
     progress.begin("looking what the server has", Unit::Items, None);
     let program = programs::pg_restore(archive)?;
     let failed = |error| server_error(error, "looking what the server has");

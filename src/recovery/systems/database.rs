@@ -13,6 +13,13 @@ use crate::postgres::database::{self, Exchange, Restored};
 use crate::progress::{Progress, Unit};
 use crate::recovery::record::Finding;
 
+/// The dump whose rows were counted last.
+pub(super) struct Dump {
+    point: String,
+    path: String,
+    counted: Vec<database::Counted>,
+}
+
 impl Systems {
     pub(super) async fn needs(&self, recovery: &str, point: &str, dump: &str, progress: &Progress) -> Result<Finding> {
         progress.begin("opening the dump", Unit::Items, None);
@@ -20,7 +27,11 @@ impl Systems {
         let server = database::maintenance(&conninfo, &session_name(recovery)).await?;
         let shown = format!("{}:{}", server.facts.host, server.facts.port);
         let at = (shown.as_str(), server.facts.version_number);
-        let mut needs = database::needs(&server.client, at, &conninfo.database()?, &archive, progress).await?;
+        let last = self.counted.lock().await.take().filter(|last| (&*last.point, &*last.path) == (point, dump));
+        let known = last.map(|last| last.counted);
+        let mut needs = database::needs(&server.client, at, &conninfo.database()?, (&archive, known), progress).await?;
+        let counted = needs.counted.clone();
+        *self.counted.lock().await = Some(Dump { point: point.into(), path: dump.into(), counted });
         if server.facts.in_recovery {
             needs.refusal = Some((
                 "the server is a standby: nothing can be written there".into(),
