@@ -4,20 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, FixedOffset, Local, NaiveDateTime, TimeZone as _, Utc};
+use chrono::{DateTime, FixedOffset, Local, TimeZone as _, Utc};
 use serde_json::json;
 
 use super::{print, tell, with_progress};
 use crate::backup::base::{self, Base};
 use crate::backup::wal::{Fork, Lsn, Span, Wal, Window, windows as windows_of};
-use crate::backup::{Location, Password, Place, Repository};
+use crate::backup::{Place, Repository};
 use crate::config::System;
 use crate::error::{Error, Result};
 use crate::postgres::cluster::{self, PORT, Proof, Reach, Spec, State, Stop, Target, USER};
-use crate::postgres::connect::{Conninfo, connect, server_error};
+use crate::postgres::connect::{connect, session_name};
 use crate::postgres::name::Name;
-use crate::postgres::waldump;
+use crate::postgres::{programs, waldump};
 use crate::progress::Progress;
+use crate::recovery::flows::rows::{unzoned, zoned};
+use crate::recovery::systems::{conninfo, location};
 use crate::text::{self, clean};
 
 /// What `lifeboat windows` is asked.
@@ -134,24 +136,9 @@ impl Places {
         };
         let repository = match &self.repository {
             Some(repository) => repository.clone(),
-            None => self.repository.insert(Repository::open(&self.location()?)?).clone(),
+            None => self.repository.insert(Repository::open(&location(&self.system)?)?).clone(),
         };
         Ok(Place::Snapshot { snapshot: repository.find(id)?, repository, path: path.into() })
-    }
-
-    fn location(&self) -> Result<Location> {
-        let given = self.system.repository.as_ref();
-        let password = given.and_then(|settings| {
-            let file = settings.password_file.clone().map(Password::File);
-            file.or_else(|| settings.password_command.clone().map(Password::Command))
-        });
-        match (given, password) {
-            (Some(settings), Some(password)) => Ok(Location { url: settings.url.clone(), password }),
-            _ => Location::from_environment()?.ok_or_else(|| {
-                Error::operator("no repository is given")
-                    .hint("Set RESTIC_REPOSITORY and RESTIC_PASSWORD_FILE, or name a system in the configuration.")
-            }),
-        }
     }
 
     fn wal(&mut self, source: &Source, progress: &Progress) -> Result<Wal> {
@@ -176,17 +163,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce(&Progress) -> Result<T> +
 
 /// An instant; without a zone it is this machine's.
 fn instant(text: &str) -> Result<DateTime<FixedOffset>> {
-    const ZONED: [&str; 4] =
-        ["%Y-%m-%d %H:%M%#z", "%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %#z"];
-    const LOCAL: [&str; 4] = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"];
     let words = text.trim();
-    let utc = words.strip_suffix("UTC").map_or_else(|| words.to_owned(), |time| format!("{}+00:00", time.trim()));
-    let utc = utc.strip_suffix('Z').map_or(utc.clone(), |time| format!("{time}+00:00"));
-    if let Some(at) = ZONED.iter().find_map(|form| DateTime::parse_from_str(&utc, form).ok()) {
+    if let Some(at) = zoned(words) {
         return Ok(at);
     }
-    let local = LOCAL.iter().find_map(|form| NaiveDateTime::parse_from_str(words, form).ok());
-    let local = local.and_then(|at| Local.from_local_datetime(&at).single());
+    let local = unzoned(words).and_then(|at| Local.from_local_datetime(&at).single());
     local.map(|at| at.fixed_offset()).ok_or_else(|| {
         Error::operator(format!("{text:?} is no time that means one instant"))
             .hint("Write it as 2026-01-15T14:00:00.123+01:00, or with UTC or Z at its end.")
@@ -268,7 +249,7 @@ fn describe(base: &Base, wal: &Wal, source: &Source, progress: &Progress) -> Res
         label.name, base.major, base.system, label.started_words, label.start, label.timeline
     )];
     lines.extend(base.tablespaces.iter().map(|(oid, was)| format!("tablespace {oid}, in production at {was}")));
-    let programs = waldump::programs(base.major, source.programs.as_deref());
+    let programs = programs::server(base.major, source.programs.as_deref());
     let mut rows = Vec::new();
     for window in open {
         let reach = match &programs {
@@ -363,7 +344,7 @@ fn lay_out(system: System, asked: &Clone, into: &Path, progress: &Progress) -> R
     let mut places = Places::new(system);
     let base = places.open(asked.base.as_deref().unwrap_or_default())?;
     let base = Base::open(&base, progress)?;
-    let programs = waldump::programs(base.major, asked.wal.programs.as_deref())?;
+    let programs = programs::server(base.major, asked.wal.programs.as_deref())?;
     let wal = places.wal(&asked.wal, progress)?;
     let copies = asked.tablespaces.iter().map(|given| {
         let parts = given.split_once('=').and_then(|(oid, folder)| Some((oid.parse().ok()?, folder)));
@@ -486,7 +467,7 @@ pub async fn moments(system: System, asked: Moments) -> Result<()> {
     let found = blocking(move |progress| {
         let mut places = Places::new(system);
         let base = Base::open(&places.open(&asked.base)?, progress)?;
-        let programs = waldump::programs(base.major, asked.wal.programs.as_deref())?;
+        let programs = programs::server(base.major, asked.wal.programs.as_deref())?;
         let wal = places.wal(&asked.wal, progress)?;
         let timeline = Some(asked.timeline.unwrap_or(base.label.timeline));
         let windows = chosen(&base, &wal, timeline)?;
@@ -526,18 +507,9 @@ pub async fn moments(system: System, asked: Moments) -> Result<()> {
 
 /// The file of a table, as the WAL names it, by the word of a server that has the table.
 async fn relation_of(system: &System, table: &Name) -> Result<String> {
-    const ASK: &str = "SELECT (CASE WHEN c.reltablespace = 0 THEN d.dattablespace ELSE c.reltablespace END)::text \
-        || '/' || d.oid::text || '/' || pg_relation_filenode(c.oid)::text \
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_database d \
-        WHERE d.datname = current_database() AND n.nspname = $1 AND c.relname = $2";
-    let conninfo = match &system.database {
-        Some(text) => Conninfo::parse(text)?,
-        None => Conninfo::from_environment()?,
-    };
-    let server = connect(&conninfo, "lifeboat_moments").await?;
-    let row = server.client.query_opt(ASK, &[&table.schema, &table.name]).await;
-    let row = row.map_err(|error| server_error(error, "asking for the table's file"))?;
-    row.and_then(|row| row.get::<_, Option<String>>(0)).ok_or_else(|| {
+    let conninfo = conninfo(system)?;
+    let server = connect(&conninfo, &session_name("")).await?;
+    waldump::relation_of(&server.client, table).await?.ok_or_else(|| {
         Error::operator(format!("there is no table {table} on {}", conninfo.shown()))
             .hint("If it was dropped, ask a clone from before: --database with what lifeboat clone prints.")
             .hint("If it is partitioned, name a partition.")

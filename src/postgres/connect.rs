@@ -158,6 +158,11 @@ impl std::ops::Deref for Session {
     }
 }
 
+/// What a recovery's sessions call themselves; without an id, what those of a command do that only looks.
+pub fn session_name(recovery: &str) -> String {
+    if recovery.is_empty() { "lifeboat".to_owned() } else { format!("lifeboat {recovery}") }
+}
+
 /// Connects to the first server that answers, sets the session up and proves that the settings stuck.
 /// `application_name` is the recovery's id, so that an administrator can tell whose session it is.
 pub async fn connect(conninfo: &Conninfo, application_name: &str) -> Result<Server> {

@@ -23,7 +23,6 @@
 mod check;
 mod load;
 mod needs;
-mod programs;
 mod promote;
 mod restore;
 

@@ -23,7 +23,7 @@ pub use columns::{Compare, StagedColumn, Target, columns};
 pub use copy::Source;
 pub(super) use copy::{copy, copy_by_two, encoding_option};
 
-use super::connect::{Session, server_error};
+use super::connect::{Session, server_error, session_name};
 use super::name::{Name, quote, quote_list};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
@@ -73,9 +73,12 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Made by this machine, at the server's time.
-    pub(super) fn new(recovery: &str, created: String, by: String) -> Self {
-        Self { lifeboat: recovery.into(), created, by, host: host(), database: None }
+    /// Made by this machine now, by the server's clock.
+    pub(super) async fn new(client: &Client, recovery: &str, database: Option<&str>) -> Result<Self> {
+        let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await;
+        let row = row.map_err(|error| server_error(error, "asking the server who we are and what time it is"))?;
+        let (by, created) = (row.get(0), row.get(1));
+        Ok(Self { lifeboat: recovery.into(), created, by, host: host(), database: database.map(str::to_owned) })
     }
 
     /// How long ago it was made, by the server's clock.
@@ -189,7 +192,7 @@ pub async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
             let kind = if schema.starts_with(UNDO) { LeftoverKind::Undo } else { LeftoverKind::Staging };
             let mark = row.get::<_, Option<String>>(1).and_then(|text| serde_json::from_str::<Mark>(&text).ok());
             let age = mark.as_ref().and_then(|mark| mark.age_seconds(row.get(3)));
-            let session = mark.as_ref().map(|mark| format!("lifeboat {}", mark.lifeboat));
+            let session = mark.as_ref().map(|mark| session_name(&mark.lifeboat));
             let in_use = in_use.contains(&session);
             Leftover {
                 schema,
@@ -219,8 +222,7 @@ pub async fn remove(client: &Client, leftover: &Leftover) -> Result<()> {
 /// The statements that make a schema of ours, private and marked.
 pub(super) async fn create_schema_sql(client: &Client, schema: &str, recovery: &str) -> Result<String> {
     let failed = |error| server_error(error, "naming the schema to create");
-    let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
-    let mark = Mark::new(recovery, row.get(1), row.get(0));
+    let mark = Mark::new(client, recovery, None).await?;
     let mark =
         serde_json::to_string(&mark).map_err(|error| Error::bug("a schema's mark cannot be written").detail(error))?;
     // A comment cannot be bound; the server itself quotes it.
@@ -307,9 +309,28 @@ pub async fn stage(
     progress.begin(format!("staging {}", spec.table), Unit::Bytes, total);
     let encoding = encoding_option(client, spec.encoding.as_deref()).await?;
     let table = scratch.table("t", spec.number);
-    let loaded = match second {
-        None => load(client, &table, spec, &encoding, rows, source, progress).await,
-        Some(second) => load_by_two(client, second, &table, spec, &encoding, rows, source, progress).await,
+    let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
+    let create = create_sql(&table, spec);
+    let loaded = if let Some(second) = second {
+        // The table is there before two transactions fill it, and goes again when one of them fails.
+        client.batch_execute(&format!("{create}; COMMIT")).await.map_err(failed)?;
+        let sql = copy_sql(&table, spec, &encoding);
+        let outcome = async {
+            for session in [client, second] {
+                session.batch_execute("BEGIN; SET LOCAL statement_timeout = 0").await.map_err(failed)?;
+            }
+            copy_by_two([client, second], &sql, &spec.table, rows, source, progress).await
+        };
+        let outcome = finish(client, outcome.await).await;
+        finish(second, outcome).await
+    } else {
+        // The table is created in the transaction that fills it, so FREEZE spares every later scan the hint bits.
+        let sql = copy_sql(&table, spec, &format!(", FREEZE{encoding}"));
+        let outcome = async {
+            client.batch_execute(&create).await.map_err(failed)?;
+            copy(client, &sql, &spec.table, rows, source, progress).await
+        };
+        finish(client, outcome.await).await
     };
     let staged = match loaded {
         Ok(staged) => settle(client, &table, spec, progress).await.map(|()| staged),
@@ -335,50 +356,6 @@ fn create_sql(table: &str, spec: &Spec) -> String {
 fn copy_sql(table: &str, spec: &Spec, options: &str) -> String {
     let columns = quote_list(spec.columns.iter().map(|column| &column.name));
     format!("COPY {table} ({columns}) FROM STDIN WITH (FORMAT text{options})")
-}
-
-/// The table is created in the transaction that fills it, so FREEZE spares every later scan the hint bits.
-async fn load(
-    client: &Session,
-    table: &str,
-    spec: &Spec,
-    encoding: &str,
-    rows: impl Read + Send + 'static,
-    source: Option<Source>,
-    progress: &Progress,
-) -> Result<Staged> {
-    let sql = copy_sql(table, spec, &format!(", FREEZE{encoding}"));
-    let outcome = async {
-        let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
-        client.batch_execute(&create_sql(table, spec)).await.map_err(failed)?;
-        copy(client, &sql, &spec.table, rows, source, progress).await
-    };
-    finish(client, outcome.await).await
-}
-
-/// The table is there before two transactions fill it, and goes again when one of them fails.
-#[expect(clippy::too_many_arguments, reason = "as the other way to load, with a session more")]
-async fn load_by_two(
-    client: &Session,
-    second: &Session,
-    table: &str,
-    spec: &Spec,
-    encoding: &str,
-    rows: impl Read + Send + 'static,
-    source: Option<Source>,
-    progress: &Progress,
-) -> Result<Staged> {
-    let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
-    client.batch_execute(&format!("{}; COMMIT", create_sql(table, spec))).await.map_err(failed)?;
-    let sql = copy_sql(table, spec, encoding);
-    let outcome = async {
-        for session in [client, second] {
-            session.batch_execute("BEGIN; SET LOCAL statement_timeout = 0").await.map_err(failed)?;
-        }
-        copy_by_two([client, second], &sql, &spec.table, rows, source, progress).await
-    };
-    let staged = finish(client, outcome.await).await;
-    finish(second, staged).await
 }
 
 /// Casts what has to be cast, then gathers just enough statistics for the planner: it needs the number of rows, and

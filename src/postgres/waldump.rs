@@ -6,12 +6,15 @@
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::Serialize;
+use tokio_postgres::Client;
 
+use super::connect::server_error;
+use super::name::Name;
 use crate::backup::wal::{Key, Lsn, Window};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
@@ -21,39 +24,15 @@ const MAX_LINE: u64 = 64 << 20;
 /// Transactions that are open at one time.
 const MAX_OPEN: usize = 1 << 20;
 
-/// Where the programs of a major version are, `postgres` and `pg_waldump` among them.
-///
-/// Errors: they are not on this machine, or those that were named are of another version.
-pub fn programs(major: u32, named: Option<&Path>) -> Result<PathBuf> {
-    let usual = ["/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin", "/usr/local/pgsql-{}/bin"];
-    let usual = usual.map(|folder| PathBuf::from(folder.replace("{}", &major.to_string())));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<_> = match named {
-        Some(folder) => vec![folder.to_owned()],
-        None => usual.into_iter().chain(std::env::split_paths(&path)).collect(),
-    };
-    if let Some(folder) = folders.iter().find(|folder| version(folder) == Some(major)) {
-        return Ok(folder.clone());
-    }
-    let what = match named.map(|folder| (folder, version(folder))) {
-        Some((folder, Some(other))) => {
-            format!("the programs in {} are of PostgreSQL {other}, and the base backup is of {major}", folder.display())
-        }
-        Some((folder, None)) => format!("there is no postgres program in {}", folder.display()),
-        None => format!("the base backup is of PostgreSQL {major}, whose server programs are not on this machine"),
-    };
-    Err(Error::operator(what)
-        .hint(format!("Install them: sudo apt-get install postgresql-{major}."))
-        .hint("Or say where they are: --programs FOLDER. Another major version cannot read the files of this one."))
-}
-
-fn version(folder: &Path) -> Option<u32> {
-    if !folder.join("pg_waldump").is_file() {
-        return None;
-    }
-    let output = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
-    let words = String::from_utf8_lossy(&output.stdout).into_owned();
-    words.split_whitespace().nth(2)?.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+/// The file of a table, as the WAL names it: `1663/5/16390`; `None`: there is no such table, or it has no file.
+pub async fn relation_of(client: &Client, table: &Name) -> Result<Option<String>> {
+    let sql = "SELECT (CASE WHEN c.reltablespace = 0 THEN d.dattablespace ELSE c.reltablespace END)::text
+            || '/' || d.oid::text || '/' || pg_catalog.pg_relation_filenode(c.oid)::text
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, pg_catalog.pg_database d
+        WHERE d.datname = pg_catalog.current_database() AND n.nspname = $1 AND c.relname = $2";
+    let row = client.query_opt(sql, &[&table.schema, &table.name]).await;
+    let row = row.map_err(|error| server_error(error, "asking for the table's file"))?;
+    Ok(row.and_then(|row| row.get(0)))
 }
 
 /// One record that matters here.

@@ -34,8 +34,10 @@ use crate::postgres::stage;
 use crate::progress::{Progress, Unit};
 use crate::text;
 pub use files::Beneath;
-use points::{disk_point, location, look_into, search, source};
-use session::{Session, conninfo, session_name};
+pub use points::location;
+use points::{disk_point, look_into, search, source};
+use session::Session;
+pub use session::conninfo;
 
 /// Dumps whose tables of contents are kept; a database of many thousand tables has a large one.
 const KEPT_OPEN: usize = 4;

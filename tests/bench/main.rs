@@ -9,6 +9,7 @@
     reason = "a benchmark prints, and stops at the first thing that is wrong"
 )]
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -54,15 +55,19 @@ fn heading() {
     println!("\n{:<58} {:>12} {:>12} {:>8} {:>8}", "work", "lifeboat", "peer", "ratio", "at most");
 }
 
+/// The most memory that a process has taken so far, in bytes; 0 when it is gone.
+fn high_water(process: &Path) -> u64 {
+    let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
 /// The most memory that a command takes, in bytes.
 fn peak(command: &mut Command) -> u64 {
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let mut most = 0;
     while child.try_wait().unwrap().is_none() {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        most = most.max(kilobytes.unwrap_or(0) * 1024);
+        most = most.max(high_water(&PathBuf::from(format!("/proc/{}", child.id()))));
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(child.wait().unwrap().success());
@@ -79,10 +84,7 @@ fn peak_of_worker(command: &mut Command, mark: &str) -> u64 {
                 String::from_utf8(std::fs::read(process.join(name)).unwrap_or_default()).unwrap_or_default()
             };
             if read("cmdline").contains("worker") && read("environ").contains(mark) {
-                let status = read("status");
-                let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-                let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-                most = most.max(kilobytes.unwrap_or(0) * 1024);
+                most = most.max(high_water(&process));
             }
         }
         std::thread::sleep(Duration::from_millis(100));

@@ -313,7 +313,6 @@ fn restored() -> Restored {
         database: "lifeboat_restore_20260115_143205_a1b2".into(),
         oid: 17,
         loaded: vec![Counted { table: Name::new("public", "orders"), rows: 1000, bytes: 100_000 }],
-        definitions: 80,
         notes: vec![],
         written_before: Some(5),
     }

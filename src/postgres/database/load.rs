@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinSet;
 
 use super::super::archive::{Archive, Rows, Table};
-use super::super::connect::{Conninfo, Session, connect, server_error};
+use super::super::connect::{Conninfo, Session, connect, server_error, session_name};
 use super::super::name::{Name, quote_list};
 use super::super::stage;
 use super::needs::{Counted, Needs};
-use super::restore::session_name;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 

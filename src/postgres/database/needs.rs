@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use super::super::archive::{Archive, Format};
 use super::super::connect::server_error;
 use super::super::name::Name;
-use super::programs;
+use super::super::programs;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 

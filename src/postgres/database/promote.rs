@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use super::super::connect::{Conninfo, server_error};
+use super::super::connect::{Conninfo, server_error, session_name};
 use super::super::name::quote;
 use super::super::stage::Mark;
 use super::needs::{Production, production};
-use super::restore::{Restored, session_name};
+use super::restore::Restored;
 use super::{before_name, comment_sql, maintenance, mark_sql};
 use crate::error::{Error, Kind, Result};
 
@@ -226,10 +226,7 @@ pub async fn promote(conninfo: &Conninfo, recovery: &str, exchange: &Exchange) -
     let client = maintenance(conninfo, &session_name(recovery)).await?.client;
     let mut last = exchange.carried.clone();
     if exchange.production.is_some() {
-        let failed = |error| server_error(error, "naming the database that gives way");
-        let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
-        let name = Some(exchange.database.clone());
-        let mark = Mark { database: name, ..Mark::new(recovery, row.get(1), row.get(0)) };
+        let mark = Mark::new(&client, recovery, Some(&exchange.database)).await?;
         last.push(mark_sql(&client, &exchange.database, &mark).await?);
     }
     last.push(comment_sql(&client, &exchange.restored, exchange.comment.as_deref()).await?);
@@ -241,11 +238,8 @@ pub async fn promote(conninfo: &Conninfo, recovery: &str, exchange: &Exchange) -
 /// Puts the earlier database back in its place.
 pub async fn back(conninfo: &Conninfo, recovery: &str, earlier: &str, exchange: &Exchange) -> Result<Exchanged> {
     let client = maintenance(conninfo, &session_name(recovery)).await?.client;
-    let failed = |error| server_error(error, "naming the database that gives way");
-    let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
     // It has the name that its recovery gave it, and so its recovery's mark.
-    let name = Some(exchange.database.clone());
-    let mark = Mark { database: name, ..Mark::new(earlier, row.get(1), row.get(0)) };
+    let mark = Mark::new(&client, earlier, Some(&exchange.database)).await?;
     let mut first = vec![mark_sql(&client, &exchange.database, &mark).await?];
     if exchange.production.is_some() {
         first.push(comment_sql(&client, &exchange.before, exchange.comment.as_deref()).await?);

@@ -11,12 +11,12 @@ use tokio::process::Command;
 use tokio_postgres::Client;
 
 use super::super::archive::Archive;
-use super::super::connect::{Conninfo, connect, server_error};
+use super::super::connect::{Conninfo, connect, server_error, session_name};
 use super::super::name::quote;
+use super::super::programs::{self, Program};
 use super::super::stage::Mark;
 use super::load::{at_once, load};
 use super::needs::{Counted, Needs};
-use super::programs::{self, Program};
 use super::{mark_sql, restore_name};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
@@ -33,8 +33,6 @@ pub struct Restored {
     pub oid: u32,
     /// Rows that the server took, table by table; as many as the dump holds.
     pub loaded: Vec<Counted>,
-    /// Definitions of the dump, and those that could not be applied without harm to the rest.
-    pub definitions: u64,
     /// What could not be applied, and does no harm to the rest: an owner or a grant to a role that is not there.
     pub notes: Vec<String>,
     /// What [`super::written`] said of production when the restore began.
@@ -96,11 +94,7 @@ pub async fn restore(
     notes.sort();
     notes.dedup();
     let oid = server.facts.database_oid;
-    Ok(Restored { database, oid, loaded, definitions, notes, written_before: None })
-}
-
-pub(super) fn session_name(recovery: &str) -> String {
-    format!("lifeboat {recovery}")
+    Ok(Restored { database, oid, loaded, notes, written_before: None })
 }
 
 /// Waits for a statement, or for the wish to stop; the session is not used any more then, and the server ends what it did.
@@ -159,9 +153,7 @@ async fn create(client: &Client, recovery: &str, database: &str, archive: &Archi
     // Neither can stand in a transaction with another statement.
     let create = format!("CREATE DATABASE {name} WITH TEMPLATE template0{options}");
     client.batch_execute(&create).await.map_err(failed)?;
-    let row = client.query_one("SELECT session_user::text, pg_catalog.now()::text", &[]).await.map_err(failed)?;
-    let mark = Mark { database: Some(needs.database.clone()), ..Mark::new(recovery, row.get(1), row.get(0)) };
-    let mark = mark_sql(client, database, &mark).await?;
+    let mark = mark_sql(client, database, &Mark::new(client, recovery, Some(&needs.database)).await?).await?;
     client.batch_execute(&format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC; {mark}")).await.map_err(failed)
 }
 
@@ -222,15 +214,21 @@ pub fn write_secret(file: &Path, line: &str) -> std::io::Result<()> {
     writeln!(options.open(file)?, "{line}")
 }
 
-/// A `pg_dump` that knows the server, and what it connects by.
-pub fn pg_dump(
-    conninfo: &Conninfo,
-    server_version: i32,
-    folder: &Path,
-    recovery: &str,
-) -> Result<(PathBuf, Vec<(&'static str, String)>)> {
+/// A `pg_dump` that knows the server, ready to be given a database.
+pub fn pg_dump(conninfo: &Conninfo, server_version: i32, folder: &Path, recovery: &str) -> Result<Command> {
     let program = programs::oldest("pg_dump", server_version / 10_000)?;
-    Ok((program.path, environment(conninfo, folder, recovery, false)?))
+    Ok(command(&program, &environment(conninfo, folder, recovery, false)?))
+}
+
+/// A program that connects by this environment alone, asks for nothing, and ends when nobody waits for it any more.
+fn command(program: &Program, environment: &[(&'static str, String)]) -> Command {
+    let mut command = Command::new(&program.path);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command.envs(environment.iter().map(|(name, value)| (*name, value))).arg("--no-password");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
 }
 
 /// How `pg_restore` is run.
@@ -245,16 +243,11 @@ struct Restorer<'a> {
 
 impl Restorer<'_> {
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program.path);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
-            command.env_remove(name);
-        }
-        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
-        command.args(["--verbose", "--no-password", "--dbname", self.database]).args(arguments);
+        let mut command = command(&self.program, &self.environment);
+        command.args(["--verbose", "--dbname", self.database]).args(arguments);
         if self.without_tablespaces {
             command.arg("--no-tablespaces");
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }
 

@@ -17,9 +17,7 @@ const NAMED: usize = 6;
 
 /// What comes next, when the recovery point and the dump are known.
 pub fn next(record: &Record, point: &str, dump: &str) -> Next {
-    let of = || (point.to_owned(), dump.to_owned());
-    let (point, dump) = of();
-    let look = Look::Needs { point, dump };
+    let look = Look::Needs { point: point.into(), dump: dump.into() };
     let Some(Finding::Needs(needs)) = record.finding(&look) else { return Next::Look(look) };
     if let Some((why, hint)) = &needs.refusal {
         return Next::Refuse(Refusal {
@@ -31,8 +29,7 @@ pub fn next(record: &Record, point: &str, dump: &str) -> Next {
         return Next::Ask(ask_restore(needs));
     }
 
-    let (point, dump) = of();
-    let look = Look::RestoreDatabase { point, dump };
+    let look = Look::RestoreDatabase { point: point.into(), dump: dump.into() };
     let Some(Finding::RestoredDatabase(restored, checked)) = record.finding(&look) else { return Next::Look(look) };
     match record.promotion() {
         None => return Next::Ask(ask_promotion(needs, restored, checked)),

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Local, LocalResult, NaiveDateTime, NaiveTime, TimeZone, Utc};
+use chrono::{DateTime, FixedOffset, Local, LocalResult, NaiveDateTime, NaiveTime, TimeZone, Utc};
 
 use super::{Answers, Choice, Next, Place, Question, RankedPoint, Refusal};
 use crate::error::{Error, Result};
@@ -158,10 +158,8 @@ fn parse_instant(text: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         };
         return now.checked_sub_signed(chrono::Duration::try_seconds(amount.checked_mul(seconds)?)?);
     }
-    for format in ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z"] {
-        if let Ok(instant) = DateTime::parse_from_str(text, format) {
-            return Some(instant.to_utc());
-        }
+    if let Some(instant) = zoned(text) {
+        return Some(instant.to_utc());
     }
     let (text, local) = match text.strip_suffix("UTC").or_else(|| text.strip_suffix('Z')) {
         Some(rest) => (rest.trim(), false),
@@ -172,16 +170,32 @@ fn parse_instant(text: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         (true, LocalResult::Single(instant) | LocalResult::Ambiguous(_, instant)) => Some(instant.to_utc()),
         (true, LocalResult::None) => None,
     };
-    for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"] {
-        if let Ok(naive) = NaiveDateTime::parse_from_str(text, format) {
-            return instant(naive);
-        }
+    if let Some(naive) = unzoned(text) {
+        return instant(naive);
     }
     let time =
         NaiveTime::parse_from_str(text, "%H:%M:%S").or_else(|_| NaiveTime::parse_from_str(text, "%H:%M")).ok()?;
     let today = if local { now.with_timezone(&Local).date_naive() } else { now.date_naive() };
     let candidate = instant(today.and_time(time))?;
     if candidate > now { instant(today.pred_opt()?.and_time(time)) } else { Some(candidate) }
+}
+
+/// A date and time that are written with their zone: they mean one instant, wherever and whenever they are read.
+pub fn zoned(text: &str) -> Option<DateTime<FixedOffset>> {
+    if let Some(utc) = text.strip_suffix("UTC").or_else(|| text.strip_suffix('Z')) {
+        return unzoned(utc.trim()).map(|naive| naive.and_utc().fixed_offset());
+    }
+    ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"].iter().find_map(|format| {
+        let with = |zone: &str| DateTime::parse_from_str(text, &format!("{format}{zone}")).ok();
+        with("%#z").or_else(|| with(" %#z"))
+    })
+}
+
+/// A date and time without a zone.
+pub fn unzoned(text: &str) -> Option<NaiveDateTime> {
+    ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"]
+        .iter()
+        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
 }
 
 /// Further points than this are not looked into for a dump before the operator is asked.

@@ -5,10 +5,10 @@ use std::process::Stdio;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-use super::{Evidence, Session, Systems, blocking, conninfo, points, session_name};
+use super::{Evidence, Session, Systems, blocking, conninfo, location, points};
 use crate::backup::Password;
 use crate::error::{Error, Kind, Result};
-use crate::postgres::connect::{self, Conninfo, Server};
+use crate::postgres::connect::{self, Conninfo, Server, session_name};
 use crate::postgres::database::{self, Exchange, Restored};
 use crate::progress::{Progress, Unit};
 use crate::recovery::record::Finding;
@@ -196,7 +196,7 @@ impl Systems {
     /// Backs production up as it is: `pg_dump` into restic, and what came of it is looked into.
     pub(super) async fn safety_backup(&self, recovery: &str, database: &str, progress: &Progress) -> Result<Evidence> {
         progress.begin(format!("backing up {database} as it is now"), Unit::Items, None);
-        let (conninfo, location) = (conninfo(&self.system)?, points::location(&self.system)?);
+        let (conninfo, location) = (conninfo(&self.system)?, location(&self.system)?);
         let folder = tempfile::Builder::new().prefix("lifeboat-").tempdir();
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             Error::operator(format!("cannot back up {database}: {what}"))
@@ -205,10 +205,8 @@ impl Systems {
         };
         let folder = folder.map_err(|error| failed("no folder for temporary files", &error))?;
         let server = database::maintenance(&conninfo, &session_name(recovery)).await?;
-        let (pg_dump, environment) =
-            database::pg_dump(&conninfo, server.facts.version_number, folder.path(), recovery)?;
-        let mut dump = Command::new(&pg_dump);
-        dump.args(["--format=custom", "--no-password", "--dbname", database]).envs(environment);
+        let mut dump = database::pg_dump(&conninfo, server.facts.version_number, folder.path(), recovery)?;
+        dump.args(["--format=custom", "--dbname", database]);
         let mut restic = Command::new("restic");
         restic.args(["backup", "--json", "--stdin", "--stdin-filename", &format!("{database}.dump")]);
         restic.args(["--tag", "lifeboat-safety", "--tag", database, "--tag", recovery]);
@@ -223,13 +221,7 @@ impl Systems {
                 restic.env("RESTIC_PASSWORD_FILE", file);
             }
         }
-        let mut dump = dump
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| failed("pg_dump cannot be run", &error))?;
+        let mut dump = dump.stdout(Stdio::piped()).spawn().map_err(|error| failed("pg_dump cannot be run", &error))?;
         let pipe = dump.stdout.take().map(tokio::process::ChildStdout::into_owned_fd).transpose();
         let pipe = pipe.map_err(|error| failed("no pipe", &error))?.map_or_else(Stdio::null, Stdio::from);
         let restic = restic

@@ -34,7 +34,8 @@ pub(super) fn disk_point(path: &std::path::Path) -> Result<Point> {
     })
 }
 
-pub(super) fn location(system: &System) -> Result<Location> {
+/// Where a system's repository is, and its password.
+pub fn location(system: &System) -> Result<Location> {
     let Some(settings) = &system.repository else {
         return Location::from_environment()?.ok_or_else(|| {
             Error::operator("no repository is given")

@@ -5,7 +5,7 @@ use crate::config::System;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::archive::{Archive, Table};
 use crate::postgres::claim;
-use crate::postgres::connect::{self, Conninfo, Server};
+use crate::postgres::connect::{self, Conninfo, Server, session_name};
 use crate::postgres::diff::{self, KeyChoice};
 use crate::postgres::merge::{self, Applied};
 use crate::postgres::name::Name;
@@ -171,10 +171,7 @@ async fn stage_one(
     Ok((context, loaded.rows))
 }
 
-pub(super) fn session_name(recovery: &str) -> String {
-    if recovery.is_empty() { "lifeboat".to_owned() } else { format!("lifeboat {recovery}") }
-}
-
-pub(super) fn conninfo(system: &System) -> Result<Conninfo> {
+/// How production is reached.
+pub fn conninfo(system: &System) -> Result<Conninfo> {
     system.database.as_deref().map_or_else(Conninfo::from_environment, Conninfo::parse)
 }

@@ -1,9 +1,9 @@
-//! PostgreSQL's own programs, of a version that knows the dump.
+//! PostgreSQL's own programs, of a version that knows the dump, the server or the base backup.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::archive::Archive;
+use super::archive::Archive;
 use crate::error::{Error, Result};
 
 /// A program of PostgreSQL.
@@ -48,6 +48,40 @@ pub fn oldest(name: &str, wanted: i32) -> Result<Program> {
         Error::refused(format!("{name} of PostgreSQL {wanted} or newer is needed, and {there}"))
             .hint(format!("Install postgresql-client-{wanted} or newer on this machine, then look again."))
     })
+}
+
+/// Where the programs of a major version are, `postgres` and `pg_waldump` among them.
+///
+/// Errors: they are not on this machine, or those that were named are of another version.
+pub fn server(wanted: u32, named: Option<&Path>) -> Result<PathBuf> {
+    let usual = ["/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin", "/usr/local/pgsql-{}/bin"];
+    let usual = usual.map(|folder| PathBuf::from(folder.replace("{}", &wanted.to_string())));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<_> = match named {
+        Some(folder) => vec![folder.to_owned()],
+        None => usual.into_iter().chain(std::env::split_paths(&path)).collect(),
+    };
+    if let Some(folder) = folders.iter().find(|folder| server_major(folder) == Some(wanted)) {
+        return Ok(folder.clone());
+    }
+    let what = match named.map(|folder| (folder, server_major(folder))) {
+        Some((folder, Some(other))) => {
+            format!(
+                "the programs in {} are of PostgreSQL {other}, and the base backup is of {wanted}",
+                folder.display()
+            )
+        }
+        Some((folder, None)) => format!("there is no postgres program in {}", folder.display()),
+        None => format!("the base backup is of PostgreSQL {wanted}, whose server programs are not on this machine"),
+    };
+    Err(Error::operator(what)
+        .hint(format!("Install them: sudo apt-get install postgresql-{wanted}."))
+        .hint("Or say where they are: --programs FOLDER. Another major version cannot read the files of this one."))
+}
+
+fn server_major(folder: &Path) -> Option<u32> {
+    let program = folder.join("pg_waldump").is_file().then(|| version(&folder.join("postgres"))).flatten()?;
+    major(&program.version)?.try_into().ok()
 }
 
 /// Debian's folders, and those of PATH.
