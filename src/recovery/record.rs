@@ -434,18 +434,10 @@ impl Record {
         self.findings.retain(|(made, _)| made != look);
     }
 
-    /// Drops what was staged, compared and frozen.
+    /// Drops what was staged, compared and frozen, and how production stood. A database that was restored whole is as it was.
     pub fn forget_diffs(&mut self) {
         let staged = |look: &Look| {
-            matches!(
-                look,
-                Look::Diff { .. }
-                    | Look::Freeze { .. }
-                    | Look::Choose { .. }
-                    | Look::Needs { .. }
-                    | Look::RestoreDatabase { .. }
-                    | Look::Standing { .. }
-            )
+            matches!(look, Look::Diff { .. } | Look::Freeze { .. } | Look::Choose { .. } | Look::Standing { .. })
         };
         self.findings.retain(|(made, _)| !staged(made));
     }

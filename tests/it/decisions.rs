@@ -641,6 +641,19 @@ fn undo() {
     insta::assert_snapshot!(tree(Flow::Undo { recovery: "20260115_143205_a1b2".into() }));
 }
 
+/// A plan that was refused is made again from how production stands then, not from a dump that is restored once more.
+#[test]
+fn what_was_restored_whole_is_not_restored_again_when_a_plan_is_refused() {
+    let mut record = Record::default();
+    let look = Look::RestoreDatabase { point: "a".into(), dump: "/a.dump".into() };
+    record.found(look.clone(), Finding::RestoredDatabase(Box::new(restored()), Checked::default()));
+    let standing = Look::Standing { restored: Box::new(restored()) };
+    let stood = Standing { production: None, written: None, carried: vec![], comment: None };
+    record.found(standing.clone(), Finding::Standing(stood));
+    record.forget_diffs();
+    assert!(record.finding(&look).is_some() && record.finding(&standing).is_none());
+}
+
 #[test]
 fn undo_database() {
     let standing = Standing { production: Some(production()), written: Some(0), carried: vec![], comment: None };

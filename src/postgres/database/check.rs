@@ -27,7 +27,7 @@ pub struct Rows {
     pub dump: Option<u64>,
     /// `None`: it is only in production.
     pub restored: Option<u64>,
-    /// `None`: it is not there, there is no production, or counting took too long.
+    /// `None`: it is not there, or could not be counted; see [`Checked::not_counted`].
     pub production: Option<u64>,
 }
 
@@ -75,6 +75,8 @@ impl Asked {
 pub struct Checked {
     /// By table.
     pub rows: Vec<Rows>,
+    /// Tables of production that we may not read, or not in a minute.
+    pub not_counted: Vec<Name>,
     /// The first of them, by object; empty also when there is no production.
     pub differences: Vec<Difference>,
     /// How many there are.
@@ -104,6 +106,7 @@ pub async fn check(
     }
     let (here, there) =
         (tables(restored).await?, if let Some(client) = production { tables(client).await? } else { Vec::new() });
+    let mut not_counted = Vec::new();
     progress.begin("counting rows on both sides", Unit::Items, Some((here.len() + there.len()) as u64));
     for table in &here {
         progress.check()?;
@@ -115,6 +118,7 @@ pub async fn check(
         for table in &there {
             progress.check()?;
             let number = count(client, table, Some(PATIENCE)).await?;
+            not_counted.extend(number.is_none().then(|| table.clone()));
             rows.entry(table.clone()).or_insert_with(|| new(table)).production = number;
             progress.advance(1);
         }
@@ -143,7 +147,7 @@ pub async fn check(
         asked.push(Asked { query: query.clone(), at_least: *at_least, found: ask(restored, query).await? });
     }
     let (not_valid, behind) = (not_valid(restored).await?, behind(restored).await?);
-    Ok(Checked { rows, differences, different, not_valid, behind, asked })
+    Ok(Checked { rows, not_counted, differences, different, not_valid, behind, asked })
 }
 
 const OURS: &str = "n.nspname !~ '^(pg_|restore_staging_|lifeboat_undo_)' AND n.nspname <> 'information_schema'";

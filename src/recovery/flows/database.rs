@@ -7,7 +7,7 @@
 
 use super::{Answers, Choice, Next, Question, Refusal};
 use crate::error::Error;
-use crate::postgres::database::{Checked, Exchange, How, Needs, RESTORE, Restored, Standing};
+use crate::postgres::database::{Checked, Exchange, How, Needs, RESTORE, Restored, Rows, Standing};
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{Fact, Finding, Look, Promotion, Record};
 use crate::text;
@@ -210,8 +210,10 @@ fn ask_promotion(needs: &Needs, restored: &Restored, checked: &Checked) -> Quest
 
 /// Tables of which production has other numbers of rows: the reason for all this, or what would be lost.
 fn told_rows(checked: &Checked) -> Vec<String> {
-    let number = |rows: Option<u64>| rows.map_or_else(|| "none".into(), text::count);
-    let other: Vec<_> = checked.rows.iter().filter(|table| table.restored != table.production).collect();
+    let number = |rows: Option<u64>| rows.map_or_else(|| "not there".into(), text::count);
+    let counted = |table: &&Rows| !checked.not_counted.contains(&table.table);
+    let other: Vec<_> =
+        checked.rows.iter().filter(|table| table.restored != table.production).filter(counted).collect();
     let mut told: Vec<String> = other
         .iter()
         .take(NAMED)
@@ -227,6 +229,13 @@ fn told_rows(checked: &Checked) -> Vec<String> {
     if other.len() > NAMED {
         told.push(format!("and {} more tables with other numbers of rows", text::count((other.len() - NAMED) as u64)));
     }
+    if !checked.not_counted.is_empty() {
+        let names: Vec<_> = checked.not_counted.iter().take(NAMED).map(ToString::to_string).collect();
+        told.push(format!(
+            "Not counted in production, for want of rights or time: {}.",
+            text::clean(&names.join(", "))
+        ));
+    }
     told
 }
 
@@ -240,8 +249,8 @@ fn told_differences(checked: &Checked) -> Vec<String> {
     };
     [
         ("Only production has, and will be missing", of(How::OnlyProduction)),
-        ("Come back", of(How::OnlyRestored)),
-        ("Are defined otherwise", of(How::Different)),
+        ("Production lacks, and will be there again", of(How::OnlyRestored)),
+        ("Will be defined as in the dump, not as now", of(How::Different)),
     ]
     .into_iter()
     .filter_map(|(what, which)| Some(format!("{what}: {}.", which?)))
