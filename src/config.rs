@@ -23,6 +23,9 @@ const SYSTEM: &[&str] = &[
     "host",
     "tags",
     "excludes",
+    "base_backups",
+    "wal_archive",
+    "clones",
     "rpo",
     "rto",
     "keep_undo",
@@ -61,6 +64,12 @@ pub struct System {
     /// A file of patterns, as `restic --exclude-file` takes it: what is only on this machine and matches them is not missed
     /// in a backup.
     pub excludes: Option<PathBuf>,
+    /// Folders with base backups in or beneath them: on disk, or as `restic:PATH` in the newest snapshot that has it.
+    pub base_backups: Vec<String>,
+    /// Where the server archives its WAL: a folder on disk, or `restic:PATH`.
+    pub wal_archive: Option<String>,
+    /// The folder that clusters as of a moment in time are laid out in; `None`: the one for temporary files.
+    pub clones: Option<PathBuf>,
     /// How much work may be lost: the longest tolerable data-loss window.
     pub rpo: Option<Duration>,
     /// How long a recovery may take.
@@ -128,6 +137,9 @@ impl System {
             host: None,
             tags: Vec::new(),
             excludes: None,
+            base_backups: Vec::new(),
+            wal_archive: None,
+            clones: None,
             rpo: None,
             keep_undo: KEEP_UNDO,
             require_second_person: false,
@@ -220,6 +232,9 @@ fn system(value: &Value<'_>) -> Result<(System, usize)> {
             host: keys.take("host").map(text).transpose()?,
             tags: keys.take("tags").map(|value| value.texts()).transpose()?.unwrap_or_default(),
             excludes: keys.take("excludes").map(|value| value.path()).transpose()?,
+            base_backups: keys.take("base_backups").map(|value| value.texts()).transpose()?.unwrap_or_default(),
+            wal_archive: keys.take("wal_archive").map(text).transpose()?,
+            clones: keys.take("clones").map(|value| value.path()).transpose()?,
             rpo: keys.take("rpo").map(duration).transpose()?,
             rto: keys.take("rto").map(duration).transpose()?,
             keep_undo: keys.take("keep_undo").map(duration).transpose()?.unwrap_or(KEEP_UNDO),
