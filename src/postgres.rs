@@ -11,6 +11,7 @@ pub mod database;
 pub mod diff;
 pub mod merge;
 pub mod name;
+pub mod origin;
 pub mod programs;
 pub mod schema;
 pub mod stage;

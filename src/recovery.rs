@@ -19,10 +19,10 @@ pub mod systems;
 pub mod worker;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::config::System;
 use crate::error::{Error, Result};
 use flows::Next;
 use journal::{Entry, Journal, Operator};
@@ -48,6 +48,13 @@ pub enum Flow {
         /// As its journal has them.
         placed: Vec<crate::files::put::Placed>,
     },
+    /// Move tables aside that an earlier recovery made again; see [`flows::undo`].
+    UndoTables {
+        /// The earlier recovery's id.
+        recovery: String,
+        /// As its journal has them.
+        recreation: Box<crate::postgres::merge::Recreation>,
+    },
     /// Give production's name back to the database that an earlier recovery exchanged for another; see [`flows::undo`].
     UndoDatabase {
         /// The earlier recovery's id.
@@ -65,6 +72,7 @@ impl Flow {
             Self::Undo { recovery } => flows::undo::next(recovery, record),
             Self::UndoFiles { recovery, placed } => flows::undo::next_files(recovery, placed, record),
             Self::UndoDatabase { recovery, exchange } => flows::undo::next_database(recovery, exchange, record),
+            Self::UndoTables { recovery, recreation } => flows::undo::next_tables(recovery, recreation),
             Self::Clean(keep) => flows::clean::next(keep, record),
         }
     }
@@ -78,6 +86,22 @@ fn has_staged(lines: &[journal::Line]) -> bool {
 /// Whether a recovery may have restored a whole database beside production.
 fn has_restored(lines: &[journal::Line]) -> bool {
     lines.iter().any(|line| matches!(line.entry, Entry::Answered { fact: Fact::Restore }))
+}
+
+/// The folder of the cluster that a recovery laid out beside production, or may have.
+pub fn laid_out(lines: &[journal::Line]) -> Option<&str> {
+    lines.iter().rev().find_map(|line| match &line.entry {
+        Entry::Answered { fact: Fact::LayOut(folder) } => Some(folder.as_str()),
+        _ => None,
+    })
+}
+
+/// The same, unless it is kept on purpose.
+fn clone_of(lines: &[journal::Line]) -> Option<&str> {
+    let kept = |line: &journal::Line| {
+        matches!(&line.entry, Entry::Applied { evidence: systems::Evidence::CloneKept(_), .. })
+    };
+    if lines.iter().any(kept) { None } else { laid_out(lines) }
 }
 
 /// One attempt, with an id, a folder, a journal and a record of what is known.
@@ -139,10 +163,11 @@ impl Recovery {
         self.refresh()
     }
 
-    /// Compares data-loss windows with what the system's owner tolerates.
+    /// Takes what the flows have to know of a system: what its owner tolerates, and whether there is WAL.
     #[must_use]
-    pub fn with_rpo(mut self, rpo: Option<Duration>) -> Self {
-        self.record.rpo = rpo;
+    pub fn of_system(mut self, system: &System) -> Self {
+        self.record.rpo = system.rpo;
+        self.record.wal = system.wal_archive.is_some() && !system.base_backups.is_empty();
         self
     }
 
@@ -202,6 +227,11 @@ impl Recovery {
         }
         // A disk or a server that fails may be why it is left, and there is nobody left to tell.
         let progress = crate::progress::Progress::default();
+        if let Some(folder) = clone_of(&lines) {
+            // What could not be removed is listed by `lifeboat status`.
+            let drop = plan::Step::DropClone { folder: folder.to_owned() };
+            let _ = systems.execute(&self.id, &drop, "", &progress).await;
+        }
         let cleaned = !staged || systems.execute(&self.id, &plan::Step::DropScratch, "", &progress).await.is_ok();
         if cleaned && !journal::is_finished(&lines) {
             let failed = matches!(lines.last(), Some(journal::Line { entry: Entry::NotApplied { .. }, .. }));

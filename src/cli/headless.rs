@@ -16,6 +16,7 @@ use crate::drill::sandbox::{self, Sandbox};
 use crate::drill::scenarios::Scenario;
 use crate::error::{Error, Result};
 use crate::files::choice::Choice;
+use crate::postgres::cluster;
 use crate::postgres::diff::{Class, Filter, TableDiff};
 use crate::postgres::name::Name;
 use crate::progress::Progress;
@@ -27,7 +28,7 @@ use crate::recovery::record::{Contents, Finding, Look, NamedKey, Record, State};
 use crate::recovery::run::Standing;
 use crate::recovery::systems::{Evidence, Systems};
 use crate::recovery::worker::{Away, Workers};
-use crate::recovery::{Flow, report};
+use crate::recovery::{Flow, laid_out, report};
 use crate::text::{self, clean};
 
 pub const ANSWERS_HELP: &str = r#"The answers file:
@@ -535,21 +536,30 @@ pub fn status(state: &Path, as_json: bool) -> Result<()> {
     let recoveries: Vec<_> = journal::list(state)
         .into_iter()
         .map(|id| {
-            let standing = Standing::of(&state.join("recoveries").join(&id));
-            (id, standing)
+            let folder = state.join("recoveries").join(&id);
+            let standing = Standing::of(&folder);
+            let clone = journal::read(&folder).ok().and_then(|lines| laid_out(&lines).map(str::to_owned));
+            let clone = clone.filter(|clone| cluster::state(Path::new(clone)).is_ok());
+            (id, standing, clone)
         })
         .collect();
     if as_json {
         let rows: Vec<_> = recoveries
             .iter()
-            .map(|(id, standing)| json!({ "recovery": id, "state": standing.word(), "told": standing.told() }))
+            .map(|(id, standing, clone)| {
+                json!({ "recovery": id, "state": standing.word(), "told": standing.told(), "clone": clone })
+            })
             .collect();
         return print(&json!({ "recoveries": rows }).to_string());
     }
-    for (id, standing) in &recoveries {
+    for (id, standing, clone) in &recoveries {
         print(&format!("{}  {}", clean(id), clean(&standing.told())))?;
+        if let Some(folder) = clone {
+            let folder = clean(folder);
+            print(&format!("    its cluster as of a moment is in {folder}; lifeboat clone --drop {folder} removes it"))?;
+        }
     }
-    if recoveries.iter().any(|(_, standing)| matches!(standing, Standing::Left { .. })) {
+    if recoveries.iter().any(|(_, standing, _)| matches!(standing, Standing::Left { .. })) {
         print("lifeboat resume RECOVERY settles one that was left in the middle.")?;
     }
     if recoveries.is_empty() {

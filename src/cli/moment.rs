@@ -444,6 +444,8 @@ fn report(into: &Path, state: &State, proof: &Proof, as_json: bool) -> Result<()
     if !state.set_aside.is_empty() {
         print(&format!("  not used of production's settings: {}", clean(&state.set_aside.join(", "))))?;
     }
+    print("  what the transaction it stopped before had locked cannot be read while it is paused;")?;
+    print("  SELECT pg_wal_replay_resume() ends replay there, and everything can")?;
     print(&format!("connect: psql \"{} dbname=DATABASE\"", clean(&conninfo)))?;
     print(&format!("remove:  lifeboat clone --drop {}", clean(&into.display().to_string())))
 }

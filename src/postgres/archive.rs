@@ -390,6 +390,27 @@ impl Archive {
         Self { header, inner: Arc::new(Inner { source: source.clone(), entries, tables, by_name, scan, members }) }
     }
 
+    /// The same definitions, with rows that are somewhere else: of which tables, and how many bytes they take there.
+    #[must_use]
+    pub fn with_rows_elsewhere(&self, sizes: &HashMap<Name, u64>) -> Self {
+        let tables = self.inner.tables.iter().cloned().map(|mut table| {
+            table.compressed_size = sizes.get(&table.name).copied();
+            table.has_data = table.compressed_size.is_some();
+            let copied = table.columns.iter().filter(|column| !column.generated);
+            table.copied = copied.map(|column| column.name.clone()).collect();
+            table
+        });
+        let inner = Inner {
+            source: self.inner.source.clone(),
+            entries: self.inner.entries.clone(),
+            tables: tables.collect(),
+            by_name: self.inner.by_name.clone(),
+            scan: Scan::default(),
+            members: HashMap::new(),
+        };
+        Self { header: self.header.clone(), inner: Arc::new(inner) }
+    }
+
     /// The table of contents, in the dump's order.
     pub fn entries(&self) -> &[Entry] {
         &self.inner.entries

@@ -13,6 +13,8 @@
 //! `*.base`, and the dangerous ones are named. `tablespace_map` is left out: the server would make links into production's
 //! tablespaces of it.
 
+mod ask;
+mod reachable;
 mod run;
 mod settings;
 mod target;
@@ -34,7 +36,10 @@ use crate::backup::wal::{Form, Key, Wal, head, name};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
-pub use run::{Proof, USER, drop_clone, resume, start};
+pub(super) use ask::connect;
+pub use ask::{Database, count, database, definitions, large_objects, rows, sequences};
+pub use reachable::{Reachable, chosen, from_instant, locate, reachable, scratch, windows};
+pub use run::{Proof, USER, drop_clone, open, resume, start};
 pub use target::{Reach, Stop, Target, reach};
 
 const STATE: &str = "clone.json";
@@ -58,6 +63,9 @@ pub struct State {
     pub stop: String,
     /// Settings of the base backup that are dangerous in a clone, and are not used: their names.
     pub set_aside: Vec<String>,
+    /// Replay has ended, or is about to, after it stood at its target, which this proves.
+    #[serde(default)]
+    pub opened: Option<Proof>,
 }
 
 /// What a clone is made of.
@@ -105,6 +113,7 @@ pub fn prepare(into: &Path, programs: &Path, system: u64) -> Result<()> {
         system,
         stop: String::new(),
         set_aside: Vec::new(),
+        opened: None,
     };
     save(into, &state)?;
     folder(&into.join("wal"))

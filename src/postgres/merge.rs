@@ -23,6 +23,7 @@ mod frozen;
 mod load;
 mod prepare;
 mod prove;
+mod recreate;
 mod undo;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,7 @@ use super::schema::Trigger;
 pub use apply::{Outcome, anchor, apply, resolve};
 pub use prepare::prepare;
 pub use prove::prove;
+pub use recreate::{Recreated, Recreation, prove_recreated, recreate, recreation, remove_recreated};
 pub use undo::{undo, undo_plan};
 
 /// What the operator wants written to one table. Everything set must hold for a row to be chosen.

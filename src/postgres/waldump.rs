@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::connect::server_error;
@@ -289,6 +289,131 @@ pub fn moments(
         return Err(Error::refused("more than a million transactions on that table are open at once")
             .hint("Give a shorter window."));
     }
+    Ok(found)
+}
+
+/// A transaction that deleted, updated or dropped something of one database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspect {
+    /// Its number.
+    pub xid: u32,
+    /// When it was committed, by the server's clock.
+    pub at: DateTime<Utc>,
+    /// Where its commit is.
+    pub lsn: Lsn,
+    /// Rows that it inserted.
+    pub inserted: u64,
+    /// Rows that it updated.
+    pub updated: u64,
+    /// Rows that it deleted.
+    pub deleted: u64,
+    /// Files of tables and indexes that went with it: DROP, TRUNCATE, or a rewrite.
+    pub dropped: u64,
+    /// Which tables it wrote to, most rows first, and how many rows of each.
+    pub tables: Vec<(String, u64)>,
+}
+
+impl Suspect {
+    /// How much is gone by it, for comparing: a file that was dropped counts as very many rows.
+    pub fn weight(&self) -> u64 {
+        const FILE: u64 = 100_000;
+        self.deleted.saturating_add(self.updated).saturating_add(self.dropped.saturating_mul(FILE))
+    }
+}
+
+/// Suspects that are kept: the heaviest.
+const MAX_SUSPECTS: usize = 200;
+/// Tables of one that are named.
+const MAX_TABLES: usize = 3;
+
+/// What is looked for: in which database, and between which two instants.
+pub struct Search<'a> {
+    /// Its number.
+    pub database: u32,
+    /// Tables by their files, those of the system left out; a file that is not here is of a table that is gone.
+    pub names: &'a HashMap<u32, String>,
+    /// Files that are not of interest: of catalogs, and of indexes.
+    pub others: &'a std::collections::HashSet<u32>,
+    /// By the server's clock.
+    pub from: DateTime<Utc>,
+    /// By the server's clock.
+    pub until: DateTime<Utc>,
+}
+
+/// The commits that deleted, updated or dropped something, the heaviest of them, in the order of the WAL.
+pub fn suspects(
+    place: (&Path, &Path),
+    (segments, segment_size): (&[Key], u32),
+    from: Lsn,
+    search: &Search,
+    progress: &Progress,
+) -> Result<Vec<Suspect>> {
+    type Written = HashMap<u32, [u64; 3]>;
+    // Commits are not quite in the order of their times.
+    let late = search.until + chrono::TimeDelta::minutes(1);
+    let file_of = |path: &str| {
+        let mut parts = path.rsplit('/');
+        let (file, database) = (parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?);
+        // Files of the system keep the numbers below until they are rewritten.
+        (database == search.database && file >= 16_384 && !search.others.contains(&file)).then_some(file)
+    };
+    let (mut open, mut found, mut crowded): (HashMap<u32, Written>, Vec<Suspect>, bool) = (HashMap::new(), Vec::new(), false);
+    read(place, (segments, segment_size), from, progress, |record| {
+        match record {
+            Record::Rows { xid, relation, change, rows } => {
+                let Some(file) = file_of(&relation) else { return ControlFlow::Continue(()) };
+                let counts = open.entry(xid).or_default().entry(file).or_default();
+                let place = match change {
+                    Change::Insert => 0,
+                    Change::Update => 1,
+                    Change::Delete => 2,
+                };
+                counts[place] += rows;
+                crowded = open.len() > MAX_OPEN;
+            }
+            Record::End(end) => {
+                let mut written = Written::new();
+                for xid in end.parts.iter().chain([&end.xid]) {
+                    for (file, counts) in open.remove(xid).unwrap_or_default() {
+                        let sum = written.entry(file).or_default();
+                        sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+                    }
+                }
+                let dropped = end.dropped.iter().filter(|path| file_of(path).is_some()).count() as u64;
+                let sum = |place: usize| written.values().map(|counts| counts[place]).sum::<u64>();
+                let [inserted, updated, deleted] = [0, 1, 2].map(sum);
+                if end.committed && updated + deleted + dropped > 0 && (search.from..=search.until).contains(&end.at) {
+                    let mut tables: Vec<(String, u64)> = written
+                        .iter()
+                        .map(|(file, counts)| {
+                            let name = search.names.get(file).map_or("a table that is gone", String::as_str);
+                            (name.to_owned(), counts.iter().sum())
+                        })
+                        .collect();
+                    tables.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+                    tables.truncate(MAX_TABLES);
+                    let (xid, at, lsn) = (end.xid, end.at, end.lsn);
+                    found.push(Suspect { xid, at, lsn, inserted, updated, deleted, dropped, tables });
+                    if found.len() > 2 * MAX_SUSPECTS {
+                        found.sort_by_key(|suspect| std::cmp::Reverse(suspect.weight()));
+                        found.truncate(MAX_SUSPECTS);
+                    }
+                }
+                if end.at > late {
+                    return ControlFlow::Break(());
+                }
+            }
+            Record::RestorePoint { .. } | Record::BackupEnd { .. } => {}
+        }
+        if crowded { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if crowded {
+        return Err(Error::refused("more than a million transactions are open at once in the WAL")
+            .hint("Give the moment yourself."));
+    }
+    found.sort_by_key(|suspect| std::cmp::Reverse(suspect.weight()));
+    found.truncate(MAX_SUSPECTS);
+    found.sort_by_key(|suspect| suspect.lsn);
     Ok(found)
 }
 

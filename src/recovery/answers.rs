@@ -18,6 +18,11 @@
 //! safety_backup = false                  # left out: production is backed up first
 //! leave_writes = true                    # what is written to production meanwhile may stay behind
 //!
+//! # or a moment in time, with tables = [...], or database, or:
+//! moment = "find"                        # the transaction after which most is gone; or "before xid 774", "14:00:03"
+//! clone_tables = "dropped"               # all tables that production has no more
+//! keep_clone = true                      # only the cluster as of the moment
+//!
 //! [[rows]]
 //! table = "public.registrations"
 //! classes = ["missing", "changed"]
@@ -31,9 +36,10 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
+use super::flows::point_in_time::{heaviest, parse_aim};
 use super::flows::rows::parse_incident;
 use super::flows::{Answers, Place, Question};
-use super::record::{Fact, Incident, NamedKey, Promotion, Record, Scope, Where};
+use super::record::{Aim, Fact, Incident, Moments, NamedKey, Promotion, Record, Scope, Use, Where};
 use crate::error::{Error, Result};
 use crate::files::choice::Policy;
 use crate::files::write::Own;
@@ -77,6 +83,13 @@ pub struct Script {
     /// What is written to production while a whole database is restored may stay behind.
     #[serde(default)]
     pub leave_writes: bool,
+    /// A moment in time comes back: `find`, or as [`parse_aim`] reads it.
+    pub moment: Option<String>,
+    /// Instead of naming tables: those that production has no more.
+    pub clone_tables: Option<Lost>,
+    /// The cluster as of the moment stays, and nothing else is done.
+    #[serde(default)]
+    pub keep_clone: bool,
     /// The columns that pair rows of a table without a key.
     #[serde(default)]
     pub key: Vec<String>,
@@ -87,6 +100,14 @@ pub struct Script {
     pub rows: Vec<Rows>,
     /// What a person would type to consent.
     pub consent: Option<String>,
+}
+
+/// Words for tables of a clone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lost {
+    /// All that production has no more.
+    Dropped,
 }
 
 /// The words for [`Triggers`].
@@ -161,6 +182,17 @@ impl Script {
             },
             Answers::Point(points) => self.point(points, record),
             Answers::One(choices) => self.choose(question, choices),
+            Answers::Moment(moments) => self.moment(moments, now),
+            Answers::Tables(found) if self.clone_tables == Some(Lost::Dropped) => {
+                let lost = found.iter().filter(|table| table.live.is_none());
+                let mut names: Vec<Name> = lost.map(|table| table.backup.name.clone()).collect();
+                names.sort();
+                if names.is_empty() {
+                    return Err(Error::operator("production has all tables that the clone has")
+                        .hint("Name the damaged ones instead: tables = [\"public.orders\"]."));
+                }
+                Ok(Fact::Tables(names))
+            }
             Answers::Tables(found) => {
                 let names = self.tables.iter().map(|text| Name::parse(text)).collect::<Result<Vec<_>>>()?;
                 for name in &names {
@@ -182,6 +214,18 @@ impl Script {
             Answers::Files { .. } => Ok(Fact::Files(self.files.clone())),
             Answers::Folder { proposed } => Ok(Fact::Folder(self.into.clone().unwrap_or_else(|| proposed.clone()))),
             Answers::Rows(diffs) => diffs.iter().map(|diff| self.rows_of(diff)).collect::<Result<_>>().map(Fact::Rows),
+        }
+    }
+
+    fn moment(&self, moments: &Moments, now: DateTime<Utc>) -> Result<Fact> {
+        match self.moment.as_deref() {
+            Some("find") => heaviest(moments).map(|suspect| Fact::Aim(Aim::before(suspect.xid))).ok_or_else(|| {
+                Error::refused("no transaction deleted, updated or dropped anything around the incident")
+                    .hint("Name the moment: moment = \"2026-01-15T14:00:00Z\".")
+            }),
+            Some(text) => parse_aim(text, now).map(Fact::Aim),
+            None => Err(Error::operator("no moment is named")
+                .hint("moment = \"find\", or a moment as the console takes it: \"before xid 774\".")),
         }
     }
 
@@ -224,6 +268,7 @@ impl Script {
         let wanted = choices.iter().find(|choice| match &choice.fact {
             Fact::Scope(scope) => {
                 let wanted = match (self.database, self.files.is_empty()) {
+                    _ if self.moment.is_some() => Scope::Moment,
                     (Some(_), _) => Scope::System,
                     (None, true) => Scope::Tables,
                     (None, false) => Scope::Files,
@@ -233,6 +278,14 @@ impl Script {
             Fact::Promotion(promotion) => self.database == Some(*promotion),
             Fact::Safety(safety) => self.safety_backup.unwrap_or(true) == *safety,
             Fact::LeaveWrites => self.leave_writes,
+            Fact::Use(what) => {
+                *what
+                    == match (self.database, self.keep_clone) {
+                        (_, true) => Use::Keep,
+                        (Some(_), _) => Use::Whole,
+                        (None, _) => Use::Tables,
+                    }
+            }
             Fact::Where(place) => *place == if self.in_place { Where::InPlace } else { Where::Beside },
             Fact::Policy(policy) => self.policy.map_or(choice.recommended, |wanted| wanted == *policy),
             Fact::Own(own) => self.own.map_or(choice.recommended, |wanted| wanted == *own),

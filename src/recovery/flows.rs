@@ -4,11 +4,12 @@
 pub mod clean;
 pub mod database;
 pub mod files;
+pub mod point_in_time;
 pub mod rows;
 pub mod undo;
 
 use super::plan::Plan;
-use super::record::{Fact, Look, Point, TableState};
+use super::record::{Fact, Look, Moments, Point, TableState};
 use crate::postgres::diff::TableDiff;
 use crate::postgres::name::Name;
 
@@ -45,6 +46,8 @@ pub enum Answers {
     Time,
     /// One recovery point; ranked, newest before the incident proposed.
     Point(Vec<RankedPoint>),
+    /// A moment: the one before a transaction, or typed; [`point_in_time::parse_aim`] reads it.
+    Moment(Box<Moments>),
     /// Some tables.
     Tables(Vec<TableState>),
     /// The columns that pair rows of a table that has no key.

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::journal::Operator;
+use super::record::Cloned;
 use crate::backup::EntryKind;
 use crate::error::{Error, Result};
 use crate::files::choice::{Action, Choice, Destination, Item};
 use crate::files::put::Placed;
 use crate::postgres::database::{BEFORE, Exchange, RESTORE, Restored};
-use crate::postgres::merge::{ChangeSet, Undo};
+use crate::postgres::merge::{ChangeSet, Recreation, Undo};
 use crate::postgres::name::quote;
 use crate::postgres::stage::Leftover;
 use crate::text;
@@ -78,6 +79,33 @@ pub enum Step {
         /// As it was restored.
         restored: Restored,
     },
+    /// Make tables again that production has no more, in one transaction, with their rows out of the clone.
+    RecreateTables {
+        /// As it was looked at and shown.
+        recreation: Recreation,
+    },
+    /// Look what production has of them now.
+    ProveRecreated {
+        /// The same as were made again.
+        recreation: Recreation,
+    },
+    /// Move tables aside that an earlier recovery made again.
+    RemoveRecreated {
+        /// The earlier one's id.
+        recovery: String,
+        /// As that one made them.
+        recreation: Recreation,
+    },
+    /// Stop the cluster as of the moment, and remove it.
+    DropClone {
+        /// Its folder.
+        folder: String,
+    },
+    /// Leave the cluster as of the moment beside production.
+    KeepClone {
+        /// As it stands.
+        clone: Cloned,
+    },
     /// Give production's name back to the database that had it.
     ExchangeBack {
         /// The earlier recovery's id.
@@ -109,13 +137,18 @@ impl Step {
     /// What the step does to the world.
     pub fn effect(&self) -> Effect {
         match self {
-            Self::Prove { .. } | Self::ProvePromotion { .. } => Effect::Read,
-            Self::DropScratch | Self::RestoreFiles { .. } | Self::SafetyBackup { .. } | Self::KeepDatabase { .. } => {
-                Effect::Scratch
-            }
+            Self::Prove { .. } | Self::ProvePromotion { .. } | Self::ProveRecreated { .. } => Effect::Read,
+            Self::DropScratch
+            | Self::DropClone { .. }
+            | Self::KeepClone { .. }
+            | Self::RestoreFiles { .. }
+            | Self::SafetyBackup { .. }
+            | Self::KeepDatabase { .. } => Effect::Scratch,
             Self::RemoveLeftovers { .. } => Effect::Final,
             Self::MergeRows { .. }
             | Self::UndoRows { .. }
+            | Self::RecreateTables { .. }
+            | Self::RemoveRecreated { .. }
             | Self::PutFiles { .. }
             | Self::UndoFiles { .. }
             | Self::Promote { .. }
@@ -136,6 +169,18 @@ impl Step {
                 format!("take back {} written by recovery {recovery}", text::counted(rows, "row", "rows"))
             }
             Self::DropScratch => "remove the staging schema".into(),
+            Self::RecreateTables { recreation } => {
+                let rows: u64 = recreation.tables.iter().map(|table| table.rows).sum();
+                let tables = text::counted(recreation.tables.len() as u64, "table", "tables");
+                format!("make {tables} again, with {}, in one transaction", text::counted(rows, "row", "rows"))
+            }
+            Self::ProveRecreated { .. } => "prove it: compare the tables with the cluster they came from".into(),
+            Self::RemoveRecreated { recovery, recreation } => format!(
+                "move {} aside that recovery {recovery} made again",
+                text::counted(recreation.tables.len() as u64, "table", "tables")
+            ),
+            Self::DropClone { folder } => format!("stop the cluster in {} and remove it", text::clean(folder)),
+            Self::KeepClone { clone } => format!("keep the cluster in {}", text::clean(&clone.folder)),
             Self::RestoreFiles { choice } => {
                 let Destination::Beside(folder) = &choice.destination else { return "bring files back".into() };
                 let files = text::counted(choice.measure.files, "file", "files");
@@ -226,11 +271,17 @@ impl Step {
                     shell(database)
                 )]
             }
+            Self::RecreateTables { recreation } => recreation.statements(),
+            Self::RemoveRecreated { recovery, recreation } => recreation.statements_back(recovery),
+            Self::DropClone { folder } => vec![format!("lifeboat clone --drop {}", shell(folder))],
+            Self::KeepClone { clone } => by_hand_from(clone),
             Self::Promote { exchange } => exchange.statements(),
             Self::ExchangeBack { exchange, .. } => exchange.statements_back(),
-            Self::Prove { .. } | Self::DropScratch | Self::ProvePromotion { .. } | Self::KeepDatabase { .. } => {
-                Vec::new()
-            }
+            Self::Prove { .. }
+            | Self::DropScratch
+            | Self::ProvePromotion { .. }
+            | Self::ProveRecreated { .. }
+            | Self::KeepDatabase { .. } => Vec::new(),
         }
     }
 
@@ -252,14 +303,34 @@ impl Step {
                 several => vec![format!("take back {}", text::counted(several.len() as u64, "file", "files"))],
             },
             Self::Promote { exchange } | Self::ExchangeBack { exchange, .. } => vec![exchange.database.clone()],
+            Self::RecreateTables { recreation } | Self::RemoveRecreated { recreation, .. } => {
+                recreation.tables.iter().map(|table| table.name.to_string()).collect()
+            }
             Self::Prove { .. }
             | Self::DropScratch
+            | Self::DropClone { .. }
+            | Self::KeepClone { .. }
+            | Self::ProveRecreated { .. }
             | Self::RestoreFiles { .. }
             | Self::SafetyBackup { .. }
             | Self::ProvePromotion { .. }
             | Self::KeepDatabase { .. } => Vec::new(),
         }
     }
+}
+
+/// What a person would type to look into a cluster as of a moment, and to switch a service to it.
+fn by_hand_from(clone: &Cloned) -> Vec<String> {
+    let data = shell(&format!("{}/data", clone.folder));
+    let psql = format!("psql {}", shell(&format!("{} dbname=DATABASE", clone.conninfo)));
+    vec![
+        psql.clone(),
+        "# to switch the service to it: stop the application and the present server first, then set listen_addresses,".into(),
+        "# port, archiving, autovacuum and default_transaction_read_only in postgresql.conf, and access in pg_hba.conf".into(),
+        format!("# of {data}; those that end in .base are production's. Then"),
+        format!("pg_ctl restart -D {data}"),
+        format!("lifeboat clone --drop {}   # when it is not needed any more", shell(&clone.folder)),
+    ]
 }
 
 /// How many schemas and databases of ours some names are: `2 schemas and 1 database`.

@@ -13,12 +13,14 @@ use crate::files::choice::{self as files, Destination, Policy};
 use crate::files::put::Placed;
 use crate::files::write::Own;
 use crate::postgres::archive;
+use crate::postgres::cluster::{Proof, Reachable, Stop, Target};
 use crate::postgres::database::{Checked, Exchange, Needs, Restored, Standing};
 use crate::postgres::diff::{Pair, TableDiff};
-use crate::postgres::merge::{ChangeSet, Choice, Triggers, Undo};
+use crate::postgres::merge::{ChangeSet, Choice, Recreation, Triggers, Undo};
 use crate::postgres::name::Name;
 use crate::postgres::schema::Live;
 use crate::postgres::stage::Leftover;
+use crate::postgres::waldump::Suspect;
 
 /// Something the operator decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +64,35 @@ pub enum Fact {
     Safety(bool),
     /// What was written to production since the restore began may stay behind.
     LeaveWrites,
+    /// The moment that is to come back.
+    Aim(Aim),
+    /// Laying out a second cluster beside production was agreed to, in this folder.
+    LayOut(String),
+    /// What the cluster as of the moment is for.
+    Use(Use),
+}
+
+/// A moment, as the operator gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aim {
+    /// In PostgreSQL's terms.
+    pub target: Target,
+    /// Just before it, instead of with it.
+    pub before: bool,
+    /// Of several pasts the one that is meant.
+    pub timeline: Option<u32>,
+}
+
+/// What a cluster as of a moment is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Use {
+    /// Tables are brought back out of it.
+    Tables,
+    /// Its database takes production's place.
+    Whole,
+    /// It stays, to be looked into or to be switched to.
+    Keep,
 }
 
 /// What becomes of a restored database.
@@ -197,6 +228,28 @@ pub enum Look {
         /// The dump's path in the point; empty for a dump on disk.
         dump: String,
     },
+    /// What can be reached from base backups and WAL, and which transactions may have done it.
+    Moments {
+        /// Around which transactions are looked for; `None`: the last day that can be reached.
+        incident: Option<DateTime<Utc>>,
+    },
+    /// Where replay has to stop, and from which base backup it begins.
+    Reach {
+        /// As it was given.
+        aim: Aim,
+    },
+    /// A second cluster beside production, as of a moment.
+    LayOut {
+        /// Where it was found.
+        reached: Box<Reached>,
+    },
+    /// How tables that production has no more are made again.
+    Recreate {
+        /// The clone's database.
+        dump: String,
+        /// In the operator's order.
+        tables: Vec<Name>,
+    },
     /// How production stands, just before the restored database takes its place.
     Standing {
         /// As it was restored.
@@ -243,11 +296,81 @@ pub enum Finding {
     Needs(Needs),
     /// Beside production, and whole.
     RestoredDatabase(Box<Restored>, Checked),
+    /// Nothing was made.
+    Moments(Moments),
+    /// Where, or why it cannot be reached and what can.
+    Reached(Result<Box<Reached>, (String, Vec<String>)>),
+    /// It stands at the moment.
+    Cloned(Box<Cloned>),
+    /// Production was only read.
+    Recreate(Recreation),
     /// Production was only read.
     Standing(Standing),
     /// Why it cannot, or how many sessions would be ended.
     WayBack(Result<u64, String>),
 }
+
+/// What base backups and WAL lead to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moments {
+    /// The newest base backup first.
+    pub windows: Vec<Reachable>,
+    /// Transactions that deleted, updated or dropped something, in the order of the WAL.
+    pub suspects: Vec<Suspect>,
+    /// Between which instants they were looked for; `None`: nothing can be reached.
+    pub searched: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// Base backups that cannot be used and why; lowercase fragments.
+    pub notes: Vec<String>,
+}
+
+/// A moment that can be reached, and what it takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Where the base backup is.
+    pub base: String,
+    /// When the base backup began, in the server's words.
+    pub started: String,
+    /// On which replay ends.
+    pub timeline: u32,
+    /// Where it ends.
+    pub stop: Stop,
+    /// When the last transaction before it ended.
+    pub before: Option<DateTime<Utc>>,
+    /// When the first one after it ended.
+    pub after: Option<DateTime<Utc>>,
+    /// Of the base backup, as it is stored.
+    pub bytes: u64,
+    /// Segments of WAL to replay, at most.
+    pub segments: u64,
+    /// The folder that is made for it.
+    pub folder: String,
+    /// In bytes, where the folder will be; `None`: not known.
+    pub free: Option<u64>,
+    /// False: production is another cluster than the one that was backed up.
+    pub same_system: bool,
+}
+
+/// A cluster that stands at the moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cloned {
+    /// Where it is.
+    pub folder: String,
+    /// Where it stands, in words.
+    pub stop: String,
+    /// The server's own words and where it stands.
+    pub proof: Proof,
+    /// Dangerous settings of production that it does not have.
+    pub set_aside: Vec<String>,
+    /// For psql, without the database.
+    pub conninfo: String,
+    /// The database that production has; `None`: the clone has none of that name.
+    pub database: Option<String>,
+    /// Tables in it.
+    pub tables: u64,
+}
+
+/// The id of the one recovery point that a clone is.
+pub const CLONE: &str = "clone";
 
 /// What was marked, and what this machine makes of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -389,6 +512,9 @@ pub enum State {
 pub struct Record {
     /// The longest data-loss window that the system's owner tolerates.
     pub rpo: Option<Duration>,
+    /// Base backups and a WAL archive are configured.
+    #[serde(default)]
+    pub wal: bool,
     answers: Vec<Fact>,
     findings: Vec<(Look, Finding)>,
 }
@@ -532,6 +658,21 @@ impl Record {
     /// `None`: not answered, as when there is no production.
     pub fn safety(&self) -> Option<bool> {
         self.answers.iter().find_map(|fact| if let Fact::Safety(safety) = fact { Some(*safety) } else { None })
+    }
+
+    /// `None`: not answered.
+    pub fn aim(&self) -> Option<&Aim> {
+        self.answers.iter().find_map(|fact| if let Fact::Aim(aim) = fact { Some(aim) } else { None })
+    }
+
+    /// Where a second cluster was agreed to; `None`: not answered.
+    pub fn lay_out(&self) -> Option<&str> {
+        self.answers.iter().find_map(|fact| if let Fact::LayOut(folder) = fact { Some(folder.as_str()) } else { None })
+    }
+
+    /// `None`: not answered.
+    pub fn clone_use(&self) -> Option<Use> {
+        self.answers.iter().find_map(|fact| if let Fact::Use(what) = fact { Some(*what) } else { None })
     }
 
     /// Whether writes since the restore began may stay behind.

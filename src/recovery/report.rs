@@ -4,10 +4,12 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
+
 use super::Flow;
 use super::journal::{self, Entry, Line, Outcome};
 use super::plan::{Effect, Plan, Step, schemas_and_databases};
-use super::record::{Fact, Finding, Incident, Look, Promotion, Record, Scope, Where};
+use super::record::{Fact, Finding, Incident, Look, Promotion, Record, Scope, Use, Where};
 use super::systems::Evidence;
 use crate::error::{Error, Result};
 use crate::files::beside::Restored;
@@ -16,6 +18,7 @@ use crate::files::put::Put;
 use crate::files::write::{Notes, Own};
 use crate::postgres::database::{Exchange, Exchanged};
 use crate::postgres::merge::{Applied, Choice, Proof, Triggers};
+use crate::postgres::name::Name;
 use crate::text::{self, clean, counted};
 
 const FILE: &str = "report.md";
@@ -40,6 +43,10 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
         Look::Needs { .. } => "dump",
         Look::RestoreDatabase { .. } => "restored database",
         Look::Standing { .. } => "production",
+        Look::Moments { .. } => "what can be reached",
+        Look::Reach { .. } => "moment",
+        Look::LayOut { .. } => "cluster as of the moment",
+        Look::Recreate { .. } => "lost tables",
         Look::WayBack { .. } => "way back",
         Look::Choose { .. } => "choice of files",
     };
@@ -103,6 +110,9 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
         Finding::Needs(_) | Finding::RestoredDatabase(..) | Finding::Standing(_) | Finding::WayBack(_) => {
             summary_of_database(finding)?
         }
+        Finding::Moments(_) | Finding::Reached(_) | Finding::Cloned(_) | Finding::Recreate(_) => {
+            summary_of_moment(finding)?
+        }
         Finding::Leftovers(leftovers) => {
             join(leftovers.iter().map(|leftover| format!("{} ({})", leftover.schema, text::bytes(leftover.bytes))))
         }
@@ -118,6 +128,45 @@ pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(Strin
         })),
     };
     Some((what.into(), outcome))
+}
+
+fn summary_of_moment(finding: &Finding) -> Option<String> {
+    let shown = |at: Option<DateTime<Utc>>| {
+        at.map_or_else(|| "not known".into(), |at| at.format("%Y-%m-%d %H:%M:%S%.6f UTC").to_string())
+    };
+    Some(match finding {
+        Finding::Moments(moments) => {
+            let open = moments.windows.iter().filter(|window| window.refusal.is_none());
+            let open = open.map(|window| {
+                let (from, to) = (shown(window.earliest), shown(window.latest));
+                format!("{}, timeline {}: {from} to {to}", window.base, window.timeline)
+            });
+            format!("{}; {} transactions of interest", join(open), moments.suspects.len())
+        }
+        Finding::Reached(Ok(reached)) => format!(
+            "{}, from {} on timeline {}; the last transaction before ended {}, the first after {}",
+            reached.stop,
+            reached.base,
+            reached.timeline,
+            shown(reached.before),
+            shown(reached.after)
+        ),
+        Finding::Reached(Err((why, _))) => why.clone(),
+        Finding::Cloned(clone) => format!(
+            "stands {} in {}; replayed up to {}, last commit {}; the server said: {}",
+            clone.stop,
+            clone.folder,
+            clone.proof.replay_lsn,
+            shown(clone.proof.last_transaction),
+            clone.proof.log
+        ),
+        Finding::Recreate(recreation) => format!(
+            "{}; SHA-256 {}",
+            join(recreation.tables.iter().map(|table| format!("{}: {} rows", table.name, text::count(table.rows)))),
+            recreation.hash
+        ),
+        _ => return None,
+    })
 }
 
 fn summary_of_database(finding: &Finding) -> Option<String> {
@@ -248,6 +297,13 @@ pub fn changed(lines: &[Line]) -> String {
         if let Entry::Applied { evidence: Evidence::Merged(applied) | Evidence::Undone(applied), .. } = &line.entry {
             done.push(counts(applied));
         }
+        if let Entry::Applied { evidence: Evidence::Recreated(applied), .. } = &line.entry {
+            done.push(format!("made again: {}", counts(applied)));
+        }
+        if let Entry::Applied { evidence: Evidence::RecreatedRemoved(applied), .. } = &line.entry {
+            let names: Vec<_> = applied.tables.iter().map(|table| table.table.to_string()).collect();
+            done.push(format!("moved aside: {}", names.join(", ")));
+        }
         if let Entry::Applied { evidence: Evidence::Removed(schemas), .. } = &line.entry {
             let removed = schemas_and_databases(schemas.iter().map(String::as_str));
             done.push(format!("{removed} of earlier recoveries removed"));
@@ -297,6 +353,16 @@ pub fn undo_of(recovery: &str, lines: &[Line]) -> Option<Flow> {
         }
         Entry::Applied { evidence: Evidence::Merged(_) | Evidence::Undone(_), .. } => {
             Some(Flow::Undo { recovery: recovery.into() })
+        }
+        Entry::Applied { evidence: Evidence::Recreated(_), .. } => {
+            let recreation = lines.iter().rev().find_map(|line| match &line.entry {
+                Entry::Consented { plan, .. } => plan.steps.iter().find_map(|step| match step {
+                    Step::RecreateTables { recreation } => Some(recreation.clone()),
+                    _ => None,
+                }),
+                _ => None,
+            })?;
+            Some(Flow::UndoTables { recovery: recovery.into(), recreation: Box::new(recreation) })
         }
         Entry::Applied { evidence: Evidence::PutFiles(put) | Evidence::UndoneFiles(put), .. } => {
             Some(Flow::UndoFiles { recovery: recovery.into(), placed: put.placed.clone() })
@@ -410,7 +476,33 @@ fn push_evidence(page: &mut String, evidence: &Evidence) {
         Evidence::Kept { database } => {
             let _ = writeln!(page, "## Kept\n\n`{}` stays beside production.\n", clean(database));
         }
-        Evidence::ScratchDropped => {}
+        Evidence::Recreated(applied) => {
+            let _ = writeln!(page, "## Tables made again\n\nIn one transaction, {}.\n", clean(&applied.transaction));
+            for table in &applied.tables {
+                let name = clean(&table.table.to_string()).into_owned();
+                let _ = writeln!(page, "- {name}: {}", counted(table.inserted, "row", "rows"));
+            }
+            page.push('\n');
+        }
+        Evidence::RecreatedProved { tables, missing } => {
+            let _ = writeln!(page, "## Proof\n\n{}.\n", clean(&told_recreated(tables, missing)));
+            for object in missing {
+                let _ = writeln!(page, "- **{}**", clean(object));
+            }
+            page.push('\n');
+        }
+        Evidence::CloneKept(folder) => {
+            let _ = writeln!(page, "## Kept\n\nThe cluster as of the moment stays in `{}`.\n", clean(folder));
+        }
+        Evidence::ScratchDropped | Evidence::CloneDropped | Evidence::RecreatedRemoved(_) => {}
+    }
+}
+
+fn told_recreated(tables: &[(Name, u64)], missing: &[String]) -> String {
+    let rows = join(tables.iter().map(|(table, rows)| format!("{table}: {}", counted(*rows, "row", "rows"))));
+    match missing.len() {
+        0 => format!("{rows}; keys, indexes, triggers, views, owners and grants are as they were"),
+        many => format!("{rows}; {} not as it was", counted(many as u64, "object is", "objects are")),
     }
 }
 
@@ -564,6 +656,11 @@ pub fn told(entry: &Entry) -> String {
                 format!("{} taken back", counted(put.placed.len() as u64, "file", "files"))
             }
             Evidence::Removed(schemas) => format!("removed: {}", schemas.join(", ")),
+            Evidence::Recreated(applied) => format!("committed, made again: {}", counts(applied)),
+            Evidence::RecreatedProved { tables, missing } => told_recreated(tables, missing),
+            Evidence::RecreatedRemoved(_) => "moved aside".into(),
+            Evidence::CloneDropped => "the cluster as of the moment is removed".into(),
+            Evidence::CloneKept(folder) => format!("the cluster as of the moment stays in {folder}"),
         },
         Entry::NotApplied { error, .. } => format!("not applied, rolled back: {error}"),
         Entry::Unknown { error, .. } => format!("outcome not known: {error}"),
@@ -609,6 +706,11 @@ fn told_fact(fact: &Fact) -> String {
         Fact::Promotion(Promotion::Keep) => "the restored database stays beside production".into(),
         Fact::Safety(true) => "production is backed up first".into(),
         Fact::Safety(false) => "production is not backed up first".into(),
+        Fact::Aim(aim) => format!("the moment: {}", aim.told()),
+        Fact::LayOut(folder) => format!("agreed to lay out a second cluster in {folder}"),
+        Fact::Use(Use::Tables) => "tables are brought back out of it".into(),
+        Fact::Use(Use::Whole) => "the whole database is brought back out of it".into(),
+        Fact::Use(Use::Keep) => "it stays beside production".into(),
         Fact::LeaveWrites => "what was written meanwhile may stay behind".into(),
     }
 }

@@ -224,6 +224,9 @@ pub async fn resume(
     if has_staged || has_restored {
         systems.execute(&recovery.id, &Step::DropScratch, "", progress).await?;
     }
+    if let Some(folder) = super::clone_of(lines) {
+        systems.execute(&recovery.id, &Step::DropClone { folder: folder.to_owned() }, "", progress).await?;
+    }
     recovery.journal.write(Entry::Finished { outcome: Outcome::Abandoned })?;
     report::write(recovery.journal.folder())?;
     Ok(Settled::Nothing)
@@ -317,6 +320,12 @@ fn kept(step: &Step, evidence: &Evidence) -> Result<()> {
                 return Err(Error::bug("other files were taken back than the plan promised"));
             }
         }
+        (Step::RecreateTables { recreation }, Evidence::Recreated(applied)) => {
+            let promised = recreation.tables.iter().map(|table| (&table.name, table.rows));
+            if !promised.eq(applied.tables.iter().map(|table| (&table.table, table.inserted))) {
+                return Err(Error::bug("tables were made again with other rows than the plan promised"));
+            }
+        }
         (Step::SafetyBackup { .. }, Evidence::BackedUp { tables, .. }) => {
             if *tables == 0 {
                 return Err(Error::target("the safety backup holds no table")
@@ -328,6 +337,10 @@ fn kept(step: &Step, evidence: &Evidence) -> Result<()> {
         | (Step::ProvePromotion { .. }, Evidence::PromotionProved { .. })
         | (Step::KeepDatabase { .. }, Evidence::Kept { .. })
         | (Step::ExchangeBack { .. }, Evidence::Returned(_))
+        | (Step::ProveRecreated { .. }, Evidence::RecreatedProved { .. })
+        | (Step::RemoveRecreated { .. }, Evidence::RecreatedRemoved(_))
+        | (Step::DropClone { .. }, Evidence::CloneDropped)
+        | (Step::KeepClone { .. }, Evidence::CloneKept(_))
         | (Step::DropScratch, Evidence::ScratchDropped)
         | (Step::RemoveLeftovers { .. }, Evidence::Removed(_)) => {}
         _ => return Err(Error::bug("a step answered with the evidence of another step")),

@@ -6,6 +6,7 @@
 
 mod database;
 mod files;
+mod moment;
 mod points;
 mod session;
 
@@ -16,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::plan::Step;
-use super::record::{Contents, DISK, Finding, Look, NamedKey, Point, ServerFacts, TableState, Tables};
-use crate::backup::{Place, REFRESH, Repository, SharedLock, Snapshot};
+use super::record::{CLONE, Contents, DISK, Finding, Look, NamedKey, Point, ServerFacts, TableState, Tables};
+use crate::backup::{Location, Place, REFRESH, Repository, SharedLock, Snapshot};
 use crate::config::System;
 use crate::error::{Error, Result};
 use crate::files::beside::Restored;
@@ -29,6 +30,7 @@ use crate::postgres::database::{self as whole, Exchanged};
 use crate::postgres::diff::{self, Filter, Page, Start};
 use crate::postgres::merge::{self, Applied, ChangeSet, Choice, Proof, Triggers};
 use crate::postgres::name::Name;
+use crate::postgres::origin::Origin;
 use crate::postgres::schema;
 use crate::postgres::stage;
 use crate::progress::{Progress, Unit};
@@ -85,6 +87,21 @@ pub enum Evidence {
     },
     /// The earlier database has production's name again.
     Returned(Exchanged),
+    /// Committed, with so many rows table by table: tables that production had no more.
+    Recreated(Applied),
+    /// Production was read again after COMMIT.
+    RecreatedProved {
+        /// Rows of each.
+        tables: Vec<(Name, u64)>,
+        /// Lowercase fragments: what is not as it was.
+        missing: Vec<String>,
+    },
+    /// Committed: the tables are in the schema that keeps pre-images.
+    RecreatedRemoved(Applied),
+    /// The cluster as of the moment is gone, or never was there.
+    CloneDropped,
+    /// It stays, and stands in this folder.
+    CloneKept(String),
 }
 
 /// Everything outside that one configured system needs.
@@ -97,6 +114,8 @@ pub struct Systems {
     session: Mutex<Session>,
     listing: Mutex<files::Listing>,
     counted: Mutex<Option<database::Dump>>,
+    sources: Mutex<Option<moment::Sources>>,
+    clone: Mutex<Option<Origin>>,
 }
 
 /// The tables of a dump, and the server beside them when there is one.
@@ -119,6 +138,8 @@ impl Systems {
             session: Mutex::default(),
             listing: Mutex::default(),
             counted: Mutex::default(),
+            sources: Mutex::default(),
+            clone: Mutex::default(),
         }
     }
 
@@ -158,8 +179,8 @@ impl Systems {
             let Tables { server, tables } = self.compare_schemas("", point, dump, progress).await?;
             return Ok(Listed { server: Some(server), tables });
         }
-        let archive = self.archive(point, dump, progress).await?;
-        let tables = self.estimated(&archive, progress).await?;
+        let origin = self.origin("", point, dump, progress).await?;
+        let tables = self.estimated(&origin, progress).await?;
         Ok(Listed { server: None, tables })
     }
 
@@ -177,6 +198,11 @@ impl Systems {
     async fn points(&self) -> Result<Vec<Point>> {
         if let Some(path) = &self.disk {
             return Ok(vec![disk_point(path)?]);
+        }
+        // With base backups and WAL a repository is not needed.
+        let given = self.system.repository.is_some() || Location::from_environment()?.is_some();
+        if !given && self.system.wal_archive.is_some() {
+            return Ok(Vec::new());
         }
         let repository = self.repository().await?;
         let shown = repository.shown().to_owned();
@@ -247,17 +273,25 @@ impl Systems {
         Ok(archive)
     }
 
+    /// A dump, or the clone of this recovery.
+    async fn origin(&self, recovery: &str, point: &str, dump: &str, progress: &Progress) -> Result<Origin> {
+        match point {
+            CLONE => self.clone_origin(recovery, dump, progress).await,
+            _ => self.archive(point, dump, progress).await.map(Origin::dump),
+        }
+    }
+
     /// The tables of a dump with their estimated rows, and nothing of production.
-    async fn estimated(&self, archive: &Archive, progress: &Progress) -> Result<Vec<TableState>> {
-        let (archive, progress) = (archive.clone(), progress.clone());
+    async fn estimated(&self, origin: &Origin, progress: &Progress) -> Result<Vec<TableState>> {
+        let (origin, progress) = (origin.clone(), progress.clone());
         blocking(move || {
-            let tables = archive.tables();
+            let tables = origin.archive.tables();
             progress.begin("estimating rows", Unit::Items, Some(tables.len() as u64));
             let estimated = tables.iter().map(|table| {
                 progress.check()?;
                 progress.advance(1);
                 // A table that cannot be read is listed all the same; reading its rows will say why.
-                let backup_rows = if table.has_data { archive.estimate(table).ok() } else { None };
+                let backup_rows = if table.has_data { origin.estimate(table) } else { None };
                 Ok(TableState { backup: table.clone(), backup_rows, live: None, pairs: Vec::new() })
             });
             estimated.collect()
@@ -266,8 +300,8 @@ impl Systems {
     }
 
     async fn compare_schemas(&self, recovery: &str, point: &str, dump: &str, progress: &Progress) -> Result<Tables> {
-        let archive = self.archive(point, dump, progress).await?;
-        let mut tables = self.estimated(&archive, progress).await?;
+        let origin = self.origin(recovery, point, dump, progress).await?;
+        let mut tables = self.estimated(&origin, progress).await?;
         progress.begin("reading the catalog of production", Unit::Items, None);
         let mut session = self.session.lock().await;
         let server = session.server(&self.system, recovery).await?;
@@ -300,7 +334,7 @@ impl Systems {
         progress: &Progress,
     ) -> Result<Finding> {
         progress.begin("opening the dump", Unit::Items, None);
-        let archive = self.archive(point, dump, progress).await?;
+        let origin = self.origin(recovery, point, dump, progress).await?;
         let mut session = self.session.lock().await;
         let session = &mut *session;
         let refusal = server_facts(session.server(&self.system, recovery).await?).refusal;
@@ -309,7 +343,7 @@ impl Systems {
         }
         session.drop_scratch(&self.system, recovery).await?;
         let lock = self.lock().await;
-        let outcome = session.stage_all(&self.system, recovery, &archive, names, keys, progress).await;
+        let outcome = session.stage_all(&self.system, recovery, &origin, names, keys, progress).await;
         if outcome.is_err() {
             // Nothing is left behind; what went wrong matters more than a failure to clean up, which `clean` finds.
             let _ = session.drop_scratch(&self.system, recovery).await;
@@ -369,6 +403,10 @@ impl Systems {
             Look::RestoreDatabase { point, dump } => {
                 Box::pin(self.restore_database(recovery, (point, dump), progress)).await
             }
+            Look::Moments { incident } => Box::pin(self.moments(recovery, *incident, progress)).await,
+            Look::Reach { aim } => Box::pin(self.reach(recovery, aim, progress)).await,
+            Look::LayOut { reached } => Box::pin(self.lay_out(recovery, reached, progress)).await,
+            Look::Recreate { dump, tables } => Box::pin(self.recreation(recovery, dump, tables, progress)).await,
             Look::Standing { restored } => Box::pin(self.standing(recovery, restored, progress)).await,
             Look::WayBack { exchange } => Box::pin(self.way_back(recovery, exchange)).await,
             Look::Leftovers => {
@@ -430,6 +468,18 @@ impl Systems {
                 (session.restored, session.inside) = (None, None);
                 Ok(Evidence::Kept { database: restored.database.clone() })
             }
+            Step::RecreateTables { recreation } => {
+                Box::pin(self.recreate(recovery, recreation, journal, progress)).await
+            }
+            Step::ProveRecreated { recreation } => {
+                progress.begin("comparing the tables with the cluster they came from", Unit::Items, None);
+                Box::pin(self.prove_recreated(recovery, recreation)).await
+            }
+            Step::RemoveRecreated { recovery: earlier, recreation } => {
+                Box::pin(self.remove_recreated((recovery, earlier), recreation, journal, progress)).await
+            }
+            Step::DropClone { folder } => self.drop_clone(folder).await,
+            Step::KeepClone { clone } => Ok(Evidence::CloneKept(clone.folder.clone())),
             Step::ExchangeBack { recovery: earlier, exchange } => {
                 Box::pin(self.exchange_back(recovery, earlier, exchange, progress)).await
             }
@@ -486,6 +536,13 @@ impl Systems {
             }
             Some(Step::UndoRows { recovery: earlier, undo }) => {
                 merge::resolve(&server.client, earlier, &undo.hash).await?.applied().map(Evidence::Undone)
+            }
+            Some(Step::RecreateTables { recreation }) => {
+                merge::resolve(&server.client, recovery, &recreation.hash).await?.applied().map(Evidence::Recreated)
+            }
+            Some(Step::RemoveRecreated { recovery: earlier, recreation }) => {
+                let hash = recreation.hash_back(earlier);
+                merge::resolve(&server.client, earlier, &hash).await?.applied().map(Evidence::RecreatedRemoved)
             }
             _ => None,
         };

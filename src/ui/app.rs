@@ -16,6 +16,7 @@ use super::keymap::{self, Action, Place};
 use super::screens::done::Done;
 use super::screens::files::Files;
 use super::screens::home::{Earlier, Home};
+use super::screens::moment::Moment;
 use super::screens::plan::Review;
 use super::screens::points::Points;
 use super::screens::question::{Folder, KeyColumns, One, Refused, Time};
@@ -30,7 +31,7 @@ use crate::progress::{Progress, Report};
 use crate::recovery::flows::clean::Keep;
 use crate::recovery::flows::{Answers, Next, Question};
 use crate::recovery::journal;
-use crate::recovery::record::Contents;
+use crate::recovery::record::{Contents, Incident};
 use crate::recovery::run::Standing;
 use crate::recovery::worker::{Event, Request, Stage, Viewer};
 use crate::recovery::{Flow, report};
@@ -482,7 +483,8 @@ impl App {
     }
 
     fn ask(&self, question: Question) -> Screen {
-        let now = (self.console.now)();
+        let now_of = self.console.now;
+        let now = now_of();
         let incident = self.recovery.as_ref().and_then(|recovery| recovery.record().incident());
         match question.answers.clone() {
             Answers::Time => {
@@ -494,6 +496,10 @@ impl App {
                 Screen::Points(points)
             }
             Answers::One(choices) => Screen::Choice(One::new(question.title, question.why, choices)),
+            Answers::Moment(moments) => {
+                let incident = if let Some(Incident::At(at)) = incident { Some(at) } else { None };
+                Screen::Moment(Box::new(Moment::new((question.title, question.why), *moments, incident, now_of)))
+            }
             Answers::Tables(tables) => Screen::Tables(Tables::new(question.title, question.why, tables)),
             Answers::Key { table, columns } => Screen::Key(KeyColumns {
                 title: question.title,

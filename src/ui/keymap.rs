@@ -79,7 +79,7 @@ pub enum Action {
     Compare,
     /// Compares the selected content with the one before it.
     CompareBefore,
-    /// Opens the line in which a path is typed to go to.
+    /// Opens the line in which a path, or a moment, is typed to go to.
     GoTo,
     /// Puts a folder in another order.
     Sort,
@@ -118,6 +118,8 @@ pub enum Place {
     Points,
     /// One of a few choices.
     Choice,
+    /// The moments that can be reached.
+    Moment,
     /// The dump's tables beside production.
     Tables,
     /// A folder of a snapshot.
@@ -191,6 +193,7 @@ const LISTS: &[Place] = &[
     Place::Home,
     Place::Points,
     Place::Choice,
+    Place::Moment,
     Place::Tables,
     Place::Files,
     Place::Found,
@@ -229,6 +232,20 @@ const BINDINGS: &[Binding] = &[
         places: &[P::Points],
         label: "use point",
         help: "Use the selected recovery point.",
+    },
+    Binding {
+        keys: &[Key::Code(KeyCode::Enter)],
+        action: Action::Enter,
+        places: &[P::Moment],
+        label: "stop before it",
+        help: "Bring back everything up to just before the selected transaction.",
+    },
+    Binding {
+        keys: &[Key::Char('t')],
+        action: Action::GoTo,
+        places: &[P::Moment],
+        label: "type a moment",
+        help: "Type a moment: a time, a transaction, a position or a restore point.",
     },
     Binding {
         keys: &[Key::Char(' ')],

@@ -3,6 +3,7 @@
 pub mod done;
 pub mod files;
 pub mod home;
+pub mod moment;
 pub mod plan;
 pub mod points;
 pub mod question;
@@ -80,6 +81,8 @@ pub enum Screen {
     Refused(question::Refused),
     /// Which recovery point.
     Points(points::Points),
+    /// Which moment.
+    Moment(Box<moment::Moment>),
     /// Which tables are damaged.
     Tables(tables::Tables),
     /// Which files come back.
@@ -110,6 +113,8 @@ impl Screen {
             Self::Key(_) => Place::Key,
             Self::Refused(_) => Place::Refused,
             Self::Points(_) => Place::Points,
+            Self::Moment(screen) if screen.wants_text() => Place::Time,
+            Self::Moment(_) => Place::Moment,
             Self::Tables(_) => Place::Tables,
             Self::Files(screen) => screen.place(),
             Self::Rows(screen) => screen.place(),
@@ -127,6 +132,7 @@ impl Screen {
             Self::Time(_) | Self::Folder(_) => true,
             Self::Files(screen) => screen.wants_text(),
             Self::Points(screen) => screen.filter.typing(),
+            Self::Moment(screen) => screen.wants_text(),
             Self::Tables(screen) => screen.filter.typing(),
             Self::Rows(screen) => screen.wants_text(),
             Self::Plan(screen) => screen.wants_text(),
@@ -148,6 +154,7 @@ impl Screen {
             Self::Folder(screen) => screen.typed(key),
             Self::Files(screen) => screen.typed(key),
             Self::Points(screen) => screen.typed(key),
+            Self::Moment(screen) => screen.typed(key),
             Self::Tables(screen) => screen.typed(key),
             Self::Rows(screen) => screen.typed(key),
             Self::Plan(screen) => screen.typed(key),
@@ -170,6 +177,7 @@ impl Screen {
             Self::Choice(screen) => screen.act(action),
             Self::Key(screen) => screen.act(action),
             Self::Points(screen) => screen.act(action),
+            Self::Moment(screen) => screen.act(action),
             Self::Tables(screen) => screen.act(action),
             Self::Files(screen) => screen.act(action),
             Self::Rows(screen) => screen.act(action),
@@ -189,6 +197,7 @@ impl Screen {
             Self::Key(screen) => screen.draw(frame, area, theme),
             Self::Refused(screen) => screen.draw(frame, area, theme),
             Self::Points(screen) => screen.draw(frame, area, theme),
+            Self::Moment(screen) => screen.draw(frame, area, theme),
             Self::Tables(screen) => screen.draw(frame, area, theme),
             Self::Files(screen) => screen.draw(frame, area, theme),
             Self::Folder(screen) => screen.draw(frame, area, theme),
@@ -208,6 +217,7 @@ pub fn same_question(left: &Screen, asked: &Screen) -> bool {
         (Screen::Rows(left), Screen::Rows(asked)) => left.same_tables(asked),
         (Screen::Tables(left), Screen::Tables(asked)) => left.tables == asked.tables,
         (Screen::Files(_), Screen::Files(_)) => true,
+        (Screen::Moment(left), Screen::Moment(asked)) => left.moments == asked.moments,
         (Screen::Time(left), Screen::Time(asked)) => left.question == asked.question,
         (Screen::Choice(left), Screen::Choice(asked)) => left.title == asked.title && left.choices == asked.choices,
         _ => false,

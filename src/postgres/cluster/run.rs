@@ -4,7 +4,7 @@
 //! starts it again, [`drop_clone`] ends and removes it.
 
 use std::fs;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::NoTls;
 
-use super::{PORT, State, Stop, command, failed, own, state};
+use super::{PORT, State, Stop, command, failed, own, save, state};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
 
@@ -32,7 +32,7 @@ const SAID: usize = 12;
 const MAX_LOG: u64 = 64 << 20;
 
 /// That the target was reached, by three witnesses: what the server logged, where it stands, what it replayed last.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// The line of the server's log.
     pub log: String,
@@ -51,9 +51,60 @@ pub async fn start(into: &Path, stop: &Stop, progress: &Progress) -> Result<Proo
     run(into, &stop.log_words(), progress).await
 }
 
-/// The same for a clone whose replay was cut off; PostgreSQL goes on where it was.
+/// The same for a clone whose replay was cut off; PostgreSQL goes on where it was. One that was opened is started.
 pub async fn resume(into: &Path, progress: &Progress) -> Result<Proof> {
-    run(into, "recovery stopping ", progress).await
+    let known = state(into)?;
+    let Some(proof) = known.opened.clone() else { return run(into, "recovery stopping ", progress).await };
+    if server(into).is_none() {
+        spawn(into, &known)?;
+    }
+    open(into, &proof, progress).await?;
+    Ok(proof)
+}
+
+/// Ends replay where it stands. A clone that is paused just before the end of a transaction still has that one in progress:
+/// what it had locked, as what it was about to drop, cannot be read until it is taken for rolled back.
+///
+/// Sessions are read-only unless they ask for more.
+pub async fn open(into: &Path, proof: &Proof, progress: &Progress) -> Result<()> {
+    progress.begin("ending replay, so that everything can be read", Unit::Items, None);
+    let mut known = state(into)?;
+    if known.opened.is_none() {
+        let path = into.join("data/postgresql.conf");
+        let settings = fs::File::options().append(true).open(&path);
+        let written = settings.and_then(|mut file| file.write_all(b"default_transaction_read_only = on\nautovacuum = off\n"));
+        written.map_err(|error| failed(&path, error))?;
+        // Known before it is done: whoever comes after a kill ends it too.
+        known.opened = Some(proof.clone());
+        save(into, &known)?;
+    }
+    let lost = |error: tokio_postgres::Error| {
+        Error::target("the clone does not end its replay").detail(error).hint("Look at its log.")
+    };
+    let began = Instant::now();
+    let mut asked = false;
+    loop {
+        progress.check()?;
+        // A server that was just started does not let anybody in yet.
+        match super::connect(into, "template1").await {
+            Err(error) if began.elapsed() > PATIENCE => return Err(error),
+            Err(_) => {}
+            Ok(client) => {
+                let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(lost)?;
+                if !row.get::<_, bool>(0) {
+                    return Ok(());
+                }
+                if !asked {
+                    client.batch_execute("SELECT pg_reload_conf(); SELECT pg_wal_replay_resume()").await.map_err(lost)?;
+                    asked = true;
+                }
+            }
+        }
+        if server(into).is_none() {
+            return Err(gave_up(into));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn run(into: &Path, words: &str, progress: &Progress) -> Result<Proof> {

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::backup::base::Base;
 use crate::backup::wal::{Lsn, Wal, Window};
@@ -22,7 +22,7 @@ use crate::progress::Progress;
 const NAMED: usize = 8;
 
 /// What the operator asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// Everything that was committed up to this instant.
     Time(DateTime<Utc>),
@@ -37,7 +37,7 @@ pub enum Target {
 }
 
 /// Where replay stops, in PostgreSQL's terms.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
     target: Target,
     /// Just before it, instead of with it.
@@ -197,7 +197,15 @@ impl Found {
                         self.later = Some(end);
                         return ControlFlow::Break(());
                     }
-                    Target::Transaction(xid) if end.xid == *xid => self.transaction = Some(end.clone()),
+                    Target::Transaction(xid) if end.xid == *xid => {
+                        self.transaction = Some(end.clone());
+                        *(if before { &mut self.later } else { &mut self.last }) = Some(end);
+                        return ControlFlow::Break(());
+                    }
+                    Target::Position(lsn) if end.lsn > *lsn || before && end.lsn == *lsn => {
+                        self.later = Some(end);
+                        return ControlFlow::Break(());
+                    }
                     Target::Time(_)
                     | Target::Transaction(_)
                     | Target::Position(_)

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::JoinSet;
 
-use super::super::archive::{Archive, Rows, Table};
+use super::super::archive::Table;
 use super::super::connect::{Conninfo, Session, connect, server_error, session_name};
 use super::super::name::{Name, quote_list};
+use super::super::origin::Origin;
 use super::super::stage;
 use super::needs::{Counted, Needs};
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ pub(super) async fn load(
     conninfo: &Conninfo,
     recovery: &str,
     database: &str,
-    archive: &Archive,
+    origin: &Origin,
     needs: &Needs,
     progress: &Progress,
 ) -> Result<Vec<Counted>> {
@@ -38,7 +39,7 @@ pub(super) async fn load(
     if !large.is_empty() {
         let (one, other) = tokio::try_join!(connect(&conninfo, &name), connect(&conninfo, &name))?;
         for wanted in &large {
-            loaded.push(load_by_two([&one.client, &other.client], archive, wanted, progress).await?);
+            loaded.push(load_by_two([&one.client, &other.client], origin, wanted, progress).await?);
         }
     }
     // The largest first, so that all sessions end together.
@@ -47,7 +48,7 @@ pub(super) async fn load(
     let queue = Arc::new(Mutex::new(VecDeque::from(small)));
     let mut sessions = JoinSet::new();
     for _ in 0..number {
-        let (conninfo, name, archive) = (conninfo.clone(), name.clone(), archive.clone());
+        let (conninfo, name, origin) = (conninfo.clone(), name.clone(), origin.clone());
         let (queue, progress) = (Arc::clone(&queue), progress.clone());
         sessions.spawn(async move {
             let server = connect(&conninfo, &name).await?;
@@ -55,7 +56,7 @@ pub(super) async fn load(
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some(wanted) = next else { return Ok(loaded) };
-                loaded.push(load_one(&server.client, &archive, &wanted, &progress).await?);
+                loaded.push(load_one(&server.client, &origin, &wanted, &progress).await?);
             }
         });
     }
@@ -71,7 +72,7 @@ pub(super) async fn load(
 /// A table on its way: its rows, and the statements around them.
 struct Way {
     table: Table,
-    rows: Rows,
+    rows: Box<dyn std::io::Read + Send>,
     /// Whether the dump has made it, and it holds its rows itself: it is empty, and can be emptied. One that came with an
     /// extension has rows of its own.
     plain: bool,
@@ -79,8 +80,8 @@ struct Way {
 }
 
 impl Way {
-    async fn to(client: &Session, archive: &Archive, wanted: &Counted) -> Result<Self> {
-        let table = archive.table(&wanted.table).cloned();
+    async fn to(client: &Session, origin: &Origin, wanted: &Counted) -> Result<Self> {
+        let table = origin.archive.table(&wanted.table).cloned();
         let table = table.ok_or_else(|| Error::bug(format!("{} was counted and is not there", wanted.table)))?;
         let kind = "SELECT relkind::text FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1)";
         let kind = client.query_opt(kind, &[&table.name.sql()]).await;
@@ -96,10 +97,8 @@ impl Way {
             ))
             .hint("Restore this dump by hand with pg_restore."));
         }
-        let encoding = stage::encoding_option(client, archive.header.encoding.as_deref()).await?;
-        let (reader, from) = (archive.clone(), table.clone());
-        let rows = tokio::task::spawn_blocking(move || reader.rows(&from)).await;
-        let rows = rows.map_err(|error| Error::bug("a reading thread ended").detail(error))??;
+        let encoding = stage::encoding_option(client, origin.archive.header.encoding.as_deref()).await?;
+        let rows = origin.rows(&table).await?.stream;
         let plain = kind == "r" && !table.columns.is_empty();
         Ok(Self { table, rows, plain, encoding })
     }
@@ -118,8 +117,8 @@ async fn begin(session: &Session, table: &Name, also: &str) -> Result<()> {
     session.batch_execute(&sql).await.map_err(|error| server_error(error, &format!("loading {table}")))
 }
 
-async fn load_one(client: &Session, archive: &Archive, wanted: &Counted, progress: &Progress) -> Result<Counted> {
-    let way = Way::to(client, archive, wanted).await?;
+async fn load_one(client: &Session, origin: &Origin, wanted: &Counted, progress: &Progress) -> Result<Counted> {
+    let way = Way::to(client, origin, wanted).await?;
     // Emptied in the transaction that fills it, so that FREEZE spares every later scan the hint bits.
     let (empty, freeze) =
         if way.plain { (format!("; TRUNCATE ONLY {}", way.table.name.sql()), ", FREEZE") } else { (String::new(), "") };
@@ -130,11 +129,11 @@ async fn load_one(client: &Session, archive: &Archive, wanted: &Counted, progres
 
 async fn load_by_two(
     sessions: [&Session; 2],
-    archive: &Archive,
+    origin: &Origin,
     wanted: &Counted,
     progress: &Progress,
 ) -> Result<Counted> {
-    let way = Way::to(sessions[0], archive, wanted).await?;
+    let way = Way::to(sessions[0], origin, wanted).await?;
     for session in sessions {
         begin(session, &way.table.name, "").await?;
     }

@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 use super::super::archive::{Archive, Format};
 use super::super::connect::server_error;
 use super::super::name::Name;
+use super::super::origin::Origin;
 use super::super::programs;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
@@ -95,12 +96,15 @@ pub async fn needs(
     client: &Client,
     (server, version): (&str, i32),
     database: &str,
-    (archive, counted): (&Archive, Option<Vec<Counted>>),
+    (origin, counted): (&Origin, Option<Vec<Counted>>),
     progress: &Progress,
 ) -> Result<Needs> {
+    let archive = &origin.archive;
     check_kind(archive)?;
     let counted = if let Some(counted) = counted {
         counted
+    } else if origin.is_clone() {
+        count_in_clone(origin, progress).await?
     } else {
         let (dump, counting) = (archive.clone(), progress.clone());
         tokio::task::spawn_blocking(move || count(&dump, &counting))
@@ -128,7 +132,15 @@ pub async fn needs(
     let missing_extensions = missing(wanted.collect(), &extensions);
     let may = "SELECT rolcreatedb OR rolsuper, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
     let may = client.query_one(may, &[]).await.map_err(failed)?;
-    let refusal = refusal(archive, version, &missing_extensions, may.get(0));
+    let large_objects = origin.large_objects().await?;
+    let refusal = refusal(archive, version, &missing_extensions, may.get(0)).or_else(|| {
+        (large_objects > 0).then(|| {
+            (
+                format!("the database has {large_objects} large objects, which are not copied out of a clone"),
+                "Bring tables back out of it, or pg_dump the clone and restore that dump.".into(),
+            )
+        })
+    });
     Ok(Needs {
         database: database.into(),
         server: server.into(),
@@ -207,6 +219,20 @@ pub(super) async fn production(client: &Client, database: &str) -> Result<Option
         owner: row.get(2),
         visitors: visitors.collect(),
     }))
+}
+
+/// Every row of every table of a clone, counted by its server.
+async fn count_in_clone(origin: &Origin, progress: &Progress) -> Result<Vec<Counted>> {
+    let tables: Vec<_> = origin.archive.tables().iter().filter(|table| table.has_data).collect();
+    progress.begin("counting every row of the clone", Unit::Items, Some(tables.len() as u64));
+    let mut counted = Vec::new();
+    for table in tables {
+        progress.check()?;
+        let rows = origin.count(&table.name).await?;
+        counted.push(Counted { table: table.name.clone(), rows, bytes: table.compressed_size.unwrap_or_default() });
+        progress.advance(1);
+    }
+    Ok(counted)
 }
 
 /// Decodes every row of every table; the largest first, so that all threads end together.

@@ -12,7 +12,8 @@ use tokio_postgres::Client;
 
 use super::super::archive::Archive;
 use super::super::connect::{Conninfo, connect, server_error, session_name};
-use super::super::name::quote;
+use super::super::name::{Name, quote};
+use super::super::origin::Origin;
 use super::super::programs::{self, Program};
 use super::super::stage::Mark;
 use super::load::{at_once, load};
@@ -46,10 +47,11 @@ pub struct Restored {
 pub async fn restore(
     (client, conninfo, superuser): (&Client, &Conninfo, bool),
     recovery: &str,
-    archive: &Archive,
+    origin: &Origin,
     needs: &Needs,
     progress: &Progress,
 ) -> Result<Restored> {
+    let archive = &origin.archive;
     let database = restore_name(recovery)?;
     progress.begin("creating the database", Unit::Items, None);
     super::drop_restored(client, recovery).await?;
@@ -66,12 +68,20 @@ pub async fn restore(
     };
     let definitions = archive.entries().len() as u64;
     let mut notes = restorer.run("creating tables and functions", &["--section=pre-data"], definitions).await?;
-    let loaded = load(conninfo, recovery, &database, archive, needs, progress).await?;
+    let loaded = load(conninfo, recovery, &database, origin, needs, progress).await?;
     let of_kind = |kind: &str| archive.entries().iter().filter(|entry| entry.kind == kind).collect::<Vec<_>>();
     let sequences = of_kind("SEQUENCE SET");
     if !sequences.is_empty() {
         let list = Restorer::list(folder.path(), sequences.iter().map(|entry| entry.dump_id))?;
         notes.extend(restorer.run("setting sequences", &[&list], sequences.len() as u64).await?);
+    }
+    if origin.is_clone() {
+        progress.begin("setting sequences", Unit::Items, None);
+        let server = connect(&conninfo.to_database(&database), &session_name(recovery)).await?;
+        for statement in origin.sequences().await? {
+            let set = server.client.batch_execute(&statement).await;
+            set.map_err(|error| server_error(error, "setting sequences"))?;
+        }
     }
     let large_objects: Vec<_> = of_kind("BLOBS").into_iter().filter(|entry| entry.has_data).collect();
     if !large_objects.is_empty() {
@@ -81,6 +91,18 @@ pub async fn restore(
     let jobs = format!("--jobs={}", at_once());
     notes.extend(restorer.run("creating indexes and constraints", &["--section=post-data", &jobs], definitions).await?);
     let server = connect(&conninfo.to_database(&database), &session_name(recovery)).await?;
+    if origin.is_clone() {
+        // Definitions alone leave them empty; they are listed after those that they build on.
+        for view in of_kind("MATERIALIZED VIEW") {
+            let name = Name::new(view.schema.as_deref().unwrap_or("public"), &view.name);
+            progress.begin(format!("filling {name}"), Unit::Items, None);
+            let sql = format!("SET statement_timeout = 0; REFRESH MATERIALIZED VIEW {}", name.sql());
+            if let Err(error) = stoppable(progress, server.client.batch_execute(&sql), "filling a view").await {
+                progress.check()?;
+                notes.push(format!("{name} is not filled: {}", error.detail.unwrap_or(error.message)));
+            }
+        }
+    }
     progress.begin("gathering statistics for the planner", Unit::Items, None);
     stoppable(progress, server.client.batch_execute("SET statement_timeout = 0; ANALYZE"), "gathering statistics")
         .await?;

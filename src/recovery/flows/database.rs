@@ -34,7 +34,10 @@ pub fn next(record: &Record, point: &str, dump: &str) -> Next {
     match record.promotion() {
         None => return Next::Ask(ask_promotion(needs, restored, checked)),
         Some(Promotion::Keep) => {
-            return Next::Ready(Plan { steps: vec![Step::KeepDatabase { restored: (**restored).clone() }] });
+            let keep = Step::KeepDatabase { restored: (**restored).clone() };
+            return Next::Ready(Plan {
+                steps: [keep].into_iter().chain(super::point_in_time::drop_clone(record, point)).collect(),
+            });
         }
         Some(Promotion::Exchange) => {}
     }
@@ -50,7 +53,10 @@ pub fn next(record: &Record, point: &str, dump: &str) -> Next {
         return Next::Ask(ask_writes(needs, standing));
     }
     match plan(needs, restored, standing, safety) {
-        Ok(plan) => Next::Ready(plan),
+        Ok(mut plan) => {
+            plan.steps.extend(super::point_in_time::drop_clone(record, point));
+            Next::Ready(plan)
+        }
         Err(error) => Next::Refuse(Refusal { why: error.message, hints: error.hints }),
     }
 }

@@ -19,21 +19,21 @@ use crate::postgres::merge::{ChangeSet, Triggers};
 use crate::postgres::name::Name;
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{
-    Contents, DISK, Fact, Finding, Incident, Look, NamedKey, Point, Record, Scope, State, TableState, Tables,
+    CLONE, Contents, DISK, Fact, Finding, Incident, Look, NamedKey, Point, Record, Scope, State, TableState, Tables,
 };
 use crate::text;
 
 /// What comes next, from everything that is known.
 pub fn next(record: &Record) -> Next {
     let Some(points) = record.points() else { return Next::Look(Look::Points) };
-    if points.is_empty() {
+    if points.is_empty() && !record.wal {
         return refuse(
             "there is no recovery point in this repository",
             &["Check the repository, and the tags and host of the configuration."],
         );
     }
     let Some(incident) = record.incident() else { return Next::Ask(ask_incident()) };
-    let Some(scope) = record.scope() else { return Next::Ask(ask_scope(points)) };
+    let Some(scope) = record.scope() else { return Next::Ask(ask_scope(points, record.wal)) };
     if scope == Scope::Files {
         let Some(point) = record.point() else { return Next::Ask(ask_point_of_files(record, points, incident)) };
         let Some(point) = points.iter().find(|found| found.id == point) else {
@@ -42,10 +42,7 @@ pub fn next(record: &Record) -> Next {
         return super::files::next(record, point);
     }
     if scope == Scope::Moment {
-        return refuse(
-            "a moment in time is not built into the console yet",
-            &["Go back and choose another scope; or leave, and use lifeboat windows, moments and clone."],
-        );
+        return super::point_in_time::next(record, incident);
     }
     let Some(point) = record.point() else {
         return match propose(record, points, incident) {
@@ -71,6 +68,11 @@ pub fn next(record: &Record) -> Next {
     if scope == Scope::System {
         return super::database::next(record, point, dump);
     }
+    from_origin(record, point, dump)
+}
+
+/// What comes next, when it is known where rows come from: a dump, or a database of the clone that is a moment in time.
+pub(super) fn from_origin(record: &Record, point: &str, dump: &str) -> Next {
     let look = Look::Tables { point: point.into(), dump: dump.into() };
     let Some(Finding::Tables(found)) = record.finding(&look) else { return Next::Look(look) };
     if let Some(why) = &found.server.refusal {
@@ -79,9 +81,12 @@ pub fn next(record: &Record) -> Next {
             &["Connect to the primary as a role that may create a schema, and own or write the tables."],
         );
     }
-    let Some(names) = record.tables() else { return Next::Ask(ask_tables(found)) };
+    let Some(names) = record.tables() else { return Next::Ask(ask_tables(found, point)) };
     let chosen: Vec<&TableState> =
         names.iter().filter_map(|name| found.tables.iter().find(|table| table.backup.name == *name)).collect();
+    if point == CLONE && chosen.iter().any(|table| table.state() == State::Dropped) {
+        return lost_tables(record, &chosen, dump);
+    }
     if let Some(refusal) = unfit(&chosen) {
         return Next::Refuse(refusal);
     }
@@ -115,7 +120,30 @@ pub fn next(record: &Record) -> Next {
     if let Some(refusal) = blocked(changes) {
         return Next::Refuse(refusal);
     }
-    Next::Ready(plan(changes))
+    let mut plan = plan(changes);
+    plan.steps.extend(super::point_in_time::drop_clone(record, point));
+    Next::Ready(plan)
+}
+
+/// Tables that production has no more are made again out of the clone, with all their rows.
+fn lost_tables(record: &Record, chosen: &[&TableState], database: &str) -> Next {
+    if chosen.iter().any(|table| table.state() != State::Dropped) {
+        return refuse(
+            "some of these tables are in production, and others are not any more",
+            &["Go back and choose the lost ones alone: they are made again. Compare the others after that."],
+        );
+    }
+    let tables: Vec<Name> = chosen.iter().map(|table| table.backup.name.clone()).collect();
+    let look = Look::Recreate { dump: database.into(), tables };
+    let Some(Finding::Recreate(recreation)) = record.finding(&look) else { return Next::Look(look) };
+    if let Some((why, hint)) = &recreation.refusal {
+        return refuse(&text::clean(why), &[&text::clean(hint)]);
+    }
+    let steps = [
+        Step::RecreateTables { recreation: recreation.clone() },
+        Step::ProveRecreated { recreation: recreation.clone() },
+    ];
+    Next::Ready(Plan { steps: steps.into_iter().chain(super::point_in_time::drop_clone(record, CLONE)).collect() })
 }
 
 fn ask_incident() -> Question {
@@ -292,14 +320,8 @@ fn rank(record: &Record, points: &[Point], incident: Incident, proposed: Option<
     points.iter().map(|point| RankedPoint { point: point.clone(), place: place(point) }).collect()
 }
 
-fn ask_scope(points: &[Point]) -> Question {
-    let not_built = |label: &str, scope, consequences: &[&str]| Choice {
-        label: label.into(),
-        consequences: consequences.iter().map(ToString::to_string).collect(),
-        fact: Fact::Scope(scope),
-        recommended: false,
-        unavailable: Some("not in the console yet: lifeboat windows, moments, clone".into()),
-    };
+fn ask_scope(points: &[Point], wal: bool) -> Question {
+    let no_point = points.is_empty().then(|| "there is no recovery point in the repository".to_owned());
     // A repository of nothing but file servers, tagged as the procedure tags them.
     let only_files = !points.is_empty() && points.iter().all(|point| point.tags.iter().any(|tag| tag == "fileserver"));
     let tables = Choice {
@@ -309,8 +331,8 @@ fn ask_scope(points: &[Point]) -> Question {
             "You see every difference before anything changes. Can be undone.".into(),
         ],
         fact: Fact::Scope(Scope::Tables),
-        recommended: !only_files,
-        unavailable: None,
+        recommended: !only_files && !points.is_empty(),
+        unavailable: no_point.clone(),
     };
     let files = Choice {
         label: "Some files".into(),
@@ -320,7 +342,9 @@ fn ask_scope(points: &[Point]) -> Question {
         ],
         fact: Fact::Scope(Scope::Files),
         recommended: only_files,
-        unavailable: points.iter().all(|point| point.id == DISK).then(|| "a dump on disk holds no files".into()),
+        unavailable: no_point
+            .clone()
+            .or_else(|| points.iter().all(|point| point.id == DISK).then(|| "a dump on disk holds no files".into())),
     };
     Question {
         title: "What has to come back?".into(),
@@ -330,10 +354,16 @@ fn ask_scope(points: &[Point]) -> Question {
         answers: Answers::One(vec![
             tables,
             files,
-            not_built("A moment in time", Scope::Moment, &[
-                "A base backup and WAL are replayed to just before the damage.",
-                "Loses least of all, takes longest; needs archived WAL.",
-            ]),
+            Choice {
+                label: "A moment in time".into(),
+                consequences: vec![
+                    "A base backup and WAL are replayed to just before the damage, in a second cluster beside production.".into(),
+                    "Loses least of all. Tables are brought back out of it, also dropped ones, or all of it.".into(),
+                ],
+                fact: Fact::Scope(Scope::Moment),
+                recommended: points.is_empty(),
+                unavailable: (!wal).then(|| "base_backups and wal_archive are not configured".into()),
+            },
             Choice {
                 label: "The full system".into(),
                 consequences: vec![
@@ -342,7 +372,7 @@ fn ask_scope(points: &[Point]) -> Question {
                 ],
                 fact: Fact::Scope(Scope::System),
                 recommended: false,
-                unavailable: None,
+                unavailable: no_point,
             },
         ]),
     }
@@ -374,14 +404,15 @@ fn ask_dump(contents: &Contents) -> Next {
     })
 }
 
-fn ask_tables(found: &Tables) -> Question {
+fn ask_tables(found: &Tables, point: &str) -> Question {
     let warnings = found.server.warnings.iter().map(|warning| format!(" Note: {}.", text::clean(warning)));
     let warnings: String = warnings.collect();
     Question {
         title: "Which tables are damaged?".into(),
         why: format!(
             "Mark them with Space. Rows that a DELETE took along by ON DELETE CASCADE are in the tables that refer to it: \
-             mark those too. Compared with {} on {}.{warnings}",
+             mark those too.{} Compared with {} on {}.{warnings}",
+            if point == CLONE { " Those that are not in production any more are made again." } else { "" },
             text::clean(&found.server.database),
             text::clean(&found.server.shown)
         ),

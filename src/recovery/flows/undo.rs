@@ -5,6 +5,7 @@
 use super::{Next, Refusal};
 use crate::files::put::Placed;
 use crate::postgres::database::Exchange;
+use crate::postgres::merge::Recreation;
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{Finding, Look, Record};
 
@@ -34,6 +35,14 @@ pub fn next_database(recovery: &str, exchange: &Exchange, record: &Record) -> Ne
         });
     }
     Next::Ready(Plan { steps: vec![Step::ExchangeBack { recovery: recovery.into(), exchange: exchange.clone() }] })
+}
+
+/// What comes next in moving tables aside that `recovery` made again. Nothing has to be looked up: they move with all their
+/// rows, whoever wrote them.
+pub fn next_tables(recovery: &str, recreation: &Recreation) -> Next {
+    Next::Ready(Plan {
+        steps: vec![Step::RemoveRecreated { recovery: recovery.into(), recreation: recreation.clone() }],
+    })
 }
 
 /// What comes next in taking back the files that `recovery` put in place.

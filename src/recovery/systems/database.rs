@@ -23,13 +23,13 @@ pub(super) struct Dump {
 impl Systems {
     pub(super) async fn needs(&self, recovery: &str, point: &str, dump: &str, progress: &Progress) -> Result<Finding> {
         progress.begin("opening the dump", Unit::Items, None);
-        let (archive, conninfo) = (self.archive(point, dump, progress).await?, conninfo(&self.system)?);
+        let (origin, conninfo) = (self.origin(recovery, point, dump, progress).await?, conninfo(&self.system)?);
         let server = database::maintenance(&conninfo, &session_name(recovery)).await?;
         let shown = format!("{}:{}", server.facts.host, server.facts.port);
         let at = (shown.as_str(), server.facts.version_number);
         let last = self.counted.lock().await.take().filter(|last| (&*last.point, &*last.path) == (point, dump));
         let known = last.map(|last| last.counted);
-        let mut needs = database::needs(&server.client, at, &conninfo.database()?, (&archive, known), progress).await?;
+        let mut needs = database::needs(&server.client, at, &conninfo.database()?, (&origin, known), progress).await?;
         let counted = needs.counted.clone();
         *self.counted.lock().await = Some(Dump { point: point.into(), path: dump.into(), counted });
         if server.facts.in_recovery {
@@ -53,7 +53,7 @@ impl Systems {
         if let Some((why, hint)) = needs.refusal {
             return Err(Error::refused(why).hint(hint));
         }
-        let (archive, conninfo) = (self.archive(point, dump, progress).await?, conninfo(&self.system)?);
+        let (origin, conninfo) = (self.origin(recovery, point, dump, progress).await?, conninfo(&self.system)?);
         let server = database::maintenance(&conninfo, &session_name(recovery)).await?;
         let production =
             if needs.production.is_some() { Some(self.production(recovery, &conninfo).await?) } else { None };
@@ -65,7 +65,7 @@ impl Systems {
         let lock = self.lock().await;
         let at = (&*server.client, &conninfo, server.facts.superuser);
         let outcome = async {
-            let mut restored = database::restore(at, recovery, &archive, &needs, progress).await?;
+            let mut restored = database::restore(at, recovery, &origin, &needs, progress).await?;
             restored.written_before = written_before;
             let inside = connect::connect(&conninfo.to_database(&restored.database), &session_name(recovery)).await?;
             let queries: Vec<_> =

@@ -1,14 +1,14 @@
 //! The connection to production that serves a recovery, and what is staged through it.
 
-use super::blocking;
 use crate::config::System;
 use crate::error::{Error, Kind, Result};
-use crate::postgres::archive::{Archive, Table};
+use crate::postgres::archive::Table;
 use crate::postgres::claim;
 use crate::postgres::connect::{self, Conninfo, Server, session_name};
 use crate::postgres::diff::{self, KeyChoice};
 use crate::postgres::merge::{self, Applied};
 use crate::postgres::name::Name;
+use crate::postgres::origin::Origin;
 use crate::postgres::schema;
 use crate::postgres::stage::{self, Scratch};
 use crate::progress::{Progress, Unit};
@@ -107,7 +107,7 @@ impl Session {
         &mut self,
         system: &System,
         recovery: &str,
-        archive: &Archive,
+        origin: &Origin,
         names: &[Name],
         keys: &[NamedKey],
         progress: &Progress,
@@ -116,12 +116,12 @@ impl Session {
         let live = schema::live(&server.client, Some(names)).await?;
         let scratch = stage::create_scratch(&server.client, recovery).await?;
         self.scratch = Some(scratch.clone());
-        let large = |name: &Name| archive.table(name).and_then(|table| table.compressed_size) >= Some(stage::LARGE);
+        let large = |name: &Name| origin.archive.table(name).and_then(|table| table.compressed_size) >= Some(stage::LARGE);
         let second = if names.iter().any(large) { Some(Box::pin(self.second(system, recovery)).await?) } else { None };
         let server = self.server(system, recovery).await?;
         let (mut compared, mut diffs) = (Vec::new(), Vec::new());
         for (number, name) in names.iter().enumerate() {
-            let table = archive.table(name).ok_or_else(|| {
+            let table = origin.archive.table(name).ok_or_else(|| {
                 Error::operator(format!("the dump holds no table {name}")).hint("lifeboat tables lists what it holds.")
             })?;
             let live = live.iter().find(|live| live.name == *name).ok_or_else(|| {
@@ -137,7 +137,7 @@ impl Session {
             claim::claim(&server.client, live.oid).await?;
             let (context, rows) = {
                 let second = second.as_ref().filter(|_| large(name)).map(|second| &second.client);
-                stage_one((server, second), &scratch, number, archive, table, live, progress).await?
+                stage_one((server, second), &scratch, number, origin, table, live, progress).await?
             };
             let (context, diff) = diff::diff(&server.client, &scratch, context, &key, rows, progress).await?;
             compared.push(context);
@@ -153,20 +153,19 @@ async fn stage_one(
     (server, second): (&Server, Option<&connect::Session>),
     scratch: &Scratch,
     number: usize,
-    archive: &Archive,
+    origin: &Origin,
     table: &Table,
     live: &schema::Live,
     progress: &Progress,
 ) -> Result<(diff::Table, u64)> {
     let pairs = diff::pairs(live, &table.columns, &table.copied);
     let staged = stage::columns(&server.client, live, &pairs, &table.copied).await?;
-    let (reader, from) = (archive.clone(), table.clone());
-    let rows = blocking(move || reader.rows(&from)).await?;
+    let rows = origin.rows(table).await?;
     progress.begin(format!("staging {}", table.name), Unit::Bytes, table.compressed_size);
-    let encoding = archive.header.encoding.clone();
+    let encoding = origin.archive.header.encoding.clone();
     let spec = stage::Spec { table: table.name.clone(), number, columns: staged.clone(), encoding };
-    let source = stage::Source { read: rows.compressed_bytes_read(), total: table.compressed_size };
-    let loaded = stage::stage((&server.client, second), scratch, &spec, rows, Some(source), progress).await?;
+    let sessions = (&server.client, second);
+    let loaded = stage::stage(sessions, scratch, &spec, rows.stream, Some(rows.source), progress).await?;
     let context = diff::Table { number, live: live.clone(), pairs, staged, key: None, key_columns: Vec::new() };
     Ok((context, loaded.rows))
 }

@@ -174,7 +174,7 @@ fn open(task: &Task, system: &System, state: &Path, operator: Operator) -> Resul
             (recovery, Start::Settle(lines))
         }
     };
-    Ok((recovery.with_rpo(system.rpo), start))
+    Ok((recovery.of_system(system), start))
 }
 
 /// Starts this program again as a worker. Returns the recovery's id when it has begun and can be attached to.

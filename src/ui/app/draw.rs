@@ -7,7 +7,7 @@ use ratatui::widgets::{Clear, Paragraph, Wrap};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{App, Leaving, Overlay, palette};
-use crate::recovery::record::{Fact, Incident, Promotion, Scope, Where};
+use crate::recovery::record::{Fact, Incident, Promotion, Scope, Use, Where};
 use crate::text::{clean, fit};
 use crate::ui::keymap::{self, Action, Place};
 use crate::ui::screens::Screen;
@@ -202,7 +202,12 @@ fn crumb(fact: &Fact) -> Option<String> {
         | Fact::Policy(_)
         | Fact::Own(_)
         | Fact::Safety(_)
+        | Fact::LayOut(_)
         | Fact::LeaveWrites => None,
+        Fact::Aim(aim) => Some(aim.told()),
+        Fact::Use(Use::Tables) => Some("tables of it".into()),
+        Fact::Use(Use::Whole) => Some("all of it".into()),
+        Fact::Use(Use::Keep) => Some("kept".into()),
         Fact::Restore => Some("restored beside".into()),
         Fact::Promotion(Promotion::Exchange) => Some("exchange".into()),
         Fact::Promotion(Promotion::Keep) => Some("keep".into()),

@@ -18,7 +18,7 @@ use crate::files::EntryKind;
 use crate::files::choice::{self, Choice, Destination, Item};
 use crate::files::put::Placed;
 use crate::postgres::database::Exchange;
-use crate::postgres::merge::{ChangeSet, TableChange, Triggers, Undo};
+use crate::postgres::merge::{ChangeSet, Recreation, TableChange, Triggers, Undo};
 use crate::recovery::flows::clean;
 use crate::recovery::plan::{Effect, Plan, Step};
 use crate::recovery::record::Fact;
@@ -265,8 +265,20 @@ impl Review {
                         format!("   What was written since stays in the other one, kept as {}.", exchange.restored);
                     page.push(Line::raw(kept));
                 }
+                Step::RecreateTables { recreation } => push_recreation(&mut page, recreation, theme),
+                Step::RemoveRecreated { recovery, .. } => {
+                    let aside = format!("   They go into the schema lifeboat_undo_{recovery}, with all their rows.");
+                    page.push(Line::raw(text::clean(&aside).into_owned()));
+                    page.push(Line::raw("   Nothing is dropped; lifeboat clean removes that schema later."));
+                }
+                Step::KeepClone { clone } => {
+                    page.push(Line::raw(text::clean(&format!("   psql \"{} dbname=...\"", clone.conninfo)).into_owned()));
+                    page.push(Line::raw("   s shows how the service is switched to it by hand."));
+                }
                 Step::Prove { .. }
                 | Step::DropScratch
+                | Step::DropClone { .. }
+                | Step::ProveRecreated { .. }
                 | Step::SafetyBackup { .. }
                 | Step::ProvePromotion { .. }
                 | Step::KeepDatabase { .. } => {}
@@ -284,6 +296,29 @@ impl Review {
             }
         }
         (page, selected)
+    }
+}
+
+fn push_recreation(page: &mut Vec<Line<'static>>, recreation: &Recreation, theme: Theme) {
+    page.push(Line::raw("   One transaction: all rows are there, as many as were counted, or nothing is."));
+    page.push(Line::raw("   The definitions are production's own of that moment: s shows every one that runs."));
+    for table in &recreation.tables {
+        let told = format!("     - {}: {}", table.name, text::counted(table.rows, "row", "rows"));
+        page.push(Line::styled(text::clean(&told).into_owned(), theme.missing()));
+    }
+    let names = recreation.views.iter().map(|view| format!("view {view}"));
+    let keys = recreation.foreign_keys.iter().map(|(table, key)| format!("foreign key {key} of {table}"));
+    for told in names.chain(keys) {
+        page.push(Line::raw(text::clean(&format!("     - {told}")).into_owned()));
+    }
+    page.push(Line::raw(format!(
+        "   {} for sequences, keys and indexes; {} for owners, grants, views, triggers and",
+        text::counted(recreation.after.len() as u64, "statement", "statements"),
+        text::count(recreation.lenient.len() as u64)
+    )));
+    page.push(Line::raw("   foreign keys: of these, what the server refuses is left out and told in the proof."));
+    for note in &recreation.notes {
+        page.push(Line::styled(text::clean(&format!("   NOTE: {note}")).into_owned(), theme.changed()));
     }
 }
 
