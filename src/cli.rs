@@ -25,6 +25,7 @@ use crate::text;
 mod files;
 mod headless;
 mod moment;
+mod recoveries;
 mod watch;
 
 /// What a recovery from a repository with many packs needs, and room to spare.
@@ -386,12 +387,12 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
     let state = crate::config::state_folder()?;
     match command {
         Command::Journal { recovery: Some(recovery), .. } => return headless::journal(&state, &recovery),
-        Command::Report { recovery } => return headless::report(&state, &recovery),
-        Command::Status { json } => return headless::status(&state, json),
+        Command::Report { recovery } => return recoveries::report(&state, &recovery),
+        Command::Status { json } => return recoveries::status(&state, json),
         _ => {}
     }
     if let Command::Attach { recovery: recovery @ None } = &mut command {
-        *recovery = Some(headless::newest_under_way(&state)?);
+        *recovery = Some(recoveries::newest_under_way(&state)?);
     }
     let mut config = Config::load(arguments.config.as_deref())?;
     if let (
@@ -420,7 +421,7 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Console { dump } => console(system, dump, None, state).await,
         Command::Attach { recovery } => console(system, None, recovery, state).await,
         Command::Points { json } => Box::pin(headless::points(system, json)).await,
-        Command::Tables { point, json } => headless::tables(system, &point, json).await,
+        Command::Tables { point, json } => Box::pin(headless::tables(system, &point, json)).await,
         Command::Diff { point, tables, json, rows, key } => {
             Box::pin(headless::diff(system, &headless::Diff { point, tables, rows, key }, json)).await
         }
@@ -442,8 +443,8 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
             let (script, consent) = asked.script()?;
             headless::restore_files(system, &script, consent, &state).await
         }
-        Command::Resume { recovery } => Box::pin(headless::resume(system, &recovery, &state)).await,
-        Command::Abort { recovery } => Box::pin(headless::abort(system, &recovery, &state)).await,
+        Command::Resume { recovery } => Box::pin(recoveries::resume(system, &recovery, &state)).await,
+        Command::Abort { recovery } => Box::pin(recoveries::abort(system, &recovery, &state)).await,
         Command::Journal { verify: Some(Verify::Verify { recovery }), .. } => {
             Box::pin(headless::verify(system, &recovery, &state)).await
         }

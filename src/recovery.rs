@@ -98,9 +98,8 @@ pub fn laid_out(lines: &[journal::Line]) -> Option<&str> {
 
 /// The same, unless it is kept on purpose.
 fn clone_of(lines: &[journal::Line]) -> Option<&str> {
-    let kept = |line: &journal::Line| {
-        matches!(&line.entry, Entry::Applied { evidence: systems::Evidence::CloneKept(_), .. })
-    };
+    let kept =
+        |line: &journal::Line| matches!(&line.entry, Entry::Applied { evidence: systems::Evidence::CloneKept(_), .. });
     if lines.iter().any(kept) { None } else { laid_out(lines) }
 }
 

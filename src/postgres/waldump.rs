@@ -357,7 +357,8 @@ pub fn suspects(
         // Files of the system keep the numbers below until they are rewritten.
         (database == search.database && file >= 16_384 && !search.others.contains(&file)).then_some(file)
     };
-    let (mut open, mut found, mut crowded): (HashMap<u32, Written>, Vec<Suspect>, bool) = (HashMap::new(), Vec::new(), false);
+    let (mut open, mut found, mut crowded): (HashMap<u32, Written>, Vec<Suspect>, bool) =
+        (HashMap::new(), Vec::new(), false);
     read(place, (segments, segment_size), from, progress, |record| {
         match record {
             Record::Rows { xid, relation, change, rows } => {

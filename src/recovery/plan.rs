@@ -325,8 +325,10 @@ fn by_hand_from(clone: &Cloned) -> Vec<String> {
     let psql = format!("psql {}", shell(&format!("{} dbname=DATABASE", clone.conninfo)));
     vec![
         psql.clone(),
-        "# to switch the service to it: stop the application and the present server first, then set listen_addresses,".into(),
-        "# port, archiving, autovacuum and default_transaction_read_only in postgresql.conf, and access in pg_hba.conf".into(),
+        "# to switch the service to it: stop the application and the present server first, then set listen_addresses,"
+            .into(),
+        "# port, archiving, autovacuum and default_transaction_read_only in postgresql.conf, and access in pg_hba.conf"
+            .into(),
         format!("# of {data}; those that end in .base are production's. Then"),
         format!("pg_ctl restart -D {data}"),
         format!("lifeboat clone --drop {}   # when it is not needed any more", shell(&clone.folder)),

@@ -455,7 +455,7 @@ impl Worker {
         progress.begin("asking production what was committed", Unit::Items, None);
         self.moved(Vec::new(), Stage::Looking);
         self.job(async move {
-            let settled = caught(run::resume(&mut recovery, &lines, &systems, &progress)).await;
+            let settled = caught(Box::pin(run::resume(&mut recovery, &lines, &systems, &progress))).await;
             Input::Settled(Box::new(recovery), settled)
         });
     }

@@ -6,24 +6,29 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use lifeboat::backup::EntryKind;
+use lifeboat::backup::wal::Lsn;
 use lifeboat::files::beside::Measure;
 use lifeboat::files::choice::{self as files, Action, Destination, Item, Stranger};
 use lifeboat::files::live::Present;
 use lifeboat::files::put::Placed;
 use lifeboat::files::write::Own;
 use lifeboat::postgres::archive::{self, Estimate, Format, Header};
+use lifeboat::postgres::cluster::Reachable;
 use lifeboat::postgres::database::{Asked, Checked, Counted, Exchange, Needs, Production, Restored, Standing};
 use lifeboat::postgres::diff::{Class, Drift, Pair, TableDiff};
-use lifeboat::postgres::merge::{ChangeSet, Choice, Load, TableChange, TableUndo, Triggers, Undo, Violation};
+use lifeboat::postgres::merge::{
+    ChangeSet, Choice, Load, Recreated, Recreation, TableChange, TableUndo, Triggers, Undo, Violation,
+};
 use lifeboat::postgres::name::Name;
 use lifeboat::postgres::schema::{self, Key, KeySource, Kind, Live, Trigger};
 use lifeboat::postgres::stage::{Leftover, LeftoverKind, Mark};
+use lifeboat::postgres::waldump::Suspect;
 use lifeboat::recovery::Flow;
 use lifeboat::recovery::flows::{self, Answers, Next, Place};
 use lifeboat::recovery::plan::{Effect, Plan};
 use lifeboat::recovery::record::{
-    Contents, Dump, Fact, Finding, Gathered, Incident, Look, NamedKey, Point, Record, Scope, ServerFacts, TableState,
-    Tables,
+    Aim, Contents, Dump, Fact, Finding, Gathered, Incident, Look, Moments, NamedKey, Point, Record, Scope, ServerFacts,
+    TableState, Tables,
 };
 
 const DEEPEST: usize = 32;
@@ -305,6 +310,102 @@ fn findings(look: &Look) -> Vec<(&'static str, Finding)> {
             vec![("every row changed since", undo(0, 300)), ("two rows changed since", undo(298, 2))]
         }
         Look::Leftovers => leftovers(),
+        Look::Moments { .. } | Look::Reach { .. } | Look::LayOut { .. } | Look::Recreate { .. } => {
+            findings_of_moments(look)
+        }
+    }
+}
+
+fn findings_of_moments(look: &Look) -> Vec<(&'static str, Finding)> {
+    let window = |refusal: Option<(String, String)>| Reachable {
+        base: "/backup/base/nightly".into(),
+        label: "nightly".into(),
+        major: 15,
+        system: "7".into(),
+        timeline: 1,
+        from: Lsn(0x200_0100),
+        to: Lsn(0x500_0000),
+        earliest: Some(instant("2026-01-15T02:15:00Z")),
+        latest: Some(instant("2026-01-15T15:00:00Z")),
+        gaps: vec![],
+        refusal,
+    };
+    match look {
+        Look::Moments { .. } => {
+            let refusal = Some(("the WAL does not lead past its end".to_owned(), "Find segment 3.".to_owned()));
+            let none = Moments { windows: vec![window(refusal)], suspects: vec![], searched: None, notes: vec![] };
+            let suspect = Suspect {
+                xid: 774,
+                at: instant("2026-01-15T14:00:03Z"),
+                lsn: Lsn(0x400_4E98),
+                inserted: 0,
+                updated: 0,
+                deleted: 30_000,
+                dropped: 0,
+                tables: vec![("public.distributions".into(), 30_000)],
+            };
+            let searched = Some((instant("2026-01-15T02:15:00Z"), instant("2026-01-15T15:00:00Z")));
+            let found = Moments { windows: vec![window(None)], suspects: vec![suspect], searched, ..none.clone() };
+            vec![
+                ("WAL is missing", Finding::Moments(none)),
+                ("one transaction deleted 30,000 rows", Finding::Moments(found)),
+            ]
+        }
+        Look::Reach { .. } => {
+            let reached = serde_json::json!({
+                "base": "/backup/base/nightly", "started": "2026-01-15 02:15:00 UTC", "timeline": 1,
+                "stop": { "target": { "Transaction": 774 }, "before": true }, "before": "2026-01-15T13:59:59Z",
+                "after": "2026-01-15T14:00:03Z", "bytes": 5_000_000, "segments": 3, "folder": "/srv/lifeboat-clone-x",
+                "free": 9_000_000_000_u64, "same_system": true,
+            });
+            vec![
+                (
+                    "it lies in the future of the WAL",
+                    Finding::Reached(Err((
+                        "it cannot be reached".into(),
+                        vec!["The nearest before it: 15:00.".into()],
+                    ))),
+                ),
+                ("it can be reached", Finding::Reached(Ok(serde_json::from_value(reached).unwrap()))),
+            ]
+        }
+        Look::LayOut { .. } => {
+            let clone = |database: Option<&str>| {
+                let clone = serde_json::json!({
+                    "folder": "/srv/lifeboat-clone-x", "stop": "just before transaction 774", "set_aside": ["archive_mode"],
+                    "proof": { "log": "recovery stopping before commit of transaction 774", "replay_lsn": "0/4004E98",
+                        "last_transaction": "2026-01-15T13:59:59Z", "paused": true, "system": 7 },
+                    "conninfo": "host=/srv/lifeboat-clone-x port=5432 user=postgres", "database": database, "tables": 8,
+                });
+                Finding::Cloned(serde_json::from_value(clone).unwrap())
+            };
+            vec![("it has no database of that name", clone(None)), ("it stands there", clone(Some("programme_db")))]
+        }
+        Look::Recreate { .. } => {
+            let refusal = Some(("public.dropped is in production by now".to_owned(), "Compare its rows.".to_owned()));
+            vec![
+                ("it came back", Finding::Recreate(Recreation { refusal, ..recreation() })),
+                ("it can be made again", Finding::Recreate(recreation())),
+            ]
+        }
+        _ => vec![],
+    }
+}
+
+fn recreation() -> Recreation {
+    let table = Recreated { name: Name::new("public", "dropped"), rows: 1000, columns: Some("id".into()) };
+    Recreation {
+        folder: "/srv/lifeboat-clone-x".into(),
+        database: "programme_db".into(),
+        tables: vec![table],
+        views: vec![],
+        foreign_keys: vec![],
+        before: vec!["CREATE TABLE public.dropped (id bigint)".into()],
+        after: vec![],
+        lenient: vec![],
+        notes: vec![],
+        refusal: None,
+        hash: "h".into(),
     }
 }
 
@@ -463,6 +564,10 @@ fn placed() -> Vec<Placed> {
     }]
 }
 
+fn before(xid: u32) -> Fact {
+    Fact::Aim(Aim::before(xid))
+}
+
 /// Every way to answer that makes a difference.
 fn facts(answers: &Answers) -> Vec<(String, Fact)> {
     match answers {
@@ -498,6 +603,9 @@ fn facts(answers: &Answers) -> Vec<(String, Fact)> {
         ],
         Answers::Files { .. } => {
             vec![("nothing".into(), Fact::Files(vec![])), ("a folder".into(), Fact::Files(vec!["/srv".into()]))]
+        }
+        Answers::Moment(moments) => {
+            moments.suspects.iter().map(|suspect| (format!("before {}", suspect.xid), before(suspect.xid))).collect()
         }
         Answers::Folder { proposed } => vec![("the proposed one".into(), Fact::Folder(proposed.clone()))],
         Answers::Rows(diffs) => {
@@ -540,6 +648,7 @@ impl Walk {
             Flow::Undo { recovery } => flows::undo::next(recovery, record),
             Flow::UndoFiles { recovery, placed } => flows::undo::next_files(recovery, placed, record),
             Flow::UndoDatabase { recovery, exchange } => flows::undo::next_database(recovery, exchange, record),
+            Flow::UndoTables { recovery, recreation } => flows::undo::next_tables(recovery, recreation),
             Flow::Clean(keep) => flows::clean::next(keep, record),
         };
         let indent = "  ".repeat(depth);
@@ -628,6 +737,24 @@ fn tree(flow: Flow) -> String {
 #[test]
 fn rows() {
     insta::assert_snapshot!(tree(Flow::Rows));
+}
+
+/// Where base backups and WAL are configured, and nothing else is there.
+#[test]
+fn point_in_time() {
+    let mut record = Record::default();
+    record.wal = true;
+    record.found(Look::Points, Finding::Points(vec![]));
+    record.answer(Fact::Incident(Incident::At(instant("2026-01-15T14:00:00Z"))));
+    let mut walk = Walk { flow: Flow::Rows, seen: HashSet::new(), tree: String::new() };
+    walk.step(&record, 0);
+    insta::assert_snapshot!(walk.tree);
+}
+
+#[test]
+fn undo_tables() {
+    let flow = Flow::UndoTables { recovery: "20260115_143205_a1b2".into(), recreation: Box::new(recreation()) };
+    insta::assert_snapshot!(tree(flow));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod faults;
 mod files;
 mod forge;
 mod merge;
+mod moment;
 mod point_in_time;
 mod recover;
 mod resume;

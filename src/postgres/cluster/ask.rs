@@ -55,7 +55,8 @@ pub async fn database(into: &Path, name: &str) -> Result<Option<Database>> {
     }
     let client = connect(into, name).await?;
     let sql = "SELECT n.nspname::text, c.relname::text, pg_catalog.pg_table_size(c.oid), c.reltuples::float8
-        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r'";
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r'
+            AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
     let rows = client.query(sql, &[]).await.map_err(failed)?;
     let tables = rows.iter().map(|row| {
         let name = Name::new(row.get::<_, String>(0), row.get::<_, String>(1));
@@ -70,7 +71,8 @@ pub async fn database(into: &Path, name: &str) -> Result<Option<Database>> {
 ///
 /// Errors: `pg_dump` fails; the words are its own.
 pub fn definitions(into: &Path, database: &str, only: &[Name], file: &Path) -> Result<()> {
-    let failed = |error: &dyn std::fmt::Display| Error::operator(format!("cannot write {}", file.display())).detail(error);
+    let failed =
+        |error: &dyn std::fmt::Display| Error::operator(format!("cannot write {}", file.display())).detail(error);
     let known = state(into)?;
     let mut command = command(&known.programs, "pg_dump")?;
     command.args(["--format=custom", "--schema-only", "--host"]).arg(into).args(["--username", USER]);

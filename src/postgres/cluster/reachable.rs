@@ -108,7 +108,8 @@ pub fn scratch() -> Result<tempfile::TempDir> {
 pub fn reachable(given: &str, base: &Base, wal: &Wal, programs: &Path, progress: &Progress) -> Result<Vec<Reachable>> {
     let (windows, _) = windows(base, wal)?;
     let told = |window: &Window| {
-        let times = if window.is_open() { times((base, wal, window), programs, progress) } else { Err(closed(Some(window))) };
+        let times =
+            if window.is_open() { times((base, wal, window), programs, progress) } else { Err(closed(Some(window))) };
         progress.check()?;
         let (earliest, latest) = times.as_ref().copied().unwrap_or_default();
         Ok(Reachable {
@@ -131,12 +132,11 @@ pub fn reachable(given: &str, base: &Base, wal: &Wal, programs: &Path, progress:
     windows.iter().map(told).collect()
 }
 
+/// The first instant that can be reached, and the last one.
+type Ends = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+
 /// The instants of a window's ends.
-fn times(
-    (base, wal, window): (&Base, &Wal, &Window),
-    programs: &Path,
-    progress: &Progress,
-) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)> {
+fn times((base, wal, window): (&Base, &Wal, &Window), programs: &Path, progress: &Progress) -> Result<Ends> {
     let folder = scratch()?;
     let place = (programs, folder.path());
     // A target lies after the last transaction that ended while the backup was being made.

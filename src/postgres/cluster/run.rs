@@ -72,7 +72,8 @@ pub async fn open(into: &Path, proof: &Proof, progress: &Progress) -> Result<()>
     if known.opened.is_none() {
         let path = into.join("data/postgresql.conf");
         let settings = fs::File::options().append(true).open(&path);
-        let written = settings.and_then(|mut file| file.write_all(b"default_transaction_read_only = on\nautovacuum = off\n"));
+        let written =
+            settings.and_then(|mut file| file.write_all(b"default_transaction_read_only = on\nautovacuum = off\n"));
         written.map_err(|error| failed(&path, error))?;
         // Known before it is done: whoever comes after a kill ends it too.
         known.opened = Some(proof.clone());
@@ -95,7 +96,10 @@ pub async fn open(into: &Path, proof: &Proof, progress: &Progress) -> Result<()>
                     return Ok(());
                 }
                 if !asked {
-                    client.batch_execute("SELECT pg_reload_conf(); SELECT pg_wal_replay_resume()").await.map_err(lost)?;
+                    client
+                        .batch_execute("SELECT pg_reload_conf(); SELECT pg_wal_replay_resume()")
+                        .await
+                        .map_err(lost)?;
                     asked = true;
                 }
             }

@@ -58,7 +58,7 @@ pub struct Recreated {
     /// Counted in the clone, which does not change.
     pub rows: u64,
     /// As SQL, in the order of the rows; empty for a table that holds none itself.
-    columns: Option<String>,
+    pub columns: Option<String>,
 }
 
 impl Recreated {
@@ -78,10 +78,12 @@ impl Recreation {
     /// What takes it back.
     pub fn statements_back(&self, recovery: &str) -> Vec<String> {
         let schema = quote(&undo_schema(recovery));
-        let keys = self.foreign_keys.iter().map(|(table, key)| {
-            format!("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}", table.sql(), quote(key))
-        });
-        let views = self.views.iter().rev().map(|view| format!("ALTER VIEW IF EXISTS {} SET SCHEMA {schema}", view.sql()));
+        let keys = self
+            .foreign_keys
+            .iter()
+            .map(|(table, key)| format!("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}", table.sql(), quote(key)));
+        let views =
+            self.views.iter().rev().map(|view| format!("ALTER TABLE IF EXISTS {} SET SCHEMA {schema}", view.sql()));
         let tables = self.tables.iter().map(|table| format!("ALTER TABLE {} SET SCHEMA {schema}", table.name.sql()));
         keys.chain(views).chain(tables).collect()
     }
@@ -134,7 +136,8 @@ pub async fn recreation(
         let sql = "SELECT FROM pg_catalog.pg_partitioned_table WHERE partrelid = $1::text::regclass";
         let partitioned = clone.query_opt(sql, &[&name.sql()]).await;
         let partitioned = partitioned.map_err(|error| server_error(error, "looking at the clone's tables"))?;
-        let copied: Vec<_> = known.columns.iter().filter(|column| !column.generated).map(|column| &column.name).collect();
+        let copied: Vec<_> =
+            known.columns.iter().filter(|column| !column.generated).map(|column| &column.name).collect();
         let columns = (partitioned.is_none() && !copied.is_empty()).then(|| quote_list(copied));
         let rows = match &columns {
             Some(_) => cluster::count(folder, database, name).await?,
@@ -166,14 +169,14 @@ async fn archive_of(
     database: &str,
     only: Vec<Name>,
 ) -> Result<(Archive, tempfile::NamedTempFile)> {
-    let file = tempfile::NamedTempFile::new().map_err(|error| {
-        Error::operator("cannot make a temporary file").detail(error).hint("Make room in TMPDIR.")
-    })?;
+    let file = tempfile::NamedTempFile::new()
+        .map_err(|error| Error::operator("cannot make a temporary file").detail(error).hint("Make room in TMPDIR."))?;
     let (into, database, path) = (folder.to_owned(), database.to_owned(), file.path().to_owned());
     let read = tokio::task::spawn_blocking(move || {
         cluster::definitions(&into, &database, &only, &path)?;
         let source = Source::file("the clone's definitions", move |_| {
-            let file = std::fs::File::open(&path).map_err(|error| Error::operator("a temporary file is gone").detail(error))?;
+            let file = std::fs::File::open(&path)
+                .map_err(|error| Error::operator("a temporary file is gone").detail(error))?;
             Ok(Box::new(file) as Box<dyn super::super::archive::ReadSeek>)
         });
         Archive::open(&source, &Progress::default())
@@ -235,7 +238,10 @@ async fn refusal(production: &Client, tables: &[Name], sequences: &[Name]) -> Re
         let row = row.map_err(|error| server_error(error, "looking what production has"))?;
         if !row.get::<_, bool>(0) {
             let create = format!("CREATE SCHEMA {}", quote(&name.schema));
-            return Ok(Some((format!("production has no schema {} any more", name.schema), format!("Make it first: {create}."))));
+            return Ok(Some((
+                format!("production has no schema {} any more", name.schema),
+                format!("Make it first: {create}."),
+            )));
         }
     }
     Ok(None)
@@ -353,7 +359,8 @@ async fn write(
     progress: &Progress,
 ) -> Result<Applied, Failure> {
     // As pg_dump expects it: every name has its schema.
-    const AS_DUMPED: &str = "SET LOCAL search_path = ''; SET LOCAL check_function_bodies = off; SET LOCAL default_tablespace = ''";
+    const AS_DUMPED: &str =
+        "SET LOCAL search_path = ''; SET LOCAL check_function_bodies = off; SET LOCAL default_tablespace = ''";
     let run = async |sql: &str| {
         let doing = || format!("running {}", crate::text::clean(sql.lines().next().unwrap_or_default()));
         client.batch_execute(sql).await.map_err(|error| Failure::server(error, &doing()))
@@ -415,7 +422,8 @@ pub async fn prove_recreated(client: &Client, recreation: &Recreation) -> Result
     let failed = |error| server_error(error, "looking at the tables that were made again");
     let mut rows = Vec::new();
     for table in &recreation.tables {
-        let counted = client.query_one(&format!("SELECT pg_catalog.count(*) FROM ONLY {}", table.name.sql()), &[]).await;
+        let counted =
+            client.query_one(&format!("SELECT pg_catalog.count(*) FROM ONLY {}", table.name.sql()), &[]).await;
         rows.push((table.name.clone(), u64::try_from(counted.map_err(failed)?.get::<_, i64>(0)).unwrap_or_default()));
     }
     let names: Vec<String> = recreation.tables.iter().map(|table| table.name.sql()).collect();
@@ -474,7 +482,8 @@ pub async fn remove_recreated(
             for statement in recreation.statements_back(earlier) {
                 run(&statement).await?;
             }
-            let transaction = token(client, &schema, ("undo", own), &recreation.hash_back(earlier), journal, &tables).await?;
+            let transaction =
+                token(client, &schema, ("undo", own), &recreation.hash_back(earlier), journal, &tables).await?;
             Ok(Applied { tables: tables.clone(), transaction })
         };
         match stage::stoppable(client, progress, work).await {

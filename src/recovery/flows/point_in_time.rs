@@ -62,10 +62,10 @@ pub(super) fn drop_clone(record: &Record, point: &str) -> Option<Step> {
 
 fn out_of_reach(moments: &Moments) -> Refusal {
     let windows = moments.windows.iter().map(|window| {
-        let why = window.refusal.as_ref().map_or_else(
-            || "no transaction ended in the WAL after it".into(),
-            |(why, hint)| format!("{why}. {hint}"),
-        );
+        let why = window
+            .refusal
+            .as_ref()
+            .map_or_else(|| "no transaction ended in the WAL after it".into(), |(why, hint)| format!("{why}. {hint}"));
         format!("{}: {why}", window.base)
     });
     let hints: Vec<_> =
@@ -81,7 +81,11 @@ pub fn heaviest(moments: &Moments) -> Option<&Suspect> {
 fn ask_moment(moments: &Moments, incident: Option<DateTime<Utc>>) -> Question {
     let between = moments.searched.map_or_else(String::new, |(from, until)| {
         let day = "%Y-%m-%d %H:%M:%S";
-        format!(" These deleted, updated or dropped something between {} and {} UTC.", from.format(day), until.format(day))
+        format!(
+            " These deleted, updated or dropped something between {} and {} UTC.",
+            from.format(day),
+            until.format(day)
+        )
     });
     let outside = match incident {
         Some(at) if !moments.windows.iter().any(|window| window.holds(at)) => {
@@ -146,11 +150,6 @@ fn ask_lay_out(aim: &Aim, reached: &Reached) -> Question {
 }
 
 fn ask_use(clone: &Cloned, reached: &Reached) -> Question {
-    let set_aside: Vec<_> = clone.set_aside.iter().take(NAMED).map(|name| text::clean(name)).collect();
-    let set_aside = match set_aside.len() {
-        0 => String::new(),
-        _ => format!(" Not used of production's settings: {}.", set_aside.join(", ")),
-    };
     let no_database = clone.database.is_none().then(|| "it has no database of production's name".to_owned());
     let choice = |label: &str, consequences: Vec<String>, what, recommended| Choice {
         label: label.into(),
@@ -162,12 +161,11 @@ fn ask_use(clone: &Cloned, reached: &Reached) -> Question {
     Question {
         title: format!("It stands {}. What is it for?", text::clean(&clone.stop)),
         why: format!(
-            "Proved: replayed up to {}, the last commit in it is of {}, as the WAL said ({}). The server said: {}.{set_aside} \
-             Look into it from another terminal: psql \"{} dbname={}\". Esc goes back, to an earlier or a later moment.",
+            "Proved: replayed up to {}; the last commit in it is of {}{}. Esc goes back, to an earlier or a later moment. \
+             Look into it from another terminal: psql \"{} dbname={}\"",
             text::clean(&clone.proof.replay_lsn),
             shown(clone.proof.last_transaction),
-            shown(reached.before),
-            text::clean(clone.proof.log.trim().trim_start_matches("LOG:").trim()),
+            if reached.before == clone.proof.last_transaction { ", as the WAL said" } else { "" },
             text::clean(&clone.conninfo),
             text::clean(clone.database.as_deref().unwrap_or("postgres")),
         ),
@@ -175,8 +173,12 @@ fn ask_use(clone: &Cloned, reached: &Reached) -> Question {
             choice(
                 "Bring tables back out of it",
                 vec![
-                    format!("One of {}: rows are compared and merged as from a dump.", text::counted(clone.tables, "table", "tables")),
-                    "Tables that production has no more are made again. Everything else stays as it is. Can be undone.".into(),
+                    format!(
+                        "One of {}: rows are compared and merged as from a dump.",
+                        text::counted(clone.tables, "table", "tables")
+                    ),
+                    "Tables that production has no more are made again. Everything else stays as it is. Can be undone."
+                        .into(),
                 ],
                 Use::Tables,
                 clone.database.is_some(),
@@ -235,9 +237,8 @@ pub fn parse_aim(text: &str, now: DateTime<Utc>) -> Result<Aim> {
         Some((rest, number)) => (rest.trim(), Some(number.trim())),
         None => (text, None),
     };
-    let not_read = || {
-        Error::operator(format!("\"{}\" is no moment", text::clean(text))).hint(format!("Write {WRITTEN}."))
-    };
+    let not_read =
+        || Error::operator(format!("\"{}\" is no moment", text::clean(text))).hint(format!("Write {WRITTEN}."));
     let timeline = timeline.map(|number| number.parse().map_err(|_| not_read())).transpose()?;
     let (text, before) = text.strip_prefix("before ").map_or((text, false), |rest| (rest.trim(), true));
     let after_word = |words: [&str; 2]| words.iter().find_map(|word| text.strip_prefix(word)).map(str::trim);
@@ -253,9 +254,8 @@ pub fn parse_aim(text: &str, now: DateTime<Utc>) -> Result<Aim> {
     } else {
         match super::rows::parse_incident(text, now) {
             Ok(Fact::Incident(Incident::At(at))) => Target::Time(at),
-            Ok(_) => return Err(not_read()),
             Err(error) if error.message.contains("future") => return Err(error),
-            Err(_) => return Err(not_read()),
+            Ok(_) | Err(_) => return Err(not_read()),
         }
     };
     Ok(Aim { target, before, timeline })
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn moments_are_read_as_people_write_them() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap_or_default();
-        let told = |text: &str| parse_aim(text, now).map(|aim| aim.told()).unwrap_or_else(|error| error.message);
+        let told = |text: &str| parse_aim(text, now).map_or_else(|error| error.message, |aim| aim.told());
         for (text, expected) in [
             ("before xid 774", "just before transaction 774"),
             ("transaction 774 on timeline 2", "transaction 774 on timeline 2"),

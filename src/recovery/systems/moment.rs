@@ -48,8 +48,9 @@ impl Systems {
             return Ok(sources.clone());
         }
         let Some(archive) = self.system.wal_archive.clone().filter(|_| !self.system.base_backups.is_empty()) else {
-            return Err(Error::operator("no base backup and no WAL archive is configured")
-                .hint("Name them in the configuration: base_backups = [\"/backup/base\"], wal_archive = \"/backup/wal\"."));
+            return Err(Error::operator("no base backup and no WAL archive is configured").hint(
+                "Name them in the configuration: base_backups = [\"/backup/base\"], wal_archive = \"/backup/wal\".",
+            ));
         };
         let restic = self.system.base_backups.iter().chain([&archive]).any(|given| given.starts_with(RESTIC));
         let repository = if restic { Some(self.repository().await?) } else { None };
@@ -166,7 +167,8 @@ impl Systems {
     pub(super) async fn lay_out(&self, recovery: &str, reached: &Reached, progress: &Progress) -> Result<Finding> {
         let folder = self.clone_folder(recovery)?;
         *self.clone.lock().await = None;
-        let known = cluster::state(&folder).ok().filter(|state| state.laid_out && state.stop == reached.stop.to_string());
+        let known =
+            cluster::state(&folder).ok().filter(|state| state.laid_out && state.stop == reached.stop.to_string());
         let proof = if known.is_some() {
             cluster::resume(&folder, progress).await?
         } else {
@@ -219,7 +221,8 @@ impl Systems {
             cluster::definitions(&into, &name, &[], &file)?;
             let open = move |_: &str| {
                 let opened = std::fs::File::open(&file);
-                let opened = opened.map_err(|error| Error::operator("the clone's definitions are gone").detail(error))?;
+                let opened =
+                    opened.map_err(|error| Error::operator("the clone's definitions are gone").detail(error))?;
                 Ok(Box::new(opened) as Box<dyn ReadSeek>)
             };
             Archive::open(&Source::file("the clone's definitions", open), &Progress::default())
@@ -269,8 +272,7 @@ impl Systems {
     ) -> Result<Evidence> {
         let mut session = self.session.lock().await;
         let server = session.server(&self.system, recovery).await?;
-        let outcome =
-            merge::remove_recreated(&server.client, (recovery, earlier), recreation, journal, progress).await;
+        let outcome = merge::remove_recreated(&server.client, (recovery, earlier), recreation, journal, progress).await;
         let hash = recreation.hash_back(earlier);
         session.resolved(&self.system, recovery, earlier, &hash, outcome).await.map(Evidence::RecreatedRemoved)
     }
@@ -295,7 +297,8 @@ fn place(given: &str, repository: Option<&Repository>) -> Result<Place> {
     snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.instant));
     let found = snapshots.into_iter().find(|snapshot| repository.node(snapshot, path).is_ok());
     let snapshot = found.ok_or_else(|| {
-        Error::operator(format!("no snapshot has {path}")).hint("Check base_backups and wal_archive of the configuration.")
+        Error::operator(format!("no snapshot has {path}"))
+            .hint("Check base_backups and wal_archive of the configuration.")
     })?;
     Ok(Place::Snapshot { repository: repository.clone(), snapshot, path: path.into() })
 }
@@ -439,4 +442,3 @@ fn size(place: &Place, beneath: &str, depth: usize) -> Result<u64> {
     }
     Ok(sum)
 }
-

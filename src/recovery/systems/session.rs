@@ -116,7 +116,8 @@ impl Session {
         let live = schema::live(&server.client, Some(names)).await?;
         let scratch = stage::create_scratch(&server.client, recovery).await?;
         self.scratch = Some(scratch.clone());
-        let large = |name: &Name| origin.archive.table(name).and_then(|table| table.compressed_size) >= Some(stage::LARGE);
+        let large =
+            |name: &Name| origin.archive.table(name).and_then(|table| table.compressed_size) >= Some(stage::LARGE);
         let second = if names.iter().any(large) { Some(Box::pin(self.second(system, recovery)).await?) } else { None };
         let server = self.server(system, recovery).await?;
         let (mut compared, mut diffs) = (Vec::new(), Vec::new());

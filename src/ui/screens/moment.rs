@@ -5,7 +5,7 @@ use crossterm::event::{KeyCode, KeyEvent};
 use ratatui::Frame;
 use ratatui::layout::{Position, Rect};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::Paragraph;
+use ratatui::widgets::{Paragraph, Wrap};
 use tui_input::Input;
 use tui_input::backend::crossterm::EventHandler as _;
 use unicode_width::UnicodeWidthStr;
@@ -47,10 +47,10 @@ pub struct Moment {
 
 fn columns() -> [Column; 6] {
     [
-        Column::left("committed (UTC)", 23, 23, 0),
+        Column::left("committed (UTC)", 18, 18, 0),
         Column::right("transaction", 11, 11, 0),
-        Column::right("deleted", 9, 13, 0),
-        Column::right("updated", 9, 13, 0),
+        Column::right("deleted", 7, 13, 0),
+        Column::right("updated", 7, 13, 0),
         Column::right("dropped", 7, 9, 0),
         Column::left("tables", 12, 80, 1),
     ]
@@ -114,9 +114,13 @@ impl Moment {
     pub fn draw(&mut self, frame: &mut Frame, area: Rect, theme: Theme) {
         let mut below = draw_head(frame, area, theme, &self.title, &self.why);
         let mut lines = self.bars(usize::from(below.width), theme);
-        lines.extend(self.moments.notes.iter().take(2).map(|note| {
-            Line::styled(format!("cannot be used: {}", clean(note)), theme.changed())
-        }));
+        lines.extend(
+            self.moments
+                .notes
+                .iter()
+                .take(2)
+                .map(|note| Line::styled(format!("cannot be used: {}", clean(note)), theme.changed())),
+        );
         lines.push(Line::raw(""));
         let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).min(below.height / 2);
         frame.render_widget(Paragraph::new(lines), Rect { height, ..below });
@@ -125,9 +129,15 @@ impl Moment {
         if let Some(input) = &self.typing {
             return self.draw_line(frame, below, theme, input);
         }
+        let detail = self.moments.suspects.get(self.cursor.selected).map(details).unwrap_or_default();
+        let detail = Paragraph::new(detail).wrap(Wrap { trim: false });
+        let height = u16::try_from(detail.line_count(below.width)).unwrap_or(2).min(below.height / 3);
+        below.height -= height;
+        frame.render_widget(detail, Rect { y: below.y + below.height, height, ..below });
         let most = heaviest(&self.moments).map(|most| most.lsn);
         let suspects = &self.moments.suspects;
-        let row = |at: usize| Row { mark: Mark::None, cells: cells(&suspects[at], most == Some(suspects[at].lsn), theme) };
+        let row =
+            |at: usize| Row { mark: Mark::None, cells: cells(&suspects[at], most == Some(suspects[at].lsn), theme) };
         let list = Table {
             title: Line::default(),
             position: None,
@@ -164,7 +174,7 @@ impl Moment {
         lines.push(Line::raw(""));
         lines.push(Line::styled(format!("Write {WRITTEN}."), theme.quiet()));
         lines.push(Line::styled("Enter goes on, Esc goes back to the list.", theme.quiet()));
-        frame.render_widget(Paragraph::new(lines).wrap(ratatui::widgets::Wrap { trim: false }), below);
+        frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), below);
         let column = u16::try_from(prompt.width() + input.visual_cursor()).unwrap_or(0);
         frame.set_cursor_position(Position { x: (below.x + column).min(below.right().saturating_sub(1)), y: below.y });
     }
@@ -227,15 +237,26 @@ impl Moment {
     }
 }
 
+/// What a transaction did, in words.
+fn details(suspect: &Suspect) -> String {
+    let rows = [(suspect.deleted, "deleted"), (suspect.updated, "updated"), (suspect.inserted, "inserted")];
+    let rows = rows.iter().filter(|(rows, _)| *rows > 0);
+    let mut told: Vec<_> = rows.map(|(rows, what)| format!("{} {what}", text::counted(*rows, "row", "rows"))).collect();
+    if suspect.dropped > 0 {
+        let files = text::counted(suspect.dropped, "file", "files");
+        told.push(format!("{files} of tables and indexes dropped (DROP, TRUNCATE or a rewrite)"));
+    }
+    let at = suspect.at.format("%Y-%m-%d %H:%M:%S%.6f UTC");
+    format!("Transaction {}, {at}: {}.", suspect.xid, told.join(", "))
+}
+
 fn cells(suspect: &Suspect, most: bool, theme: Theme) -> Vec<Cell> {
     let number = |number: u64| if number == 0 { "-".into() } else { text::count(number) };
     let style = if most { theme.bad() } else { theme.text() };
     let tables = suspect.tables.iter().map(|(table, rows)| format!("{} ({})", clean(table), text::count(*rows)));
     let tables: Vec<_> = tables.collect();
-    let dropped = (suspect.dropped > 0).then(|| "files of tables and indexes dropped".to_owned());
-    let tables: Vec<_> = dropped.into_iter().chain(tables).collect();
     vec![
-        Cell::new(suspect.at.format("%Y-%m-%d %H:%M:%S%.3f").to_string(), style),
+        Cell::new(suspect.at.format("%m-%d %H:%M:%S%.3f").to_string(), style),
         Cell::new(suspect.xid.to_string(), style),
         Cell::from(number(suspect.deleted)),
         Cell::from(number(suspect.updated)),

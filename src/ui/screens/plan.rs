@@ -272,7 +272,9 @@ impl Review {
                     page.push(Line::raw("   Nothing is dropped; lifeboat clean removes that schema later."));
                 }
                 Step::KeepClone { clone } => {
-                    page.push(Line::raw(text::clean(&format!("   psql \"{} dbname=...\"", clone.conninfo)).into_owned()));
+                    page.push(Line::raw(
+                        text::clean(&format!("   psql \"{} dbname=...\"", clone.conninfo)).into_owned(),
+                    ));
                     page.push(Line::raw("   s shows how the service is switched to it by hand."));
                 }
                 Step::Prove { .. }

@@ -49,9 +49,10 @@ fn columns() -> [Column; 6] {
 }
 
 impl Tables {
-    /// Puts the tables in the order of their names; none is marked.
+    /// Puts those that production has no more first, and all in the order of their names; none is marked.
     pub fn new(title: String, why: String, mut tables: Vec<TableState>) -> Self {
-        tables.sort_by(|a, b| a.backup.name.cmp(&b.backup.name));
+        let order = |table: &TableState| (table.state() != State::Dropped, table.backup.name.clone());
+        tables.sort_by_cached_key(order);
         Self { title, why, tables, marked: Vec::new(), filter: FilterLine::default(), cursor: Cursor::default() }
     }
 
@@ -224,6 +225,7 @@ fn cells(table: &TableState, theme: Theme) -> Vec<Cell> {
     };
     let backup = match table.backup_rows {
         Some(estimate) => format!("{}{}", if estimate.exact { "" } else { "~" }, text::count(estimate.rows)),
+        None if table.backup.has_data => "?".into(),
         None => "-".into(),
     };
     let live = table
