@@ -191,7 +191,13 @@ fn reachable(base: &Base, wal: &Wal) -> Result<(Vec<Window>, Vec<Fork>)> {
 fn ends(base: &Base, wal: &Wal, window: &Window, programs: &Path, progress: &Progress) -> Result<Reach> {
     let scratch = scratch()?;
     cluster::stage(base, wal, &window.segments, scratch.path(), progress)?;
-    cluster::reach((base, wal, window), (&Target::Everything, false), (programs, scratch.path()), Utc::now(), progress)
+    cluster::reach(
+        (base, wal, window),
+        (&Target::Everything, false, None),
+        (programs, scratch.path()),
+        Utc::now(),
+        progress,
+    )
 }
 
 fn scratch() -> Result<tempfile::TempDir> {
@@ -360,7 +366,8 @@ fn lay_out(system: System, asked: &Clone, into: &Path, progress: &Progress) -> R
     cluster::prepare(into, &programs, base.system)?;
     let outcome = at_one_timeline((&base, &wal, windows), (&target, asked.before), (&programs, into), progress)
         .and_then(|(timeline, stop)| {
-            let spec = Spec { base: &base, copies: &copies, timeline, stop: &stop, into, programs: &programs };
+            let spec =
+                Spec { base: &base, copies: &copies, timeline, stop: &stop, into, programs: &programs, durable: true };
             Ok((cluster::lay_out(&spec, progress)?, stop))
         });
     outcome.inspect_err(|_| {
@@ -398,7 +405,7 @@ fn chosen(base: &Base, wal: &Wal, timeline: Option<u32>) -> Result<Vec<Window>> 
 /// The one timeline on which the target is, and where replay stops on it.
 fn at_one_timeline(
     (base, wal, windows): (&Base, &Wal, Vec<Window>),
-    target: (&Target, bool),
+    (target, before): (&Target, bool),
     (programs, into): (&Path, &Path),
     progress: &Progress,
 ) -> Result<(u32, Stop)> {
@@ -406,7 +413,7 @@ fn at_one_timeline(
     let (mut found, mut failed) = (Vec::new(), None);
     for window in windows {
         cluster::stage(base, wal, &window.segments, &folder, progress)?;
-        match cluster::reach((base, wal, &window), target, (programs, &folder), now, progress) {
+        match cluster::reach((base, wal, &window), (target, before, None), (programs, &folder), now, progress) {
             Ok(Reach { stop: Some(stop), .. }) => found.push((window.timeline, stop)),
             Ok(_) => return Err(Error::bug("a target was found without a place to stop")),
             Err(error) => failed = Some(failed.unwrap_or(error)),

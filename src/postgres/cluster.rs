@@ -39,7 +39,7 @@ use crate::progress::{Progress, Unit};
 pub(super) use ask::connect;
 pub use ask::{Database, count, database, definitions, large_objects, rows, sequences};
 pub use reachable::{Reachable, chosen, from_instant, locate, reachable, scratch, windows};
-pub use run::{Proof, USER, drop_clone, open, resume, start};
+pub use run::{Proof, USER, drop_clone, keep, open, resume, start};
 pub use target::{Reach, Stop, Target, reach};
 
 const STATE: &str = "clone.json";
@@ -66,6 +66,9 @@ pub struct State {
     /// Replay has ended, or is about to, after it stood at its target, which this proves.
     #[serde(default)]
     pub opened: Option<Proof>,
+    /// Not put on disk: good until the machine is restarted, whose running this names.
+    #[serde(default)]
+    pub boot: Option<String>,
 }
 
 /// What a clone is made of.
@@ -82,6 +85,9 @@ pub struct Spec<'a> {
     pub into: &'a Path,
     /// Of the base backup's version.
     pub programs: &'a Path,
+    /// Everything is put on disk, for a cluster that is to stay; one that is not has to be laid out again when the machine
+    /// was restarted.
+    pub durable: bool,
 }
 
 /// Makes the folder of a clone, which must not be there yet, and marks it as ours.
@@ -114,6 +120,7 @@ pub fn prepare(into: &Path, programs: &Path, system: u64) -> Result<()> {
         stop: String::new(),
         set_aside: Vec::new(),
         opened: None,
+        boot: None,
     };
     save(into, &state)?;
     folder(&into.join("wal"))
@@ -189,11 +196,13 @@ pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
         own(&link)?;
     }
     let set_aside = settings::write_ours(spec, &control)?;
-    progress.begin("putting it on disk", Unit::Items, None);
-    let held = fs::File::open(&data).map_err(|error| failed(&data, error))?;
-    rustix::fs::syncfs(&held).map_err(|error| failed(&data, error.into()))?;
+    if spec.durable {
+        progress.begin("putting it on disk", Unit::Items, None);
+        sync(&data)?;
+    }
     progress.check()?;
     let mut state = state(into)?;
+    state.boot = if spec.durable { None } else { Some(boot()?) };
     (state.stop, state.set_aside) = (spec.stop.to_string(), set_aside);
     // The act that makes it startable comes last, and is one act.
     let filled = data.join("global/pg_control.new");
@@ -202,6 +211,18 @@ pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
     state.laid_out = true;
     save(into, &state)?;
     Ok(state)
+}
+
+/// Waits until everything on the disk of a folder is there.
+fn sync(path: &Path) -> Result<()> {
+    let held = fs::File::open(path).map_err(|error| failed(path, error))?;
+    rustix::fs::syncfs(&held).map_err(|error| failed(path, error.into()))
+}
+
+/// Names the time since the machine was started last.
+fn boot() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    fs::read_to_string(path).map(|id| id.trim().to_owned()).map_err(|error| failed(path, error))
 }
 
 /// Files of the base backup that a clone must not have: signs of another server, what would lead into production's

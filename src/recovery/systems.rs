@@ -479,7 +479,7 @@ impl Systems {
                 Box::pin(self.remove_recreated((recovery, earlier), recreation, journal, progress)).await
             }
             Step::DropClone { folder } => self.drop_clone(folder).await,
-            Step::KeepClone { clone } => Ok(Evidence::CloneKept(clone.folder.clone())),
+            Step::KeepClone { clone } => self.keep_clone(&clone.folder, progress).await,
             Step::ExchangeBack { recovery: earlier, exchange } => {
                 Box::pin(self.exchange_back(recovery, earlier, exchange, progress)).await
             }

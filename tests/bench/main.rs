@@ -1,7 +1,7 @@
 //! `make bench`: Lifeboat and the peer beside it, in the same run, on the same data, printed as ratios.
 //!
 //! Every figure is the best of several runs that take turns, so that a busy machine hurts both alike.
-//! `cargo bench -- rows`, `-- files` and `-- database` run one part.
+//! `cargo bench -- rows`, `-- files`, `-- database` and `-- moment` run one part.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 mod database;
 mod files;
+mod moment;
 mod rows;
 #[path = "../screenshots/terminal.rs"]
 #[expect(dead_code, reason = "pictures need more of it")]
@@ -26,9 +27,10 @@ const RUNS: usize = 3;
 fn main() {
     // Beside the names of parts, `cargo bench` passes --bench.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let parts: [(&str, fn()); 3] = [("rows", rows::run), ("files", files::run), ("database", database::run)];
+    let parts: [(&str, fn()); 4] =
+        [("rows", rows::run), ("files", files::run), ("database", database::run), ("moment", moment::run)];
     let known = |name: &String| parts.iter().any(|(part, _)| part == name);
-    assert!(wanted.iter().all(known), "the parts are rows, files and database");
+    assert!(wanted.iter().all(known), "the parts are rows, files, database and moment");
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|part| part == name) {
             run();

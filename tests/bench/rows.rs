@@ -45,7 +45,7 @@ pub fn neighbour(rows: u64) -> String {
 }
 
 /// One transaction damages 5,000 rows, 300 are deleted, 40 are changed and 25 are added in honest work.
-const DAMAGE: &str = "
+pub const DAMAGE: &str = "
 begin; update public.wanted set state = 'void', amount = 0 where id % 100 = 3; commit;
 delete from public.wanted where id % 1000 = 7 and id < 300000;
 update public.wanted set note = 'called back' where id % 12500 = 11;
@@ -142,7 +142,7 @@ impl Stage {
 }
 
 /// One statement that a careful person writes: three classes, every column compared exactly.
-fn full_join(staged: &str) -> String {
+pub fn full_join(staged: &str) -> String {
     let columns = ["customer", "state", "amount", "note", "ordered_at", "touched_at", "payload"];
     let differs: Vec<_> = columns.iter().map(|column| format!("b.{column} is distinct from p.{column}")).collect();
     format!(

@@ -187,7 +187,7 @@ fn times((base, wal, window): (&Base, &Wal, &Window), programs: &Path, progress:
 /// Errors: it cannot be reached, or on several timelines.
 pub fn locate(
     (base, wal, windows): (&Base, &Wal, &[Window]),
-    target: (&Target, bool),
+    target: (&Target, bool, Option<DateTime<Utc>>),
     place: (&Path, &Path),
     progress: &Progress,
 ) -> Result<(Window, Reach)> {

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::NoTls;
 
-use super::{PORT, State, Stop, command, failed, own, save, state};
+use super::{PORT, State, Stop, boot, command, failed, own, save, state, sync};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
 
@@ -55,6 +55,7 @@ pub async fn start(into: &Path, stop: &Stop, progress: &Progress) -> Result<Proo
 pub async fn resume(into: &Path, progress: &Progress) -> Result<Proof> {
     let known = state(into)?;
     let Some(proof) = known.opened.clone() else { return run(into, "recovery stopping ", progress).await };
+    survived(into, &known)?;
     if server(into).is_none() {
         spawn(into, &known)?;
     }
@@ -117,12 +118,48 @@ async fn run(into: &Path, words: &str, progress: &Progress) -> Result<Proof> {
         return Err(Error::refused(format!("{} was not laid out to its end, and cannot be started", into.display()))
             .hint(format!("Remove it and begin again: lifeboat clone --drop {}", into.display())));
     }
+    survived(into, &known)?;
     if server(into).is_none() {
         spawn(into, &known)?;
     }
     progress.begin("replaying WAL segments", Unit::Items, None);
     let line = wait(into, words, progress).await?;
     prove(into, &known, line).await
+}
+
+/// What was not put on disk does not outlive its machine.
+fn survived(into: &Path, known: &State) -> Result<()> {
+    match &known.boot {
+        Some(then) if *then != boot()? => Err(Error::refused(format!(
+            "the machine was restarted since {} was laid out, and it was not put on disk",
+            into.display()
+        ))
+        .hint(format!("Remove it and begin again: lifeboat clone --drop {}", into.display()))),
+        _ => Ok(()),
+    }
+}
+
+/// Puts an opened clone on disk, so that it can stay.
+pub async fn keep(into: &Path, progress: &Progress) -> Result<()> {
+    progress.begin("putting the cluster on disk", Unit::Items, None);
+    let mut known = state(into)?;
+    if known.boot.is_none() {
+        return Ok(());
+    }
+    let path = into.join("data/postgresql.conf");
+    let settings = fs::File::options().append(true).open(&path);
+    settings.and_then(|mut file| file.write_all(b"fsync = on\n")).map_err(|error| failed(&path, error))?;
+    let client = super::connect(into, "template1").await?;
+    let done = client.batch_execute("SELECT pg_reload_conf()").await;
+    let done = match done {
+        Ok(()) => client.batch_execute("CHECKPOINT").await,
+        failed => failed,
+    };
+    done.map_err(|error| Error::target("the clone cannot be put on disk").detail(error).hint("Look at its log."))?;
+    sync(into)?;
+    known.boot = None;
+    save(into, &known)?;
+    sync(into)
 }
 
 fn spawn(into: &Path, known: &State) -> Result<()> {

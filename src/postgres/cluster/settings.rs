@@ -96,6 +96,9 @@ pub(super) fn write_ours(spec: &Spec, control: &[u8]) -> Result<Vec<String>> {
         ours.push_str(&format!("{name} = {value}\n"));
     }
     ours.push_str(&format!("recovery_target_timeline = '{}'\n", spec.timeline));
+    if !spec.durable {
+        ours.push_str("fsync = off\n");
+    }
     ours.push_str(&spec.stop.settings());
     write(&data.join("postgresql.conf"), &mut ours.as_bytes())?;
     write(&data.join("postgresql.auto.conf"), &mut [].as_slice())?;

@@ -12,6 +12,7 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::from_instant;
 use crate::backup::base::Base;
 use crate::backup::wal::{Lsn, Wal, Window};
 use crate::error::{Error, Result};
@@ -120,10 +121,12 @@ struct Found {
 
 /// Looks in the WAL for where the target is. The segments of the window have to be staged in `folder`.
 ///
+/// `near`: when the target is known to be about; then not all of the WAL is read.
+///
 /// Errors: the target cannot be reached; hints name the nearest instants on both sides that can.
 pub fn reach(
     (base, wal, window): (&Base, &Wal, &Window),
-    (target, before): (&Target, bool),
+    (target, before, near): (&Target, bool, Option<DateTime<Utc>>),
     place: (&Path, &Path),
     now: DateTime<Utc>,
     progress: &Progress,
@@ -134,10 +137,14 @@ pub fn reach(
         return Err(Error::operator(format!("{} lies in the future", shown(*at)))
             .hint("Check the zone: write it with the time, as in 2026-01-15T14:00:00+01:00."));
     }
-    let mut found = Found { end: base.end(wal)?, inside: base.label.started, ..Found::default() };
-    let reached = read(place, (&window.segments, wal.segment_size), base.label.start, progress, |record| {
-        found.take(record, base.label.start, target, before)
-    })?;
+    let near = if let Target::Time(at) = target { Some(*at) } else { near };
+    let (found, reached) = match near {
+        None => search((base, wal, window), (target, before), place, progress)?,
+        Some(at) => match search_near((base, wal, window), (target, before, at), place, progress)? {
+            (found, reached) if found.later.is_some() || found.transaction.is_some() => (found, reached),
+            _ => search((base, wal, window), (target, before), place, progress)?,
+        },
+    };
     let Some(end) = found.end.filter(|end| reached >= Lsn(end.0.saturating_sub(1 << 13))) else {
         return Err(Error::refused(
             "the WAL ends before the base backup ended, so that nothing can be reached from it",
@@ -176,6 +183,45 @@ pub fn reach(
         Target::Position(_) | Target::Named(_) => Stop { target: target.clone(), before },
     };
     Ok(Reach { stop: Some(stop), ..reach })
+}
+
+/// Reads all of the WAL up to the target. Returns how far it read.
+fn search(
+    (base, wal, window): (&Base, &Wal, &Window),
+    (target, before): (&Target, bool),
+    place: (&Path, &Path),
+    progress: &Progress,
+) -> Result<(Found, Lsn)> {
+    let mut found = Found { end: base.end(wal)?, inside: base.label.started, ..Found::default() };
+    let reached = read(place, (&window.segments, wal.segment_size), base.label.start, progress, |record| {
+        found.take(record, base.label.start, target, before)
+    })?;
+    Ok((found, reached))
+}
+
+/// Reads the WAL up to the end of the base backup, and about an instant.
+fn search_near(
+    (base, wal, window): (&Base, &Wal, &Window),
+    (target, before, near): (&Target, bool, DateTime<Utc>),
+    place: (&Path, &Path),
+    progress: &Progress,
+) -> Result<(Found, Lsn)> {
+    let mut found = Found { end: base.end(wal)?, inside: base.label.started, ..Found::default() };
+    let mut reached = read(place, (&window.segments, wal.segment_size), base.label.start, progress, |record| {
+        let ends = matches!(&record, Record::BackupEnd { start, .. } if *start == base.label.start);
+        match found.take(record, base.label.start, target, before) {
+            ControlFlow::Continue(()) if ends => ControlFlow::Break(()),
+            flow => flow,
+        }
+    })?;
+    if found.end.is_some() && found.later.is_none() && found.transaction.is_none() {
+        let segments = from_instant((base, wal, window), near, place, progress)?;
+        let begin = segments.first().map_or(reached, |(_, number)| Lsn(number * u64::from(wal.segment_size)));
+        reached = read(place, (segments, wal.segment_size), begin.max(base.label.start), progress, |record| {
+            found.take(record, base.label.start, target, before)
+        })?;
+    }
+    Ok((found, reached))
 }
 
 impl Found {

@@ -125,12 +125,10 @@ impl Systems {
     /// Where replay has to stop for an aim, from which base backup, and what it takes.
     pub(super) async fn reach(&self, recovery: &str, aim: &Aim, progress: &Progress) -> Result<Finding> {
         let sources = self.sources(false, progress).await?;
-        let (folder, system) = (self.clone_folder(recovery)?, {
-            let mut session = self.session.lock().await;
-            session.server(&self.system, recovery).await.ok().map(|server| server.facts.system_identifier.clone())
-        });
+        let folder = self.clone_folder(recovery)?;
+        let (system, near) = self.asked_of_production(recovery, aim).await;
         let (aim, progress) = (aim.clone(), progress.clone());
-        let found = blocking(move || match find(&sources, &aim, &progress) {
+        let found = blocking(move || match find(&sources, &aim, near, &progress) {
             Ok((base, window, reach)) => {
                 base.check_copies(&BTreeMap::new())?;
                 let stop = reach.stop.ok_or_else(|| Error::bug("a target was found without a place to stop"))?;
@@ -154,6 +152,21 @@ impl Systems {
             Err(error) => Err(error),
         });
         found.await.map(Finding::Reached)
+    }
+
+    /// Production's system identifier, and when it committed the transaction that is aimed at. Nothing, where it cannot be
+    /// asked, or does not know.
+    async fn asked_of_production(&self, recovery: &str, aim: &Aim) -> (Option<String>, Option<DateTime<Utc>>) {
+        let mut session = self.session.lock().await;
+        let Ok(server) = session.server(&self.system, recovery).await else { return (None, None) };
+        let mut near = None;
+        if let Target::Transaction(xid) = aim.target {
+            // An error where the server does not keep it (track_commit_timestamp), or not of one so old.
+            let sql = "SELECT pg_catalog.pg_xact_commit_timestamp($1::text::xid)";
+            let row = server.client.query_one(sql, &[&xid.to_string()]).await;
+            near = row.ok().and_then(|row| row.try_get(0).ok().flatten());
+        }
+        (Some(server.facts.system_identifier.clone()), near)
     }
 
     fn clone_folder(&self, recovery: &str) -> Result<PathBuf> {
@@ -277,6 +290,11 @@ impl Systems {
         session.resolved(&self.system, recovery, earlier, &hash, outcome).await.map(Evidence::RecreatedRemoved)
     }
 
+    pub(super) async fn keep_clone(&self, folder: &str, progress: &Progress) -> Result<Evidence> {
+        cluster::keep(Path::new(folder), progress).await?;
+        Ok(Evidence::CloneKept(folder.to_owned()))
+    }
+
     pub(super) async fn drop_clone(&self, folder: &str) -> Result<Evidence> {
         *self.clone.lock().await = None;
         let into = PathBuf::from(folder);
@@ -349,7 +367,12 @@ impl Sources {
 }
 
 /// The newest base backup from which the target can be reached.
-fn find<'a>(sources: &'a Sources, aim: &Aim, progress: &Progress) -> Result<(&'a Base, Window, cluster::Reach)> {
+fn find<'a>(
+    sources: &'a Sources,
+    aim: &Aim,
+    near: Option<DateTime<Utc>>,
+    progress: &Progress,
+) -> Result<(&'a Base, Window, cluster::Reach)> {
     let may = |reachable: &&Reachable| {
         reachable.refusal.is_none()
             && aim.timeline.is_none_or(|timeline| timeline == reachable.timeline)
@@ -370,7 +393,7 @@ fn find<'a>(sources: &'a Sources, aim: &Aim, progress: &Progress) -> Result<(&'a
         windows.retain(|window| on.iter().any(|reachable| reachable.timeline == window.timeline));
         let folder = cluster::scratch()?;
         let programs = programs::server(base.major, None)?;
-        let target = (&aim.target, aim.before);
+        let target = (&aim.target, aim.before, near);
         match cluster::locate((base, &sources.wal, &windows), target, (&programs, folder.path()), progress) {
             Ok((window, reach)) => return Ok((base, window, reach)),
             Err(error) if error.kind == Kind::Cancelled => return Err(error),
@@ -422,7 +445,8 @@ fn lay_out(sources: &Sources, reached: &Reached, into: &Path, progress: &Progres
     cluster::prepare(into, &programs, base.system)?;
     let outcome = cluster::stage(base, &sources.wal, &window.segments, &into.join("wal"), progress).and_then(|()| {
         let (timeline, stop) = (reached.timeline, &reached.stop);
-        cluster::lay_out(&Spec { base, copies: &copies, timeline, stop, into, programs: &programs }, progress)
+        let spec = Spec { base, copies: &copies, timeline, stop, into, programs: &programs, durable: false };
+        cluster::lay_out(&spec, progress)
     });
     outcome.map(drop).inspect_err(|_| {
         let _ = cluster::drop_clone(into);
