@@ -69,7 +69,10 @@
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
 //! | what can be reached from a base backup and WAL? | `backup/base.rs`, `backup/wal.rs` |
 //! | how is a cluster laid out as of a moment, and proved? | `postgres/cluster.rs` and beside it |
-//! | which transaction did it? | `postgres/waldump.rs`, `moments` |
+//! | which transaction did it? | `postgres/waldump.rs`, `suspects` |
+//! | how does a dropped table come back? | `postgres/merge/recreate.rs` |
+//! | where do a table's rows come from, a dump or a clone? | `postgres/origin.rs` |
+//! | what is asked about a moment in time? | `recovery/flows/point_in_time.rs`, or its printed tree |
 //! | what happens after a kill? | `recovery/run.rs`, `resume` |
 //! | what does a console ask a worker for? | `recovery/worker/protocol.rs` |
 //! | what is ever written to a repository? | `backup/lock.rs` |
@@ -85,14 +88,21 @@
 //!
 //! # Where this differs from the first design
 //!
-//! - There are three flows so far, [`recovery::flows::rows`], [`recovery::flows::files`] and [`recovery::flows::database`], and
-//!   their undo. Dropped tables and moments in time are shown in the decision and refused in words.
+//! - There are four flows so far, [`recovery::flows::rows`], [`recovery::flows::files`], [`recovery::flows::database`] and
+//!   [`recovery::flows::point_in_time`], and their undo. A dropped table is made again out of a moment in time only; of a dump it
+//!   is refused in words.
+//! - A clone is read as a dump is: its own `pg_dump` writes its definitions as an archive without rows, and rows are copied out
+//!   as they are asked for ([`postgres::origin`]). So rows, whole databases and what is decided about them have one code.
+//! - A clone does not stay paused at its target: a transaction that it stopped just before is still in progress there, and what
+//!   that one was about to drop is locked. It is proved while it is paused; then replay ends, and its sessions are read-only.
+//! - Tables are made again by running production's own definitions in production, shown whole. What hangs on them (views,
+//!   triggers, foreign keys, grants) is tried by itself, each in a savepoint: an hour later not all of what it needs is there.
 //! - Definitions of a whole database are created by `pg_restore`, not by us: it knows what each version of an archive means. It
 //!   is given the table of contents alone, so that no copy of the dump is made for it.
 //! - A large table is staged by two sessions, each in a transaction of its own: twice the server's processors for what takes
 //!   longest. That the table is there whole or not at all is kept by dropping it when either fails.
-//! - `lifeboat windows`, `clone` and `moments` (`cli/moment.rs`) call their engines themselves: no flow uses them yet, and they
-//!   write nowhere but in a folder that was not there before.
+//! - `lifeboat windows`, `clone` and `moments` (`cli/moment.rs`) call their engines themselves, for scripts and for what the flow
+//!   does not ask: they write nowhere but in a folder that was not there before.
 //! - Files rest on `backup`: both read the same repository, and a file is addressed by its node, never by a pattern.
 //! - Pre-images and the token live in a schema per recovery, `lifeboat_undo_<recovery>`, created inside the merge's own
 //!   transaction: a merge that is rolled back leaves nothing to clean up.

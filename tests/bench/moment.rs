@@ -118,12 +118,15 @@ async fn ours(system: &System, aim: &Aim) -> Duration {
     let begun = Instant::now();
     let Finding::Reached(Ok(reached)) = look(Look::Reach { aim: aim.clone() }).await else { panic!("not reached") };
     let folder = reached.folder.clone();
+    let reached_after = begun.elapsed();
     look(Look::LayOut { reached }).await;
+    let laid_out_after = begun.elapsed();
     let (point, dump) = (CLONE.to_owned(), "bench".to_owned());
     let tables = vec![Name::new("public", "wanted")];
     let Finding::Diff(diffs) = look(Look::Diff { point, dump, tables, keys: vec![] }).await else { panic!("no diff") };
     let took = begun.elapsed();
     assert_eq!((diffs[0].missing, diffs[0].extra), (300, 25), "the diff");
+    println!("reached after {}, laid out after {}", seconds(reached_after), seconds(laid_out_after));
     let drop = lifeboat::recovery::plan::Step::DropClone { folder };
     systems.execute("bench", &lifeboat::recovery::plan::Step::DropScratch, "", &progress).await.unwrap();
     systems.execute("bench", &drop, "", &progress).await.unwrap();

@@ -57,6 +57,8 @@ session_preload_libraries = ''
 local_preload_libraries = ''
 max_logical_replication_workers = 0
 autovacuum = off
+max_wal_size = '16GB'
+checkpoint_timeout = '1h'
 jit = off
 hot_standby = on
 logging_collector = off
@@ -96,6 +98,7 @@ pub(super) fn write_ours(spec: &Spec, control: &[u8]) -> Result<Vec<String>> {
         ours.push_str(&format!("{name} = {value}\n"));
     }
     ours.push_str(&format!("recovery_target_timeline = '{}'\n", spec.timeline));
+    ours.push_str(&format!("shared_buffers = {}MB\n", buffers()));
     if !spec.durable {
         ours.push_str("fsync = off\n");
     }
@@ -107,6 +110,14 @@ pub(super) fn write_ours(spec: &Spec, control: &[u8]) -> Result<Vec<String>> {
     write(&data.join("pg_ident.conf"), &mut [].as_slice())?;
     write(&data.join("recovery.signal"), &mut [].as_slice())?;
     Ok(set_aside)
+}
+
+/// Megabytes for replay to work in: a part of what this machine has free, since other servers run on it too.
+fn buffers() -> u64 {
+    let facts = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free =
+        facts.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse().ok());
+    (free.unwrap_or(0_u64) / 1024 / 8).clamp(128, 2048)
 }
 
 /// The names of dangerous settings in a file of settings, in its order. Values are not looked at: they may hold passwords.

@@ -247,7 +247,10 @@ fn details(suspect: &Suspect) -> String {
         told.push(format!("{files} of tables and indexes dropped (DROP, TRUNCATE or a rewrite)"));
     }
     let at = suspect.at.format("%Y-%m-%d %H:%M:%S%.6f UTC");
-    format!("Transaction {}, {at}: {}.", suspect.xid, told.join(", "))
+    let tables = suspect.tables.iter().map(|(table, rows)| format!("{} ({})", clean(table), text::count(*rows)));
+    let tables = tables.collect::<Vec<_>>().join(", ");
+    let tables = if tables.is_empty() { tables } else { format!(" In {tables}.") };
+    format!("Transaction {}, {at}: {}.{tables}", suspect.xid, told.join(", "))
 }
 
 fn cells(suspect: &Suspect, most: bool, theme: Theme) -> Vec<Cell> {

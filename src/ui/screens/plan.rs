@@ -302,8 +302,8 @@ impl Review {
 }
 
 fn push_recreation(page: &mut Vec<Line<'static>>, recreation: &Recreation, theme: Theme) {
-    page.push(Line::raw("   One transaction: all rows are there, as many as were counted, or nothing is."));
-    page.push(Line::raw("   The definitions are production's own of that moment: s shows every one that runs."));
+    page.push(Line::raw("   One transaction: every row that was counted is there, or nothing is."));
+    page.push(Line::raw("   Definitions are production's own of that moment: s shows all that runs."));
     for table in &recreation.tables {
         let told = format!("     - {}: {}", table.name, text::counted(table.rows, "row", "rows"));
         page.push(Line::styled(text::clean(&told).into_owned(), theme.missing()));
@@ -314,11 +314,14 @@ fn push_recreation(page: &mut Vec<Line<'static>>, recreation: &Recreation, theme
         page.push(Line::raw(text::clean(&format!("     - {told}")).into_owned()));
     }
     page.push(Line::raw(format!(
-        "   {} for sequences, keys and indexes; {} for owners, grants, views, triggers and",
-        text::counted(recreation.after.len() as u64, "statement", "statements"),
+        "   {} for sequences, keys and indexes.",
+        text::counted(recreation.after.len() as u64, "statement", "statements")
+    )));
+    page.push(Line::raw(format!(
+        "   {} for owners, grants, views, triggers and foreign keys:",
         text::count(recreation.lenient.len() as u64)
     )));
-    page.push(Line::raw("   foreign keys: of these, what the server refuses is left out and told in the proof."));
+    page.push(Line::raw("   of these, what the server refuses is left out and told in the proof."));
     for note in &recreation.notes {
         page.push(Line::styled(text::clean(&format!("   NOTE: {note}")).into_owned(), theme.changed()));
     }
