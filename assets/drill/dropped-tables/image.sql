@@ -13,15 +13,14 @@ create function pg_temp.grants(list aclitem[]) returns text language sql as $$
     select string_agg(item::text, ',' order by item::text) from unnest(list) item
 $$;
 create temp view catalog (kind, part_of, name, definition) as
-    select 'relation', coalesce(owned.refobjid::regclass, pg_class.oid::regclass)::text, pg_class.oid::regclass::text,
+    -- A sequence is part of its table.
+    select 'relation', coalesce(refobjid, pg_class.oid)::regclass::text, pg_class.oid::regclass::text,
            concat_ws(' ', relkind, relpersistence, relowner::regrole, reloptions, obj_description(pg_class.oid, 'pg_class'),
-                     case when relkind <> 'i' then pg_temp.grants(coalesce(relacl,
-                          acldefault(case when relkind = 'S' then 's' else 'r' end::"char", relowner))) end)
+                     pg_temp.grants(coalesce(relacl,
+                         acldefault(case when relkind = 'S' then 's' else 'r' end::"char", relowner))))
     from pg_class
-    -- A sequence and an index are part of their table.
-    left join lateral (select refobjid from pg_depend where classid = 'pg_class'::regclass and objid = pg_class.oid
-                       and refclassid = 'pg_class'::regclass and relkind in ('S', 'i') and deptype in ('a', 'i') limit 1) owned
-        on true
+    left join pg_depend on classid = 'pg_class'::regclass and objid = pg_class.oid
+        and refclassid = 'pg_class'::regclass and relkind = 'S' and deptype in ('a', 'i')
     where relnamespace = 'public'::regnamespace and relkind <> 'i'
     union all
     select 'column', attrelid::regclass::text, attrelid::regclass || '.' || attname,
