@@ -3,6 +3,7 @@
 pub mod cluster;
 mod database;
 mod documents;
+mod dropped;
 mod files;
 mod repository;
 pub mod sandbox;

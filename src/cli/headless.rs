@@ -552,6 +552,9 @@ pub async fn drill(scenario: &'static Scenario, answers: Option<PathBuf>, config
             password_command: None,
         }),
         database: Some(sandbox.conninfo()),
+        base_backups: sandbox.base_backups(),
+        wal_archive: sandbox.wal_archive(),
+        clones: sandbox.clones(),
         ..System::named("drill")
     };
     if answers.is_none() && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {

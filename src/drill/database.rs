@@ -1,7 +1,7 @@
 //! The database of a drill about rows: a story told in SQL to a server of the sandbox's own, with a dump of every night, and
 //! the truth about it.
 //!
-//! Invariant: the truth (database `drill_truth` of the same server) is complete before the operator is called, and nothing but
+//! Invariant: the truth (database `drill_truth` of the same server, or [`Images`] in memory) is complete before the operator is called, and nothing but
 //! [`Database::check`] reads it.
 
 use std::fs::File;
@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 
 use super::cluster::{Cluster, programs};
 use super::documents::pdf;
+use super::dropped::{self, Image, Images, Migration};
 use super::repository::Repository;
 use super::sandbox::{Check, NIGHTS, failed, join, run};
 use crate::error::{Error, Result};
@@ -47,13 +48,26 @@ pub(super) enum Ending {
     Damaged(&'static Script),
     /// The database is dropped, just as the last backup has it.
     Gone,
+    /// Tables are dropped by a migration, and work goes on.
+    Dropped(&'static Migration),
+}
+
+/// What the end state is compared with.
+#[derive(Debug)]
+enum Truth {
+    /// Rows of `drill_truth`, as the script derives them.
+    Rows(&'static Script),
+    /// All of `drill_truth`.
+    Whole,
+    /// Images in memory: WAL is archived here, and a database of that name would be in every clone.
+    Images(Images),
 }
 
 /// A running server with a damaged database.
 #[derive(Debug)]
 pub(super) struct Database {
     cluster: Cluster,
-    ending: Ending,
+    truth: Truth,
 }
 
 impl Database {
@@ -69,13 +83,20 @@ impl Database {
         let repository = Repository::new(folder)?;
         std::fs::create_dir(folder.join("staging")).map_err(|error| failed("staging", error))?;
         let programs = programs()?;
-        let (cluster, incident) = std::thread::scope(|scope| {
+        let (cluster, incident, truth) = std::thread::scope(|scope| {
             let initialised = scope.spawn(|| repository.initialise());
-            let settings = ["track_commit_timestamp=on"];
+            let mut settings = vec!["track_commit_timestamp=on"];
+            if let Ending::Dropped(_) = ending {
+                settings.extend(dropped::ARCHIVING);
+                dropped::make_folders(folder)?;
+            }
             let cluster = Cluster::create(&folder.join("pg"), &programs, &settings)?;
             let story = Story { cluster: &cluster, anchor: &anchor };
             story.tell("postgres", "create database programme_db", &[])?;
             story.tell("programme_db", &[SCHEMA, GENERATE, DATA].concat(), &[])?;
+            if let Ending::Dropped(migration) = ending {
+                story.tell("programme_db", migration.tables, &[])?;
+            }
             progress.advance(1);
             join(initialised)?;
             progress.advance(1);
@@ -93,23 +114,26 @@ impl Database {
                 }));
             }
             progress.check()?;
-            let incident = match ending {
-                Ending::Damaged(script) => {
-                    let incident = story.incident(script)?;
-                    let dump = story.dump(folder, Utc::now())?;
-                    backups.push(scope.spawn(|| repository.back_up_dump(&{ dump }, None)));
-                    incident
+            let (incident, truth) = match ending {
+                Ending::Damaged(script) => (story.incident(script)?, Truth::Rows(script)),
+                Ending::Gone => (story.drop_all()?, Truth::Whole),
+                Ending::Dropped(migration) => {
+                    let (incident, images) = story.migrate(migration, folder, progress)?;
+                    (incident, Truth::Images(images))
                 }
-                Ending::Gone => story.drop_all()?,
             };
+            if !matches!(truth, Truth::Whole) {
+                let dump = story.dump(folder, Utc::now())?;
+                backups.push(scope.spawn(|| repository.back_up_dump(&{ dump }, None)));
+            }
             progress.advance(1);
             for backup in backups {
                 join(backup)?;
             }
             progress.advance(1);
-            Ok::<_, Error>((cluster, incident))
+            Ok::<_, Error>((cluster, incident, truth))
         })?;
-        Ok((Self { cluster, ending }, incident))
+        Ok((Self { cluster, truth }, incident))
     }
 
     /// How to connect to it.
@@ -121,15 +145,17 @@ impl Database {
     /// trigger sets, and further entries of the audit table may differ from the truth.
     pub(super) fn check(&self) -> Result<Vec<Check>> {
         let story = Story { cluster: &self.cluster, anchor: "" };
-        let script = match self.ending {
-            Ending::Damaged(script) => script,
-            Ending::Gone => return story.check_all(),
-        };
-        let output = story.compare("found", script.check).map_err(|error| {
+        let not_comparable = |error: Error| {
             Error::target("cannot compare the database with the truth")
                 .detail(error.detail.unwrap_or(error.message))
                 .hint("Check that the tables of programme_db still have their columns.")
-        })?;
+        };
+        let script = match &self.truth {
+            Truth::Rows(script) => script,
+            Truth::Whole => return story.check_all(),
+            Truth::Images(images) => return Ok(images.compare(&story.image().map_err(not_comparable)?)),
+        };
+        let output = story.compare("found", script.check).map_err(not_comparable)?;
         let checks = output.lines().map(parse).collect::<Option<Vec<_>>>();
         checks
             .filter(|checks| !checks.is_empty())
@@ -182,6 +208,30 @@ impl Story<'_> {
             select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
         let printed = self.tell("postgres", script, &[])?;
         printed.trim().parse().map_err(|_| Error::bug("an incident did not print its instant").detail(printed))
+    }
+
+    /// A base backup, work, the migration, more work; and the truth about it. Returns when the migration was through.
+    fn migrate(&self, migration: &Migration, folder: &Path, progress: &Progress) -> Result<(DateTime<Utc>, Images)> {
+        dropped::base_backup(self.cluster, folder)?;
+        self.tell("programme_db", migration.business, &[])?;
+        let before = self.image()?;
+        let printed = self.tell("programme_db", migration.migration, &[])?;
+        self.tell("programme_db", &[GENERATE, migration.aftermath].concat(), &[])?;
+        let images = Images { before, after: self.image()? };
+        // A segment that is not full is archived when the server goes on to the next one.
+        let last = self.tell("postgres", "select pg_walfile_name(pg_switch_wal())", &[])?;
+        dropped::wait(|| {
+            progress.check()?;
+            let archived = "select last_archived_wal collate \"C\" >= :'last' from pg_stat_archiver";
+            Ok(self.tell("postgres", archived, &[("last", last.trim())])?.trim() == "t")
+        })?;
+        let at = printed.trim().parse();
+        Ok((at.map_err(|_| Error::bug("an incident did not print its instant").detail(printed))?, images))
+    }
+
+    /// What the database is like now.
+    fn image(&self) -> Result<Image> {
+        Image::parse(&self.tell("programme_db", dropped::IMAGE, &[])?)
     }
 
     /// Compares the whole database with the truth: each table's rows, and all definitions.

@@ -8,6 +8,8 @@
 //!     file-server/   the tree of the `fileserver` snapshots
 //!     pg/            rows: the server: its socket, and data/
 //!     staging/       rows: dumps on their way into the repository
+//!     base/ wal/     tables that were dropped: a base backup, and what the server archives
+//!     clones/        the same: where clusters as of a moment are laid out
 //!     other-disk/    files: what a link of the tree leads to, and nobody may touch
 //!
 //!   backups of the nights ... last backup | honest work | incident | honest work | too late a backup | you are called
@@ -35,6 +37,7 @@ use tempfile::TempDir;
 
 use super::cluster::{Guard, programs};
 use super::database::{Database, Ending};
+use super::dropped::{BASE, CLONES, WAL};
 use super::files::FileServer;
 use super::scenarios::{Scenario, Story};
 use crate::error::{Error, Result};
@@ -46,11 +49,17 @@ pub(super) const NIGHTS: u32 = 5;
 const LAST_BACKUP_AGE: TimeDelta = TimeDelta::hours(6);
 const PREFIX: &str = "lifeboat-drill-";
 const MARK: &str = "This folder is a sandbox of Lifeboat; the next drill removes it when its owner is gone.\n";
-/// A Unix socket's path has at most 107 bytes; this is what we add to the temporary folder's.
-const SOCKET_PATH_BYTES: usize = PREFIX.len() + "/xxxxxx/pg/.s.PGSQL.5432".len();
+/// A Unix socket's path has at most 107 bytes; this is what we add to the temporary folder's, at most: a clone's.
+const SOCKET_PATH_BYTES: usize = PREFIX.len() + "/xxxxxx/clones/lifeboat-clone-xxxxxxxx/.s.PGSQL.5432".len();
 
-/// Removes what the server's own guard leaves, once that one has stopped the server.
+/// Removes what the server's own guard leaves, once that one has stopped the server. A clone outlives the console that
+/// started it: its server is stopped, if the process that its folder names lives there.
 const REMOVE_REST: &str = r#"
+for data in "$1"/clones/*/data; do
+    pid=$(head -n 1 "$data/postmaster.pid" 2> /dev/null) || continue
+    [ "$(readlink "/proc/$pid/cwd")" = "$(realpath "$data")" ] && kill -QUIT "$pid"
+    while [ "$(readlink "/proc/$pid/cwd")" = "$(realpath "$data")" ]; do sleep 0.1; done
+done
 tries=0
 while [ -e "$1/pg" ] && [ "$tries" -lt 600 ]; do sleep 0.1; tries=$((tries + 1)); done
 [ -e "$1/pg" ] || rm -rf "$1"
@@ -126,6 +135,11 @@ impl Sandbox {
                 let (database, incident) = Database::build(folder.path(), &nights, Ending::Gone, progress)?;
                 (World::Rows(database), incident)
             }
+            Story::Dropped(migration) => {
+                let ending = Ending::Dropped(migration);
+                let (database, incident) = Database::build(folder.path(), &nights, ending, progress)?;
+                (World::Rows(database), incident)
+            }
             Story::Files => {
                 let (server, incident) = FileServer::build(folder.path(), &nights, now, progress)?;
                 (World::Files(server), incident)
@@ -168,8 +182,27 @@ impl Sandbox {
         self.folder().join("password")
     }
 
+    /// Where base backups are; nowhere unless tables were dropped.
+    pub fn base_backups(&self) -> Vec<String> {
+        self.archives().then(|| self.folder().join(BASE).display().to_string()).into_iter().collect()
+    }
+
+    /// Where the server archives its WAL, if it does.
+    pub fn wal_archive(&self) -> Option<String> {
+        self.archives().then(|| self.folder().join(WAL).display().to_string())
+    }
+
+    /// Where clusters as of a moment may be laid out: in the sandbox, so that they are gone when it is.
+    pub fn clones(&self) -> Option<PathBuf> {
+        self.archives().then(|| self.folder().join(CLONES))
+    }
+
+    fn archives(&self) -> bool {
+        matches!(self.scenario.story, Story::Dropped(_))
+    }
+
     /// When it happened: of rows, when the first of the bad transactions was committed, by the server's clock, to the
-    /// microsecond.
+    /// microsecond; of dropped tables, the first whole second after that.
     pub fn incident(&self) -> DateTime<Utc> {
         self.incident
     }
@@ -220,7 +253,7 @@ fn prerequisites(scenario: &Scenario) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let restic = std::env::split_paths(&path).any(|folder| folder.join("restic").is_file());
     let server = match scenario.story {
-        Story::Rows(_) | Story::Gone => programs().is_ok(),
+        Story::Rows(_) | Story::Gone | Story::Dropped(_) => programs().is_ok(),
         Story::Files => true,
     };
     let missing: Vec<_> = [("postgresql", server), ("restic", restic)]
@@ -285,8 +318,11 @@ fn reap_folder(folder: &Path) -> Option<()> {
     if mark != MARK {
         return None;
     }
-    if let Ok(data) = folder.join("pg/data").canonicalize() {
-        stop_server(&data);
+    let clones = fs::read_dir(folder.join(CLONES)).into_iter().flatten().flatten();
+    for server in clones.map(|clone| clone.path()).chain([folder.join("pg")]) {
+        if let Ok(data) = server.join("data").canonicalize() {
+            stop_server(&data);
+        }
     }
     fs::remove_dir_all(folder).ok()
 }

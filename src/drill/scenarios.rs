@@ -2,6 +2,7 @@
 //! it.
 
 use super::database::Script;
+use super::dropped::Migration;
 
 /// One incident: what leads to it, what it is, and what is right in the end.
 #[derive(Debug)]
@@ -22,12 +23,14 @@ pub(super) enum Story {
     Rows(Script),
     /// The database itself, which is gone.
     Gone,
+    /// Tables of a database, on a server that archives its WAL.
+    Dropped(Migration),
     /// Files of a file server, as [`super::files`] tells it.
     Files,
 }
 
 /// Every scenario; the first one is what a drill is unless said otherwise.
-pub static ALL: [&Scenario; 3] = [&DAMAGED_TABLE, &LOST_FILES, &LOST_DATABASE];
+pub static ALL: [&Scenario; 4] = [&DAMAGED_TABLE, &LOST_FILES, &LOST_DATABASE, &DROPPED_TABLES];
 
 /// The main job: an UPDATE that lost half of its WHERE, and a DELETE that cascaded.
 pub static DAMAGED_TABLE: Scenario = Scenario {
@@ -60,4 +63,18 @@ pub static LOST_DATABASE: Scenario = Scenario {
     story: Story::Gone,
     briefing: include_str!("../../assets/drill/lost-database/briefing.txt"),
     answers: include_str!("../../assets/drill/lost-database/answers.toml"),
+};
+
+/// The one that no dump can mend: three tables dropped by a migration, with work in them that is younger than the night.
+pub static DROPPED_TABLES: Scenario = Scenario {
+    name: "dropped-tables",
+    title: "The migration dropped three tables, and nobody noticed for an hour",
+    story: Story::Dropped(Migration {
+        tables: include_str!("../../assets/drill/dropped-tables/tables.sql"),
+        business: include_str!("../../assets/drill/dropped-tables/business.sql"),
+        migration: include_str!("../../assets/drill/dropped-tables/migration.sql"),
+        aftermath: include_str!("../../assets/drill/dropped-tables/aftermath.sql"),
+    }),
+    briefing: include_str!("../../assets/drill/dropped-tables/briefing.txt"),
+    answers: include_str!("../../assets/drill/dropped-tables/answers.toml"),
 };
