@@ -50,7 +50,8 @@ const LAST_BACKUP_AGE: TimeDelta = TimeDelta::hours(6);
 const PREFIX: &str = "lifeboat-drill-";
 const MARK: &str = "This folder is a sandbox of Lifeboat; the next drill removes it when its owner is gone.\n";
 /// A Unix socket's path has at most 107 bytes; this is what we add to the temporary folder's, at most: a clone's.
-const SOCKET_PATH_BYTES: usize = PREFIX.len() + "/xxxxxx/clones/lifeboat-clone-xxxxxxxx/.s.PGSQL.5432".len();
+const SOCKET_PATH_BYTES: usize =
+    PREFIX.len() + "/xxxxxx/clones/lifeboat-clone-20260115_143205_a1b2/.s.PGSQL.5432".len();
 
 /// Removes what the server's own guard leaves, once that one has stopped the server. A clone outlives the console that
 /// started it: its server is stopped, if the process that its folder names lives there.

@@ -295,6 +295,56 @@ fn a_newcomer_recovers_a_database_in_the_drill_at_200_by_50() {
     recover_database(&mut Walk::through("lost-database", 50, 200, "large-"));
 }
 
+/// What a responder does whose tables were dropped by a migration.
+fn recover_dropped_tables(walk: &mut Walk) {
+    walk.screen("Begin a recovery", "moment-home");
+    let incident = incident(&walk.text());
+    walk.keys("\r");
+    walk.terminal.wait_for("When did it happen?");
+    walk.keys(&incident);
+    walk.terminal.wait_for("that is");
+    walk.keys("\r");
+    walk.terminal.wait_for("What has to come back?");
+    walk.keys("jj");
+    walk.terminal.wait_for("> A moment in time");
+    walk.keys("\r");
+    // The transaction that dropped the most is selected.
+    walk.screen("Which moment should come back?", "moment-windows");
+    assert!(walk.text().contains("dropped (DROP, TRUNCATE or a rewrite)"), "{}", walk.text());
+    walk.keys("\r");
+    walk.screen("Lay out a second cluster as of just before", "moment-lay-out");
+    walk.keys("\r");
+    walk.screen("What is it for?", "moment-clone");
+    walk.keys("\r");
+    // Those that are lost come first.
+    walk.terminal.wait_for("Which tables are damaged?");
+    walk.keys("   ");
+    walk.screen("[x] public.referrals", "moment-tables");
+    walk.keys("\r");
+    walk.screen("What will be done", "moment-plan");
+    assert!(walk.text().contains("make 3 tables again"), "{}", walk.text());
+    walk.keys("\r");
+    walk.terminal.wait_for("To consent, type");
+    // Keys that come at once were typed for something else.
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    walk.keys("public.home_visits public.referral_notes public.referrals");
+    walk.terminal.wait_for("public.referrals");
+    walk.keys("\r");
+    walk.terminal.wait_for("Checked against the truth");
+    walk.screen("Recovered", "moment-done");
+    assert!(!walk.text().contains("WRONG"), "{}", walk.text());
+}
+
+#[test]
+fn a_newcomer_recovers_dropped_tables_in_the_drill_at_80_by_24() {
+    recover_dropped_tables(&mut Walk::through("dropped-tables", 24, 80, ""));
+}
+
+#[test]
+fn a_newcomer_recovers_dropped_tables_in_the_drill_at_200_by_50() {
+    recover_dropped_tables(&mut Walk::through("dropped-tables", 50, 200, "large-"));
+}
+
 #[test]
 fn a_terminal_that_is_too_small_says_so_and_one_that_grows_goes_on() {
     let mut walk = Walk::begin(24, 80, "");

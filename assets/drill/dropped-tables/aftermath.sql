@@ -4,7 +4,7 @@
 set session authorization programme_app;
 
 -- Eight complaints with the new priority, three of them about a referral whose number is on paper.
-select format('insert into complaints (registration_id, referral_id, body, priority) values (%s, %s, %L, %s)',
+select format('insert into complaints (registration_id, referral_id, body, priority) values (%s, %L, %L, %s)',
               1 + 4 * (600 + n), case when n <= 3 then 2400 + n else null end, 'Nobody can find my referral.', 1 + n % 5)
 from generate_series(1, 8) n \gexec
 select format('insert into complaint_decisions (complaint_id, decision) values (%s, %L)', 5 * n, 'paid back')
