@@ -242,12 +242,14 @@ pub async fn windows(system: System, asked: Windows) -> Result<()> {
 
 /// What can be reached from a base backup, as JSON and in words.
 fn describe(base: &Base, wal: &Wal, source: &Source, progress: &Progress) -> Result<(serde_json::Value, Vec<String>)> {
+    let rests_on = whole(base, wal, progress)?;
     let (open, forked) = reachable(base, wal)?;
     let label = &base.label;
     let mut lines = vec![format!(
         "\"{}\" of PostgreSQL {}, system {}, begun {} at {} on timeline {}",
         label.name, base.major, base.system, label.started_words, label.start, label.timeline
     )];
+    lines.extend(rests_on.iter().map(|ancestor| format!("incremental, rests on {ancestor}")));
     lines.extend(base.tablespaces.iter().map(|(oid, was)| format!("tablespace {oid}, in production at {was}")));
     let programs = programs::server(base.major, source.programs.as_deref());
     let mut rows = Vec::new();
@@ -288,7 +290,7 @@ fn describe(base: &Base, wal: &Wal, source: &Source, progress: &Progress) -> Res
     }
     let json = json!({
         "place": base.place.shown(), "shape": base.shape, "label": label, "end": base.end, "system": base.system.to_string(),
-        "major": base.major, "tablespaces": base.tablespaces, "windows": rows, "forked_before_the_end": forked,
+        "major": base.major, "rests_on": rests_on, "tablespaces": base.tablespaces, "windows": rows, "forked_before_the_end": forked,
     });
     Ok((json, lines))
 }
@@ -356,6 +358,7 @@ fn lay_out(system: System, asked: &Clone, into: &Path, progress: &Progress) -> R
     });
     let copies: BTreeMap<u32, Place> = copies.collect::<Result<_>>()?;
     base.check_copies(&copies)?;
+    whole(&base, &wal, progress)?;
     let windows = chosen(&base, &wal, asked.timeline)?;
     cluster::prepare(into, &programs, base.system)?;
     let outcome = at_one_timeline((&base, &wal, windows), (&target, asked.before), (&programs, into), progress)
@@ -366,6 +369,45 @@ fn lay_out(system: System, asked: &Clone, into: &Path, progress: &Progress) -> R
     outcome.inspect_err(|_| {
         // What went wrong matters more than what could not be cleaned up after it; `--drop` removes the rest.
         let _ = cluster::drop_clone(into);
+    })
+}
+
+/// What an incremental base backup rests on, in words, the nearest first.
+///
+/// Errors: something of it is missing; hints name what can be used instead, and what is lost by that.
+fn whole(base: &Base, wal: &Wal, progress: &Progress) -> Result<Vec<String>> {
+    let Some(chain) = base.chain(progress)? else { return Ok(Vec::new()) };
+    let Some(broken) = chain.broken(base) else {
+        return Ok(chain.ancestors.iter().map(|base| base.place.shown()).collect());
+    };
+    let Some(usable) = chain.usable else {
+        return Err(
+            broken.hint("There is no earlier base backup beside it that is whole: look where older ones are kept.")
+        );
+    };
+    let (windows, _) = reachable(&usable, wal)?;
+    let window = windows.into_iter().find(|window| window.timeline == base.label.timeline);
+    let broken = broken.hint(format!(
+        "Still whole is {}, begun {} at {}: name it as the base backup instead.",
+        usable.place.shown(),
+        usable.label.started_words,
+        usable.label.start
+    ));
+    Err(match window {
+        Some(window) if window.is_open() && window.to > base.label.start => broken.hint(format!(
+            "The WAL leads from it without a gap past the broken one, up to {}: nothing is lost by that, it replays longer.",
+            window.to
+        )),
+        Some(window) => {
+            let gap = window.gaps.first().map_or_else(String::new, |gap| {
+                format!(" WAL segment {} is missing: find it, also in pg_wal of production.", gap.first)
+            });
+            broken.hint(format!(
+                "From it the WAL leads up to {} only: what was committed after that, before and since {}, is lost with the chain.{gap}",
+                window.to, base.label.started_words
+            ))
+        }
+        None => broken.hint("No WAL leads from it to the timeline of the broken one: what came after it is lost with the chain."),
     })
 }
 

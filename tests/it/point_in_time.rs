@@ -135,18 +135,18 @@ impl Lab {
     }
 }
 
-fn ok(output: Output) -> String {
+pub fn ok(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn lifeboat(arguments: &[&str]) -> Output {
+pub fn lifeboat(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
     command.args(arguments).env("XDG_CONFIG_HOME", "/nonexistent").env("TZ", "UTC").output().unwrap()
 }
 
 /// What a refusal says; it must leave nothing behind in the folder.
-fn refused(arguments: &[&str]) -> String {
+pub fn refused(arguments: &[&str]) -> String {
     let output = lifeboat(arguments);
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(matches!(output.status.code(), Some(2..=5)), "{output:?}");
@@ -154,20 +154,20 @@ fn refused(arguments: &[&str]) -> String {
 }
 
 /// A clone that is removed at its end.
-struct Cloned {
-    folder: PathBuf,
-    report: Value,
+pub struct Cloned {
+    pub folder: PathBuf,
+    pub report: Value,
 }
 
 impl Cloned {
-    fn new(base: &Path, wal: &Path, folder: PathBuf, target: &[&str]) -> Self {
+    pub fn new(base: &Path, wal: &Path, folder: PathBuf, target: &[&str]) -> Self {
         let mut arguments = vec!["clone", path(base), "--wal", path(wal), "--into", path(&folder), "--json"];
         arguments.extend(target);
         let report = serde_json::from_str(&ok(lifeboat(&arguments))).unwrap();
         Self { folder, report }
     }
 
-    fn ask(&self, sql: &str) -> String {
+    pub fn ask(&self, sql: &str) -> String {
         psql(&format!("{} dbname=postgres", self.report["conninfo"].as_str().unwrap()), sql)
     }
 
@@ -184,7 +184,7 @@ impl Drop for Cloned {
     }
 }
 
-fn path(path: &Path) -> &str {
+pub fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -212,7 +212,7 @@ fn archive_without(folder: &Path, missing: impl Fn(&str) -> bool) -> PathBuf {
     copy
 }
 
-fn segments(folder: &Path) -> Vec<String> {
+pub fn segments(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|name| name.len() == 24).collect();
     names.sort();
