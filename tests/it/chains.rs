@@ -154,6 +154,8 @@ fn an_incremental_base_backup_in_tars_is_refused_with_what_to_do() {
     let mut command = lab.cluster.command("pg_basebackup").unwrap();
     command.arg("-D").arg(lab.folder("tars")).args(["-c", "fast", "--no-sync", "-Ft", "--incremental"]);
     ok(command.arg(lab.folder("full").join("backup_manifest")).output().unwrap());
+    // Without anything written since, there would be nothing to switch from.
+    lab.add(101, 200);
     let last = lab.sql("select pg_walfile_name(pg_switch_wal())");
     while !lab.folder("archive").join(&last).exists() {
         std::thread::sleep(std::time::Duration::from_millis(50));
