@@ -420,7 +420,7 @@ async fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Console { dump } => console(system, dump, None, state).await,
         Command::Attach { recovery } => console(system, None, recovery, state).await,
         Command::Points { json } => Box::pin(headless::points(system, json)).await,
-        Command::Tables { point, json } => headless::tables(system, &point, json).await,
+        Command::Tables { point, json } => Box::pin(headless::tables(system, &point, json)).await,
         Command::Diff { point, tables, json, rows, key } => {
             Box::pin(headless::diff(system, &headless::Diff { point, tables, rows, key }, json)).await
         }

@@ -220,7 +220,7 @@ const EMPTY_IN_A_CLONE: [&str; 3] = ["pg_replslot", "pg_wal/archive_status", "pg
 fn is_left_out(member: &Member) -> bool {
     let in_one_of = |folder: &&str| member.path.strip_prefix(*folder).is_some_and(|rest| rest.starts_with('/'));
     member.tablespace.is_none()
-        && (NOT_IN_A_CLONE.contains(&member.path.as_str()) || EMPTY_IN_A_CLONE.iter().any(|folder| in_one_of(&folder)))
+        && (NOT_IN_A_CLONE.contains(&member.path.as_str()) || EMPTY_IN_A_CLONE.iter().any(in_one_of))
 }
 
 /// Puts segments into a folder under the names that PostgreSQL asks for: links to files of an archive on this machine where

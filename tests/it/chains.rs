@@ -134,7 +134,7 @@ fn a_chain_of_incremental_base_backups_is_combined_and_a_broken_one_is_told_with
         .output()
         .unwrap());
     let cut = start.split("file ").nth(1).unwrap().trim_end().trim_end_matches(')').to_owned();
-    let gone = segments(&archive).into_iter().filter(|name| *name < cut).next_back().unwrap();
+    let gone = segments(&archive).into_iter().rfind(|name| *name < cut).unwrap();
     fs::rename(archive.join(&gone), scratch.join(&gone)).unwrap();
     let said = refused(&[&asked[..], &target].concat());
     assert!(said.contains("is lost with the chain") && said.contains(&gone), "{said}");
