@@ -15,6 +15,7 @@
 
 pub mod base;
 mod blobs;
+pub mod chain;
 mod file;
 mod index;
 mod location;

@@ -68,6 +68,7 @@
 //! | how are rows compared? | `postgres/diff.rs` |
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
 //! | what can be reached from a base backup and WAL? | `backup/base.rs`, `backup/wal.rs` |
+//! | what does an incremental base backup rest on? | `backup/chain.rs`; combined in `postgres/cluster/combine.rs` |
 //! | how is a cluster laid out as of a moment, and proved? | `postgres/cluster.rs` and beside it |
 //! | which transaction did it? | `postgres/waldump.rs`, `suspects` |
 //! | how does a dropped table come back? | `postgres/merge/recreate.rs` |

@@ -3,7 +3,8 @@
 //! - Nothing of a base backup is trusted with a path: names are taken one at a time, and whatever leads out is refused.
 //! - Symlinks are never followed. `pg_tblspc/OID` says where production keeps a tablespace; a tree of it is read only from
 //!   where the operator says that its copy is. `pg_wal` may be a link too: the archive has what it held.
-//! - Not read: pgBackRest, Barman and incremental backups. They are told from others by what they lack, `backup_label` or
+//! - Incremental base backups of PostgreSQL 17 and newer are told from others by their label; see [`super::chain`].
+//! - Not read: backups of pgBackRest and Barman. They are told from others by what they lack, `backup_label` or
 //!   `global/pg_control`.
 
 use std::collections::BTreeMap;
@@ -54,6 +55,8 @@ pub struct Label {
     pub started: Option<DateTime<Utc>>,
     /// What `pg_basebackup --label` was given.
     pub name: String,
+    /// Of an incremental one: the timeline and the start of the base backup that it rests on.
+    pub incremental_from: Option<(u32, Lsn)>,
 }
 
 /// A base backup, and what it says of itself.
@@ -77,10 +80,28 @@ pub struct Base {
     pub own_wal: Vec<String>,
 }
 
+/// Base backups with their places; or what is wrong with them.
+pub type Found = Vec<(String, Result<Base>)>;
+
 /// Finds the base backups in a folder and in the folders beneath it. What is wrong with one does not hide the others.
 ///
 /// Errors: the folder cannot be read, or there is none in it.
-pub fn find(place: &Place, progress: &Progress) -> Result<Vec<(String, Result<Base>)>> {
+pub fn find(place: &Place, progress: &Progress) -> Result<Found> {
+    let found = search(place, |_| true, progress)?;
+    if found.is_empty() {
+        return Err(Error::operator(format!("there is no base backup in {}", place.shown()))
+            .hint("Give the folder that pg_basebackup wrote: with PG_VERSION and backup_label, or with base.tar.")
+            .hint("Backups of pgBackRest and Barman are not read: restore one with its own tool."));
+    }
+    Ok(found)
+}
+
+/// The same for trees alone, of which there may be none: tars would have to be read to know what they are.
+pub(super) fn trees(place: &Place, progress: &Progress) -> Result<Found> {
+    search(place, |shape| shape == Shape::Tree, progress)
+}
+
+fn search(place: &Place, wanted: impl Fn(Shape) -> bool, progress: &Progress) -> Result<Found> {
     progress.begin("looking for base backups", Unit::Items, None);
     let (mut found, mut visited) = (Vec::new(), 0);
     let mut level = vec![place.clone()];
@@ -91,7 +112,9 @@ pub fn find(place: &Place, progress: &Progress) -> Result<Vec<(String, Result<Ba
             visited += 1;
             let nodes = folder.list("")?;
             if let Some(shape) = shape(nodes.iter().map(|node| (node.name.as_str(), node.kind))) {
-                found.push((folder.shown(), Base::read(folder, shape, progress)));
+                if wanted(shape) {
+                    found.push((folder.shown(), Base::read(folder, shape, progress)));
+                }
                 continue;
             }
             let folders = nodes.iter().filter(|node| node.kind == EntryKind::Folder && visited < MAX_FOLDERS);
@@ -99,11 +122,6 @@ pub fn find(place: &Place, progress: &Progress) -> Result<Vec<(String, Result<Ba
             next.truncate(MAX_FOLDERS);
         }
         level = next;
-    }
-    if found.is_empty() {
-        return Err(Error::operator(format!("there is no base backup in {}", place.shown()))
-            .hint("Give the folder that pg_basebackup wrote: with PG_VERSION and backup_label, or with base.tar.")
-            .hint("Backups of pgBackRest and Barman are not read: restore one with its own tool."));
     }
     Ok(found)
 }
@@ -451,7 +469,12 @@ fn parse_label(text: &str) -> Option<Label> {
     let plain = ["UTC", "GMT"].iter().find_map(|zone| started_words.strip_suffix(zone));
     let started = plain.and_then(|words| NaiveDateTime::parse_from_str(words.trim(), "%Y-%m-%d %H:%M:%S").ok());
     let name = value(text, "LABEL").unwrap_or_default().to_owned();
-    Some(Label { start, timeline, started: started.map(|at| at.and_utc()), started_words, name })
+    // A label that says that it is incremental and not of what is none.
+    let incremental_from = match value(text, "INCREMENTAL FROM LSN") {
+        Some(lsn) => Some((value(text, "INCREMENTAL FROM TLI")?.parse().ok()?, Lsn::parse(first_word(lsn)?)?)),
+        None => None,
+    };
+    Some(Label { start, timeline, started: started.map(|at| at.and_utc()), started_words, name, incremental_from })
 }
 
 /// Where the backup ended on its timeline, by the manifest; `None`: there is no manifest.
@@ -502,6 +525,14 @@ mod tests {
     fn a_zone_of_many_meanings_is_not_guessed() {
         let label = parse_label(&LABEL.replace("UTC", "IST")).unwrap();
         assert_eq!((label.started, label.started_words.as_str()), (None, "2026-11-28 21:20:14 IST"));
+    }
+
+    #[test]
+    fn an_incremental_label_names_what_it_rests_on_or_is_none() {
+        assert_eq!(parse_label(LABEL).unwrap().incremental_from, None);
+        let label = format!("{LABEL}INCREMENTAL FROM LSN: 0/2000028\nINCREMENTAL FROM TLI: 6\n");
+        assert_eq!(parse_label(&label).unwrap().incremental_from, Some((6, Lsn(0x200_0028))));
+        assert_eq!(parse_label(&label.replace("TLI: 6", "TLI: six")), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The commands about moments in time: what can be reached from base backups and WAL, a cluster as of a moment, and when a
 //! table was written to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, FixedOffset, Local, TimeZone as _, Utc};
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{print, tell, with_progress};
 use crate::backup::base::{self, Base};
-use crate::backup::wal::{Fork, Lsn, Span, Wal, Window, windows as windows_of};
+use crate::backup::wal::{Lsn, Wal, Window};
 use crate::backup::{Place, Repository};
 use crate::config::System;
 use crate::error::{Error, Result};
@@ -178,18 +178,9 @@ fn shown(at: Option<DateTime<Utc>>) -> String {
     at.map_or_else(|| "not known".into(), |at| at.format("%Y-%m-%d %H:%M:%S%.6f UTC").to_string())
 }
 
-/// The windows of a base backup, and the timelines that left its own too early.
-fn reachable(base: &Base, wal: &Wal) -> Result<(Vec<Window>, Vec<Fork>)> {
-    let end = base.end(wal)?.unwrap_or(base.label.start);
-    let span = Span { start: base.label.start, end, timeline: base.label.timeline };
-    let own = base.own_wal.iter().filter_map(|file| crate::backup::wal::key(file, wal.segment_size));
-    let has: BTreeSet<_> = wal.segments.keys().copied().chain(own).collect();
-    Ok(windows_of(span, &has, &wal.histories, wal.segment_size))
-}
-
 /// The instants of a window's ends, by reading the segments there; all of them, since only the WAL itself tells.
 fn ends(base: &Base, wal: &Wal, window: &Window, programs: &Path, progress: &Progress) -> Result<Reach> {
-    let scratch = scratch()?;
+    let scratch = cluster::scratch()?;
     cluster::stage(base, wal, &window.segments, scratch.path(), progress)?;
     cluster::reach(
         (base, wal, window),
@@ -198,14 +189,6 @@ fn ends(base: &Base, wal: &Wal, window: &Window, programs: &Path, progress: &Pro
         Utc::now(),
         progress,
     )
-}
-
-fn scratch() -> Result<tempfile::TempDir> {
-    tempfile::Builder::new().prefix("lifeboat-wal-").tempdir().map_err(|error| {
-        Error::operator("cannot make a scratch folder")
-            .detail(error)
-            .hint("Make room in TMPDIR, or set it to another folder.")
-    })
 }
 
 pub async fn windows(system: System, asked: Windows) -> Result<()> {
@@ -248,12 +231,14 @@ pub async fn windows(system: System, asked: Windows) -> Result<()> {
 
 /// What can be reached from a base backup, as JSON and in words.
 fn describe(base: &Base, wal: &Wal, source: &Source, progress: &Progress) -> Result<(serde_json::Value, Vec<String>)> {
-    let (open, forked) = reachable(base, wal)?;
+    let rests_on = whole(base, wal, progress)?;
+    let (open, forked) = cluster::windows(base, wal)?;
     let label = &base.label;
     let mut lines = vec![format!(
         "\"{}\" of PostgreSQL {}, system {}, begun {} at {} on timeline {}",
         label.name, base.major, base.system, label.started_words, label.start, label.timeline
     )];
+    lines.extend(rests_on.iter().map(|ancestor| format!("incremental, rests on {ancestor}")));
     lines.extend(base.tablespaces.iter().map(|(oid, was)| format!("tablespace {oid}, in production at {was}")));
     let programs = programs::server(base.major, source.programs.as_deref());
     let mut rows = Vec::new();
@@ -294,7 +279,7 @@ fn describe(base: &Base, wal: &Wal, source: &Source, progress: &Progress) -> Res
     }
     let json = json!({
         "place": base.place.shown(), "shape": base.shape, "label": label, "end": base.end, "system": base.system.to_string(),
-        "major": base.major, "tablespaces": base.tablespaces, "windows": rows, "forked_before_the_end": forked,
+        "major": base.major, "rests_on": rests_on, "tablespaces": base.tablespaces, "windows": rows, "forked_before_the_end": forked,
     });
     Ok((json, lines))
 }
@@ -362,12 +347,15 @@ fn lay_out(system: System, asked: &Clone, into: &Path, progress: &Progress) -> R
     });
     let copies: BTreeMap<u32, Place> = copies.collect::<Result<_>>()?;
     base.check_copies(&copies)?;
-    let windows = chosen(&base, &wal, asked.timeline)?;
+    whole(&base, &wal, progress)?;
+    let windows = cluster::chosen(&base, &wal, asked.timeline)?;
     cluster::prepare(into, &programs, base.system)?;
-    let outcome = at_one_timeline((&base, &wal, windows), (&target, asked.before), (&programs, into), progress)
-        .and_then(|(timeline, stop)| {
-            let spec =
-                Spec { base: &base, copies: &copies, timeline, stop: &stop, into, programs: &programs, durable: true };
+    let (wanted, folder) = ((&target, asked.before, None), into.join("wal"));
+    let outcome =
+        cluster::locate((&base, &wal, &windows), wanted, (&programs, &folder), progress).and_then(|(window, reach)| {
+            let stop = reach.stop.ok_or_else(|| Error::bug("a target was found without a place to stop"))?;
+            let (timeline, programs) = (window.timeline, programs.as_path());
+            let spec = Spec { base: &base, copies: &copies, timeline, stop: &stop, into, programs, durable: true };
             Ok((cluster::lay_out(&spec, progress)?, stop))
         });
     outcome.inspect_err(|_| {
@@ -376,61 +364,43 @@ fn lay_out(system: System, asked: &Clone, into: &Path, progress: &Progress) -> R
     })
 }
 
-/// The windows that a target may be in.
-fn chosen(base: &Base, wal: &Wal, timeline: Option<u32>) -> Result<Vec<Window>> {
-    let (mut windows, forked) = reachable(base, wal)?;
-    if let Some(wanted) = timeline {
-        windows.retain(|window| window.timeline == wanted);
-        let early = forked.iter().find(|(timeline, _)| *timeline == wanted);
-        if windows.is_empty() {
-            let why = early.map_or_else(String::new, |(_, at)| format!(": it left at {at}, before the backup ended"));
-            return Err(Error::refused(format!("timeline {wanted} cannot be reached from this base backup{why}"))
-                .hint("Take a base backup that was made before the fork, or one of that timeline.")
-                .hint("lifeboat windows shows which timelines can be reached."));
+/// What an incremental base backup rests on, in words, the nearest first.
+///
+/// Errors: something of it is missing; hints name what can be used instead, and what is lost by that.
+fn whole(base: &Base, wal: &Wal, progress: &Progress) -> Result<Vec<String>> {
+    let Some(chain) = base.chain(progress)? else { return Ok(Vec::new()) };
+    let Some(broken) = chain.broken(base) else {
+        return Ok(chain.ancestors.iter().map(|base| base.place.shown()).collect());
+    };
+    let Some(usable) = chain.usable else {
+        return Err(
+            broken.hint("There is no earlier base backup beside it that is whole: look where older ones are kept.")
+        );
+    };
+    let (windows, _) = cluster::windows(&usable, wal)?;
+    let window = windows.into_iter().find(|window| window.timeline == base.label.timeline);
+    let broken = broken.hint(format!(
+        "Still whole is {}, begun {} at {}: name it as the base backup instead.",
+        usable.place.shown(),
+        usable.label.started_words,
+        usable.label.start
+    ));
+    Err(match window {
+        Some(window) if window.is_open() && window.to > base.label.start => broken.hint(format!(
+            "The WAL leads from it without a gap past the broken one, up to {}: nothing is lost by that, it replays longer.",
+            window.to
+        )),
+        Some(window) => {
+            let gap = window.gaps.first().map_or_else(String::new, |gap| {
+                format!(" WAL segment {} is missing: find it, also in pg_wal of production.", gap.first)
+            });
+            broken.hint(format!(
+                "From it the WAL leads up to {} only: what was committed after that, before and since {}, is lost with the chain.{gap}",
+                window.to, base.label.started_words
+            ))
         }
-    }
-    if windows.iter().any(Window::is_open) {
-        windows.retain(Window::is_open);
-        return Ok(windows);
-    }
-    let error = Error::refused("the WAL does not lead past the end of the base backup: nothing can be reached from it");
-    Err(match windows.first().and_then(|window| window.gaps.first()) {
-        Some(gap) => {
-            error.hint(format!("WAL segment {} is missing: find it, also in pg_wal of production.", gap.first))
-        }
-        None => error.hint("Look for later segments, also in pg_wal of production."),
+        None => broken.hint("No WAL leads from it to the timeline of the broken one: what came after it is lost with the chain."),
     })
-}
-
-/// The one timeline on which the target is, and where replay stops on it.
-fn at_one_timeline(
-    (base, wal, windows): (&Base, &Wal, Vec<Window>),
-    (target, before): (&Target, bool),
-    (programs, into): (&Path, &Path),
-    progress: &Progress,
-) -> Result<(u32, Stop)> {
-    let (folder, now) = (into.join("wal"), Utc::now());
-    let (mut found, mut failed) = (Vec::new(), None);
-    for window in windows {
-        cluster::stage(base, wal, &window.segments, &folder, progress)?;
-        match cluster::reach((base, wal, &window), (target, before, None), (programs, &folder), now, progress) {
-            Ok(Reach { stop: Some(stop), .. }) => found.push((window.timeline, stop)),
-            Ok(_) => return Err(Error::bug("a target was found without a place to stop")),
-            Err(error) => failed = Some(failed.unwrap_or(error)),
-        }
-    }
-    match (found.len(), found.pop(), failed) {
-        (1, Some(found), _) => Ok(found),
-        (0, _, Some(error)) => Err(error),
-        (_, last, _) => {
-            let timelines: Vec<_> = found.iter().chain(&last).map(|(timeline, _)| timeline.to_string()).collect();
-            Err(Error::refused(format!("the target can be reached on several timelines: {}", timelines.join(", ")))
-                .hint("They are different pasts: say which one with --timeline.")
-                .hint(
-                    "A new timeline begins where a standby was promoted or a recovery ended; .history files tell why.",
-                ))
-        }
-    }
 }
 
 fn report(into: &Path, state: &State, proof: &Proof, as_json: bool) -> Result<()> {
@@ -479,9 +449,9 @@ pub async fn moments(system: System, asked: Moments) -> Result<()> {
         let programs = programs::server(base.major, asked.wal.programs.as_deref())?;
         let wal = places.wal(&asked.wal, progress)?;
         let timeline = Some(asked.timeline.unwrap_or(base.label.timeline));
-        let windows = chosen(&base, &wal, timeline)?;
+        let windows = cluster::chosen(&base, &wal, timeline)?;
         let window = windows.first().ok_or_else(|| Error::bug("a window was lost"))?;
-        let scratch = scratch()?;
+        let scratch = cluster::scratch()?;
         cluster::stage(&base, &wal, &window.segments, scratch.path(), progress)?;
         let place = (programs.as_path(), scratch.path());
         waldump::moments(place, (window, wal.segment_size), &relation, (from, until), progress)

@@ -14,6 +14,7 @@
 //! tablespaces of it.
 
 mod ask;
+mod combine;
 mod reachable;
 mod run;
 mod settings;
@@ -150,6 +151,7 @@ fn save(into: &Path, state: &State) -> Result<()> {
 pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
     let (data, into) = (spec.into.join("data"), spec.into);
     spec.base.check_copies(spec.copies)?;
+    let chain = spec.base.chain(progress)?;
     folder(&data)?;
     folder(&into.join("tablespaces"))?;
     let mut control = None;
@@ -161,7 +163,7 @@ pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
     for oid in spec.base.tablespaces.keys() {
         folder(&root(Some(*oid)))?;
     }
-    spec.base.each(spec.copies, progress, |member, stream| {
+    let mut place = |member: Member, stream: &mut dyn Read| {
         let path = root(member.tablespace).join(&member.path);
         if member.is_folder {
             return if path.is_dir() { Ok(()) } else { folder(&path) };
@@ -181,7 +183,14 @@ pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
         }
         progress.advance(member.size);
         write(&path, stream)
-    })?;
+    };
+    match chain {
+        None => spec.base.each(spec.copies, progress, &mut place)?,
+        Some(chain) => match chain.broken(spec.base) {
+            Some(broken) => return Err(broken),
+            None => control = Some(combine::fill(spec, &chain.ancestors, progress)?),
+        },
+    }
     let control = control.ok_or_else(|| {
         Error::backup("the base backup has no global/pg_control: it is not whole").hint("Take another base backup.")
     })?;
@@ -225,21 +234,23 @@ fn boot() -> Result<String> {
     fs::read_to_string(path).map(|id| id.trim().to_owned()).map_err(|error| failed(path, error))
 }
 
+const NOT_IN_A_CLONE: [&str; 7] = [
+    "postmaster.pid",
+    "postmaster.opts",
+    "standby.signal",
+    "recovery.signal",
+    "tablespace_map",
+    "backup_manifest",
+    "pg_internal.init",
+];
+const EMPTY_IN_A_CLONE: [&str; 3] = ["pg_replslot", "pg_wal/archive_status", "pg_stat_tmp"];
+
 /// Files of the base backup that a clone must not have: signs of another server, what would lead into production's
 /// tablespaces, slots that would keep WAL for ever, and segments with names that are none.
 fn is_left_out(member: &Member) -> bool {
-    const NAMES: [&str; 7] = [
-        "postmaster.pid",
-        "postmaster.opts",
-        "standby.signal",
-        "recovery.signal",
-        "tablespace_map",
-        "backup_manifest",
-        "pg_internal.init",
-    ];
-    let slots = ["pg_replslot/", "pg_wal/archive_status/", "pg_stat_tmp/"];
+    let in_one_of = |folder: &&str| member.path.strip_prefix(*folder).is_some_and(|rest| rest.starts_with('/'));
     member.tablespace.is_none()
-        && (NAMES.contains(&member.path.as_str()) || slots.iter().any(|folder| member.path.starts_with(folder)))
+        && (NOT_IN_A_CLONE.contains(&member.path.as_str()) || EMPTY_IN_A_CLONE.iter().any(in_one_of))
 }
 
 /// Puts segments into a folder under the names that PostgreSQL asks for: links to files of an archive on this machine where

@@ -63,7 +63,7 @@ static DATABASE: LazyLock<(String, Truth)> = LazyLock::new(|| {
 });
 
 /// Programs of PostgreSQL 16 or 18, which `tests/get-postgres` fetches.
-fn fetched(version: u32) -> PathBuf {
+pub fn fetched(version: u32) -> PathBuf {
     let folder = std::env::var_os("LIFEBOAT_TEST_POSTGRES")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/postgres"), PathBuf::from);
     let bin = folder.join(version.to_string()).join("bin");

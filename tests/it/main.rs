@@ -4,6 +4,7 @@
 
 mod archive;
 mod backup;
+mod chains;
 mod cluster;
 mod connect;
 mod console;

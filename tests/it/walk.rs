@@ -52,7 +52,8 @@ impl Walk {
 /// The incident time that the briefing names, as it can be typed.
 fn incident(briefing: &str) -> String {
     let words: Vec<_> = briefing.split_whitespace().collect();
-    let place = words.iter().position(|word| *word == "UTC").unwrap_or_else(|| panic!("{briefing}"));
+    let place =
+        words.iter().position(|word| word.trim_end_matches(',') == "UTC").unwrap_or_else(|| panic!("{briefing}"));
     format!("{}T{}Z", words[place - 2], words[place - 1])
 }
 

@@ -1,0 +1,89 @@
+//! A full data directory out of a chain of incremental base backups, by the server's own `pg_combinebackup`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use super::{Spec, command, failed};
+use crate::backup::base::Base;
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Unit};
+
+/// Of what the program said, in bytes.
+const SAID: usize = 4000;
+
+/// Fills the data directory, which must be empty, and takes `global/pg_control` out of it again: its bytes.
+pub(super) fn fill(spec: &Spec, ancestors: &[Base], progress: &Progress) -> Result<Vec<u8>> {
+    let program = spec.programs.join("pg_combinebackup");
+    if !program.is_file() {
+        return Err(Error::operator(format!("there is no pg_combinebackup in {}", spec.programs.display()))
+            .hint(format!("Install it: sudo apt-get install postgresql-client-{}.", spec.base.major)));
+    }
+    // The program follows the links of tablespaces, also into production's.
+    let all = || ancestors.iter().rev().chain([spec.base]);
+    if let Some((part, oid)) = all().find_map(|part| Some((part, part.tablespaces.keys().next()?))) {
+        return Err(Error::refused(format!("{} is incremental and has tablespace {oid}", part.place.shown()))
+            .hint("Combine the chain by hand, and name what comes of it as the base backup:")
+            .hint(
+                "pg_combinebackup FULL INCREMENTAL… -o FOLDER -T OLD=NEW, then lifeboat clone FOLDER --tablespace.",
+            ));
+    }
+    let data = spec.into.join("data");
+    let mut command = command(spec.programs, "pg_combinebackup")?;
+    command.args(["--no-sync", "--no-manifest", "--output"]).arg(&data);
+    for part in all() {
+        let folder = part.tree_on_disk()?;
+        command.arg(std::path::absolute(folder).map_err(|error| failed(folder, error))?);
+    }
+    progress.begin("combining incremental base backups", Unit::Items, None);
+    let cannot = |error| Error::operator("pg_combinebackup does not run").detail(error);
+    // Its words go to a file: a pipe that nobody reads would stop it.
+    let mut said = tempfile::tempfile().map_err(cannot)?;
+    let words = said.try_clone().map_err(cannot)?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(words).spawn().map_err(cannot)?;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(cannot)? {
+            break status;
+        }
+        if let Err(cancelled) = progress.check() {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(cancelled);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    if !status.success() {
+        let mut bytes = Vec::new();
+        let read = std::io::Seek::rewind(&mut said).and_then(|()| std::io::Read::read_to_end(&mut said, &mut bytes));
+        read.map_err(cannot)?;
+        let from = bytes.len().saturating_sub(SAID);
+        return Err(Error::backup("pg_combinebackup cannot make a full base backup of the chain")
+            .detail(String::from_utf8_lossy(&bytes[from..]).trim_end())
+            .hint("Check each base backup of the chain with pg_verifybackup, and that the server's user may read them.")
+            .hint("An older full base backup and all WAL since lead to the same moment."));
+    }
+    clean(&data)?;
+    let control = data.join("global/pg_control");
+    let bytes = fs::read(&control).map_err(|error| failed(&control, error))?;
+    fs::remove_file(&control).map_err(|error| failed(&control, error))?;
+    Ok(bytes)
+}
+
+/// Removes what a clone must not have.
+fn clean(data: &Path) -> Result<()> {
+    for name in super::NOT_IN_A_CLONE {
+        let path = data.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&path, error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    for folder in super::EMPTY_IN_A_CLONE {
+        let path = data.join(folder);
+        if path.is_dir() {
+            fs::remove_dir_all(&path).map_err(|error| failed(&path, error))?;
+            super::folder(&path)?;
+        }
+    }
+    Ok(())
+}

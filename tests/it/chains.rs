@@ -1,0 +1,169 @@
+//! Incremental base backups of a real PostgreSQL 18: a full one, two that rest on it, and what is said when one is missing.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use lifeboat::drill::cluster::Cluster;
+use serde_json::Value;
+
+use crate::archive::fetched;
+use crate::cluster::psql;
+use crate::point_in_time::{Cloned, lifeboat, ok, path, refused, segments};
+
+/// A server that archives and summarizes its WAL; it ends before its folder goes.
+struct Lab {
+    cluster: Cluster,
+    root: tempfile::TempDir,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let root = tempfile::Builder::new().prefix("lb-").tempdir_in("/tmp").unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let archive =
+            format!("archive_command=test ! -f {0}/pg/archive/%f && cp %p {0}/pg/archive/%f", path(root.path()));
+        let settings = ["archive_mode=on", &archive, "summarize_wal=on", "track_commit_timestamp=on"];
+        let cluster = Cluster::create(&root.path().join("pg"), &fetched(18), &settings).unwrap();
+        let owner = fs::metadata(root.path().join("pg")).unwrap();
+        for name in ["archive", "backups"] {
+            let folder = root.path().join("pg").join(name);
+            fs::create_dir(&folder).unwrap();
+            std::os::unix::fs::chown(&folder, Some(owner.uid()), Some(owner.gid())).unwrap();
+        }
+        Self { cluster, root }
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        psql(&self.cluster.conninfo("postgres"), sql)
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.root.path().join("pg").join(name)
+    }
+
+    fn base(&self, name: &str, on: Option<&str>) {
+        let mut command = self.cluster.command("pg_basebackup").unwrap();
+        command.arg("-D").arg(self.folder(name)).args(["-c", "fast", "--no-sync", "-l", name]);
+        if let Some(on) = on {
+            command.arg("--incremental").arg(self.folder(on).join("backup_manifest"));
+        }
+        ok(command.output().unwrap());
+    }
+
+    /// What a transaction of the ledger is called, and when it was committed.
+    fn add(&self, from: u32, to: u32) -> (String, String) {
+        let said = self.sql(&format!(
+            "begin; insert into ledger select i, i from generate_series({from}, {to}) as i; \
+             update ledger set v = v + 1 where id <= 3; select txid_current() as x \\gset\ncommit; \
+             select :x, to_char(pg_xact_commit_timestamp(:'x'::xid) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.USZ')"
+        ));
+        let (xid, at) = said.split_once('|').unwrap();
+        (xid.to_owned(), at.to_owned())
+    }
+}
+
+fn sums(clone: &Cloned) -> String {
+    clone.ask("select count(*), sum(v), max(id) from ledger")
+}
+
+#[test]
+fn a_chain_of_incremental_base_backups_is_combined_and_a_broken_one_is_told_with_what_is_left() {
+    let lab = Lab::new();
+    lab.sql("create table ledger (id int primary key, v int); create table big as select i, repeat('x', 500) as t from generate_series(1, 20000) i");
+    lab.add(1, 100);
+    lab.base("backups/full", None);
+    lab.add(101, 200);
+    lab.base("backups/one", Some("backups/full"));
+    lab.add(201, 300);
+    lab.base("backups/two", Some("backups/one"));
+    let moved = |name: &str| lab.folder("backups").join(name);
+    let (xid, at) = lab.add(301, 400);
+    let expected = lab.sql("select count(*), sum(v), max(id) from ledger");
+    lab.add(401, 500);
+    let last = lab.sql("select pg_walfile_name(pg_switch_wal())");
+    let archive = lab.folder("archive");
+    while !archive.join(&last).exists() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let programs = fetched(18);
+    let scratch = lab.root.path();
+
+    let ask = |bases: &Path, archive: &Path| {
+        let asked = ["windows", path(bases), "--wal", path(archive), "--programs", path(&programs), "--json"];
+        serde_json::from_str::<Value>(&ok(lifeboat(&asked))).unwrap()["bases"].clone()
+    };
+    let bases = ask(&lab.folder("backups"), &archive);
+    let two = bases.as_array().unwrap().iter().find(|base| base["label"]["name"] == "backups/two").unwrap();
+    assert_eq!(two["rests_on"], serde_json::json!([path(&moved("one")), path(&moved("full"))]), "{bases}");
+    assert_eq!(two["windows"][0]["open"], true, "{bases}");
+
+    let target = ["--programs", path(&programs), "--xid", &xid];
+    let clone = Cloned::new(&moved("two"), &archive, scratch.join("c"), &target);
+    assert_eq!(sums(&clone), expected);
+    assert_eq!(clone.ask("select count(*), sum(length(t)) from big"), "20000|10000000");
+    assert_eq!(clone.ask("show archive_mode"), "off");
+    let left =
+        ok(std::process::Command::new("find").arg(&clone.folder).args(["-name", "INCREMENTAL.*"]).output().unwrap());
+    assert_eq!(left, "");
+    drop(clone);
+    let clone = Cloned::new(&moved("one"), &archive, scratch.join("c"), &["--programs", path(&programs), "--to", &at]);
+    assert_eq!(sums(&clone), expected);
+    drop(clone);
+
+    // The one in the middle is gone: the chain is broken, the full one still leads everywhere.
+    fs::rename(moved("one"), scratch.join("elsewhere")).unwrap();
+    let into = scratch.join("d");
+    let newest = moved("two");
+    let asked = ["clone", path(&newest), "--wal", path(&archive), "--into", path(&into)];
+    let said = refused(&[&asked[..], &target].concat());
+    assert!(said.contains("the backup chain of") && said.contains("is missing"), "{said}");
+    assert!(said.contains(&format!("Still whole is {}", path(&moved("full")))), "{said}");
+    assert!(said.contains("nothing is lost by that"), "{said}");
+    assert!(!into.exists());
+    let bases = ask(&lab.folder("backups"), &archive).to_string();
+    assert!(bases.contains("is broken") && bases.contains("Still whole is"), "{bases}");
+    let clone = Cloned::new(&moved("full"), &archive, scratch.join("c"), &target);
+    assert_eq!(sums(&clone), expected);
+    drop(clone);
+
+    // With WAL missing as well, what is lost is said.
+    let start = ok(std::process::Command::new("head")
+        .args(["-n", "1"])
+        .arg(moved("two").join("backup_label"))
+        .output()
+        .unwrap());
+    let cut = start.split("file ").nth(1).unwrap().trim_end().trim_end_matches(')').to_owned();
+    let gone = segments(&archive).into_iter().rfind(|name| *name < cut).unwrap();
+    fs::rename(archive.join(&gone), scratch.join(&gone)).unwrap();
+    let said = refused(&[&asked[..], &target].concat());
+    assert!(said.contains("is lost with the chain") && said.contains(&gone), "{said}");
+
+    // Nothing whole is left at all.
+    fs::rename(moved("full"), scratch.join("full")).unwrap();
+    let said = refused(&[&asked[..], &target].concat());
+    assert!(said.contains("no earlier base backup beside it that is whole"), "{said}");
+}
+
+#[test]
+fn an_incremental_base_backup_in_tars_is_refused_with_what_to_do() {
+    let lab = Lab::new();
+    lab.sql("create table ledger (id int primary key, v int)");
+    lab.add(1, 100);
+    lab.base("full", None);
+    let mut command = lab.cluster.command("pg_basebackup").unwrap();
+    command.arg("-D").arg(lab.folder("tars")).args(["-c", "fast", "--no-sync", "-Ft", "--incremental"]);
+    ok(command.arg(lab.folder("full").join("backup_manifest")).output().unwrap());
+    // Without anything written since, there would be nothing to switch from.
+    lab.add(101, 200);
+    let last = lab.sql("select pg_walfile_name(pg_switch_wal())");
+    while !lab.folder("archive").join(&last).exists() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let (programs, archive, into) = (fetched(18), lab.folder("archive"), lab.root.path().join("c"));
+    let (tars, programs) = (lab.folder("tars"), path(&programs));
+    let asked = ["clone", path(&tars), "--wal", path(&archive), "--into", path(&into), "--xid", "3"];
+    let said = refused(&[&asked[..], &["--programs", programs]].concat());
+    assert!(said.contains("is an incremental base backup in tars") && said.contains("Unpack it"), "{said}");
+    assert!(!into.exists());
+}
