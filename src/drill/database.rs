@@ -215,7 +215,7 @@ impl Story<'_> {
         dropped::base_backup(self.cluster, folder)?;
         self.tell("programme_db", migration.business, &[])?;
         let before = self.image()?;
-        let printed = self.tell("programme_db", migration.migration, &[])?;
+        let printed = self.tell("programme_db", migration.sql, &[])?;
         self.tell("programme_db", &[GENERATE, migration.aftermath].concat(), &[])?;
         let images = Images { before, after: self.image()? };
         // A segment that is not full is archived when the server goes on to the next one.

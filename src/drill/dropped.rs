@@ -56,7 +56,7 @@ pub(super) struct Migration {
     /// Ordinary work after the base backup.
     pub(super) business: &'static str,
     /// The migration. Prints when it was through, as RFC 3339.
-    pub(super) migration: &'static str,
+    pub(super) sql: &'static str,
     /// Ordinary work that went on after it.
     pub(super) aftermath: &'static str,
 }

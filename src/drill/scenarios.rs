@@ -72,7 +72,7 @@ pub static DROPPED_TABLES: Scenario = Scenario {
     story: Story::Dropped(Migration {
         tables: include_str!("../../assets/drill/dropped-tables/tables.sql"),
         business: include_str!("../../assets/drill/dropped-tables/business.sql"),
-        migration: include_str!("../../assets/drill/dropped-tables/migration.sql"),
+        sql: include_str!("../../assets/drill/dropped-tables/migration.sql"),
         aftermath: include_str!("../../assets/drill/dropped-tables/aftermath.sql"),
     }),
     briefing: include_str!("../../assets/drill/dropped-tables/briefing.txt"),

@@ -11,6 +11,7 @@ mod console;
 mod database;
 mod decisions;
 mod diff;
+mod dropped_tables;
 mod faults;
 mod files;
 mod forge;

@@ -349,7 +349,7 @@ fn fm_69_a_recovery_of_a_moment_that_is_killed_at_any_instant_leaves_nothing_beh
     undo();
     let damaged = world.content();
     let mut seed: u64 = std::env::var("LIFEBOAT_SEED").map_or(20_261_129, |seed| seed.parse().unwrap());
-    let runs = kills() / 4;
+    let runs = kills() / 10;
     println!("LIFEBOAT_SEED={seed}, {runs} kills of a moment's recovery over {length:?}");
     let (mut applied, mut killed) = (0, 0);
     for run in 0..runs {

@@ -254,7 +254,7 @@ impl Recreation {
         let name = Name::new(entry.schema.as_deref().unwrap_or("public"), &entry.name);
         match entry.kind.as_str() {
             _ if definition.is_empty() => {}
-            "ENCODING" | "STDSTRINGS" | "SEARCHPATH" => {}
+            "ENCODING" | "STDSTRINGS" | "SEARCHPATH" | "DATABASE" | "DATABASE PROPERTIES" => {}
             "TABLE" | "SEQUENCE" | "SEQUENCE OWNED BY" | "DEFAULT" | "TABLE ATTACH" => {
                 let is_made = definition.starts_with("CREATE ");
                 self.before.push(definition);
