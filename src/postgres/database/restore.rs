@@ -220,8 +220,7 @@ fn environment(
     // Messages are told apart by their words; only a superuser may choose the language.
     let words = if superuser { " -c lc_messages=C" } else { "" };
     let options = format!(
-        "{} -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
-         -c maintenance_work_mem=256MB{words}",
+        "{} -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0{words}",
         conninfo.value("options").unwrap_or_default()
     );
     environment.push(("PGOPTIONS", options));
