@@ -81,7 +81,7 @@
 //! | why am I asked to type a name? | `recovery/plan.rs`, `Effect` |
 //! | which key does what, where? | `ui/keymap.rs` |
 //! | what is in the journal? | `recovery/journal.rs` |
-//! | how does a drill know the truth? | `drill/database.rs` for rows and databases, `drill/files.rs` for files |
+//! | how does a drill know the truth? | `drill/database.rs` for rows and databases, `drill/dropped.rs` for dropped tables, `drill/files.rs` for files |
 //! | what does the browser of files show? | `ui/screens/files.rs` and the views beside it |
 //!
 //! Upper layers use lower ones, never back:
@@ -96,6 +96,8 @@
 //!   as they are asked for ([`postgres::origin`]). So rows, whole databases and what is decided about them have one code.
 //! - A clone does not stay paused at its target: a transaction that it stopped just before is still in progress there, and what
 //!   that one was about to drop is locked. It is proved while it is paused; then replay ends, and its sessions are read-only.
+//! - To stop just before a DROP DATABASE is to stop before its transaction's first record, not before its end: the database is
+//!   made invalid and its files go before that (`postgres/cluster/target.rs`).
 //! - Tables are made again by running production's own definitions in production, shown whole. What hangs on them (views,
 //!   triggers, foreign keys, grants) is tried by itself, each in a savepoint: an hour later not all of what it needs is there.
 //! - Definitions of a whole database are created by `pg_restore`, not by us: it knows what each version of an archive means. It

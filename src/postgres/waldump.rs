@@ -54,6 +54,19 @@ pub enum Record {
         /// As in `backup_label`.
         start: Lsn,
     },
+    /// A row of a catalog of the whole cluster was written over where it stands, which no rollback undoes. A database that is
+    /// being dropped is made invalid so.
+    Overwritten {
+        /// Where the record begins.
+        lsn: Lsn,
+    },
+    /// The files of a database go. Its transaction ends after that: who stops before the end has lost them already.
+    DatabaseDrop {
+        /// Where the record begins.
+        lsn: Lsn,
+        /// Of the transaction.
+        xid: u32,
+    },
     /// Rows of a relation were written.
     Rows {
         /// Of the transaction, or of a subtransaction of it.
@@ -110,6 +123,8 @@ fn parse(line: &str) -> Option<Record> {
         }
         ("XLOG", "RESTORE_POINT") => Some(Record::RestorePoint { lsn, name: rest.to_owned() }),
         ("XLOG", "BACKUP_END") => Some(Record::BackupEnd { lsn, start: Lsn::parse(rest)? }),
+        ("Heap", "INPLACE") if rest.contains("rel 1664/0/") => Some(Record::Overwritten { lsn }),
+        ("Database", "DROP") => Some(Record::DatabaseDrop { lsn, xid }),
         ("Heap" | "Heap2", _) => {
             let (change, rows) = match verb {
                 "INSERT" => (Change::Insert, 1),
@@ -281,7 +296,11 @@ pub fn moments(
                     });
                 }
             }
-            Record::Rows { .. } | Record::RestorePoint { .. } | Record::BackupEnd { .. } => {}
+            Record::Rows { .. }
+            | Record::RestorePoint { .. }
+            | Record::BackupEnd { .. }
+            | Record::Overwritten { .. }
+            | Record::DatabaseDrop { .. } => {}
         }
         if crowded { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -404,7 +423,10 @@ pub fn suspects(
                     return ControlFlow::Break(());
                 }
             }
-            Record::RestorePoint { .. } | Record::BackupEnd { .. } => {}
+            Record::RestorePoint { .. }
+            | Record::BackupEnd { .. }
+            | Record::Overwritten { .. }
+            | Record::DatabaseDrop { .. } => {}
         }
         if crowded { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;

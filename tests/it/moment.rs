@@ -291,6 +291,22 @@ fn a_whole_database_as_of_a_moment_takes_productions_place() {
 }
 
 #[test]
+fn a_database_that_was_dropped_comes_back_as_of_a_moment() {
+    let world = World::new("select 1");
+    let postgres = world.cluster.conninfo("postgres");
+    let before = psql(&postgres, "select to_char(now() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+    let last = psql(&postgres, "drop database shop; create table after (); select pg_walfile_name(pg_switch_wal())");
+    while !world.path("pg/archive").join(&last).exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let said = world.refused("moment = \"find\"\ndatabase = \"exchange\"\nconsent = \"shop\"");
+    assert!(said.contains("no transaction deleted, updated or dropped anything"), "{said}");
+    world.recover(&format!("moment = \"{before}\"\ndatabase = \"exchange\"\nconsent = \"shop\""));
+    same(&world.content(), &world.lost);
+    assert_eq!((world.clones(), world.servers()), (vec![], 0));
+}
+
+#[test]
 fn a_cluster_that_is_kept_is_listed_until_it_is_dropped() {
     let world = World::new(MIGRATION);
     let id = world.recover("moment = \"find\"\nkeep_clone = true\nconsent = \"\"");

@@ -117,6 +117,10 @@ struct Found {
     named: bool,
     names: Vec<String>,
     end: Option<Lsn>,
+    /// The last [`Record::Overwritten`].
+    overwritten: Option<Lsn>,
+    /// Databases that are being dropped: by transactions that have not ended yet, and from where on they cannot be used.
+    drops: Vec<(u32, Lsn)>,
 }
 
 /// Looks in the WAL for where the target is. The segments of the window have to be staged in `folder`.
@@ -182,6 +186,16 @@ pub fn reach(
         }
         Target::Position(_) | Target::Named(_) => Stop { target: target.clone(), before },
     };
+    // A database is made invalid, and its files go, before the transaction that drops it ends: to have it, replay stops before.
+    let dropped = found.drops.iter().map(|(_, lsn)| *lsn).filter(|lsn| *lsn >= end).min();
+    let stop = match (dropped, &stop.target) {
+        (Some(lsn), Target::Time(_) | Target::Transaction(_))
+            if stop.before || matches!(stop.target, Target::Time(_)) =>
+        {
+            Stop { target: Target::Position(lsn), before: true }
+        }
+        _ => stop,
+    };
     Ok(Reach { stop: Some(stop), ..reach })
 }
 
@@ -226,7 +240,19 @@ fn search_near(
 
 impl Found {
     fn take(&mut self, record: Record, start: Lsn, target: &Target, before: bool) -> ControlFlow<()> {
+        if let Record::End(end) = &record {
+            let stops = match target {
+                Target::Time(at) => end.at > *at || before && end.at == *at,
+                Target::Transaction(xid) => before && end.xid == *xid,
+                _ => false,
+            };
+            if !stops {
+                self.drops.retain(|(xid, _)| *xid != end.xid);
+            }
+        }
         match record {
+            Record::Overwritten { lsn } => self.overwritten = Some(lsn),
+            Record::DatabaseDrop { lsn, xid } => self.drops.push((xid, self.overwritten.unwrap_or(lsn))),
             Record::BackupEnd { lsn, start: of } if of == start && self.end.is_none() => self.end = Some(lsn),
             Record::End(end) if self.end.is_none_or(|backup| end.lsn < backup) => {
                 if end.committed {

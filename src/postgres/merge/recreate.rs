@@ -4,7 +4,8 @@
 //! The definitions are production's own, as its catalog had them at that moment and as `pg_dump` of its version prints them.
 //! They are shown whole, and run in this flow only. What tables and rows need is strict: any error ends in ROLLBACK. What
 //! hangs on them (views, triggers, foreign keys, owners, grants) may need what production has no more either: each is tried by
-//! itself, and what the server refuses is told.
+//! itself, and what the server refuses is told. Functions in checks and index expressions run with our rights while rows come
+//! in, as in any restore.
 //!
 //! Taking it back drops nothing: the tables move into the schema that keeps pre-images.
 

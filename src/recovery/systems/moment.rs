@@ -80,10 +80,18 @@ impl Systems {
         let latest = window.latest.unwrap_or_default();
         let around = incident.unwrap_or(latest).min(latest);
         let from = window.earliest.map_or(around - EARLIER, |earliest| earliest.max(around - EARLIER));
-        let until = latest.min(around + LATER);
+        // The incident may lie before all that can be reached.
+        let until = latest.min((around + LATER).max(from + LATER));
         moments.searched = Some((from, until));
         progress.begin("asking production which table is in which file", Unit::Items, None);
-        let (database, names, others) = self.files_of_tables(recovery).await?;
+        let (database, names, others) = match self.files_of_tables(recovery).await {
+            Ok(known) => known,
+            // The database may be gone, or the server: then a moment can be typed all the same.
+            Err(error) => {
+                moments.notes.push(format!("production, to tell which transaction did what: {}", error.message));
+                return Ok(Finding::Moments(moments));
+            }
+        };
         let progress = progress.clone();
         moments.suspects = blocking(move || {
             let (base, on) = sources.at(&window)?;
@@ -100,8 +108,7 @@ impl Systems {
         Ok(Finding::Moments(moments))
     }
 
-    /// The number of production's database, its tables by their files, and files of what is none. Nothing is known of them
-    /// when the database is gone.
+    /// The number of production's database, its tables by their files, and files of what is none.
     async fn files_of_tables(&self, recovery: &str) -> Result<(u32, HashMap<u32, String>, HashSet<u32>)> {
         let failed = |error| server_error(error, "asking which table is in which file");
         let sql = "SELECT pg_catalog.pg_relation_filenode(c.oid), n.nspname::text, c.relname::text,
