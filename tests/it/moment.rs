@@ -120,7 +120,7 @@ impl World {
 
     /// Definitions and rows of the tables that the incident drops, and of all that hangs on them.
     fn content(&self) -> String {
-        let mut dump = Command::new("pg_dump");
+        let mut dump = Command::new(pg_programs().join("pg_dump"));
         dump.args([
             "-t",
             "shop.homes",
