@@ -80,7 +80,7 @@ pub enum Record {
     },
 }
 
-/// What happens to rows.
+/// What happens to rows; counts of them stand in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// INSERT, COPY.
@@ -267,12 +267,7 @@ pub fn moments(
         match record {
             Record::Rows { xid, relation: touched, change, rows } if touched == relation => {
                 let counts = open.entry(xid).or_default();
-                let place = match change {
-                    Change::Insert => 0,
-                    Change::Update => 1,
-                    Change::Delete => 2,
-                };
-                counts[place] += rows;
+                counts[change as usize] += rows;
                 crowded = open.len() > MAX_OPEN;
             }
             Record::End(end) => {
@@ -383,12 +378,7 @@ pub fn suspects(
             Record::Rows { xid, relation, change, rows } => {
                 let Some(file) = file_of(&relation) else { return ControlFlow::Continue(()) };
                 let counts = open.entry(xid).or_default().entry(file).or_default();
-                let place = match change {
-                    Change::Insert => 0,
-                    Change::Update => 1,
-                    Change::Delete => 2,
-                };
-                counts[place] += rows;
+                counts[change as usize] += rows;
                 crowded = open.len() > MAX_OPEN;
             }
             Record::End(end) => {

@@ -442,7 +442,7 @@ impl Worker {
         self.moved(Vec::new(), Stage::Running { plan: Box::new(confirmed.plan().clone()), ended: 0 });
         self.job(async move {
             let on_step = move |event| _ = inputs.send(Input::Stepped(event));
-            let outcome = caught(run::run(&confirmed, &systems, &mut recovery, &progress, on_step)).await;
+            let outcome = caught(Box::pin(run::run(&confirmed, &systems, &mut recovery, &progress, on_step))).await;
             Input::Ran(Box::new(recovery), outcome)
         });
     }

@@ -29,7 +29,7 @@ pub(super) const THEIR_PATH: &str = "SET LOCAL search_path TO DEFAULT";
 const OUR_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 
 /// What is told while a COMMIT is under way.
-pub(super) const COMMITTING: &str = "too late to cancel: committing";
+const COMMITTING: &str = "too late to cancel: committing";
 
 /// What a transaction whose end nobody saw has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub async fn apply(
         return Err(altered());
     }
     let merge = Merge { client, scratch, works: &works, hash: &changes.hash, journal };
-    retry(progress, || merge.attempt(progress)).await
+    retry(progress, || committed(client, progress, merge.write(progress))).await
 }
 
 /// Tries again for a while when a lock was in the way.
@@ -129,6 +129,24 @@ pub(super) async fn retry<F: Future<Output = Result<Applied, Failure>>>(
     }
 }
 
+/// Commits what was done in a transaction, or rolls it back. `work` begins the transaction.
+pub(super) async fn committed(
+    client: &Session,
+    progress: &Progress,
+    work: impl Future<Output = Result<Applied, Failure>>,
+) -> Result<Applied, Failure> {
+    match stage::stoppable(client, progress, work).await {
+        Ok(applied) => {
+            progress.begin(COMMITTING, Unit::Rows, None);
+            commit(client).await.map(|()| applied)
+        }
+        Err(failure) => {
+            stage::rollback(client).await;
+            Err(failure)
+        }
+    }
+}
+
 fn altered() -> Error {
     Error::refused("what is frozen on the server is not what was approved")
         .hint("Nothing was changed. Go back and compare again.")
@@ -143,19 +161,6 @@ struct Merge<'a> {
 }
 
 impl Merge<'_> {
-    async fn attempt(&self, progress: &Progress) -> Result<Applied, Failure> {
-        match stage::stoppable(self.client, progress, self.write(progress)).await {
-            Ok(applied) => {
-                progress.begin(COMMITTING, Unit::Rows, None);
-                commit(self.client).await.map(|()| applied)
-            }
-            Err(failure) => {
-                stage::rollback(self.client).await;
-                Err(failure)
-            }
-        }
-    }
-
     /// Everything but COMMIT.
     async fn write(&self, progress: &Progress) -> Result<Applied, Failure> {
         let rows = self.works.iter().map(|work| work.inserts + work.updates + work.deletes).sum();
@@ -425,7 +430,7 @@ pub(super) async fn token(
 }
 
 /// Commits. An error of the transaction means ROLLBACK; a session that died while committing means that nobody knows.
-pub(super) async fn commit(client: &Client) -> Result<(), Failure> {
+async fn commit(client: &Client) -> Result<(), Failure> {
     let Err(error) = client.batch_execute("COMMIT").await else { return Ok(()) };
     let rolled_back = error.as_db_error().is_some_and(|server| server.parsed_severity() == Some(Severity::Error));
     if rolled_back {

@@ -18,7 +18,7 @@ use super::super::cluster;
 use super::super::connect::{Session, server_error};
 use super::super::name::{Name, quote, quote_list};
 use super::super::stage;
-use super::apply::{BEGIN, COMMITTING, Failure, commit, keep, retry, token};
+use super::apply::{BEGIN, Failure, committed, keep, retry, token};
 use super::frozen::undo_schema;
 use super::{Applied, TableApplied};
 use crate::error::{Error, Result};
@@ -337,19 +337,8 @@ pub async fn recreate(
         return Err(Error::refused("what is to be made again is not what was approved")
             .hint("Nothing was changed. Go back and look again."));
     }
-    retry(progress, || async {
-        match stage::stoppable(client, progress, write(client, recovery, recreation, journal, progress)).await {
-            Ok(applied) => {
-                progress.begin(COMMITTING, Unit::Rows, None);
-                commit(client).await.map(|()| applied)
-            }
-            Err(failure) => {
-                stage::rollback(client).await;
-                Err(failure)
-            }
-        }
-    })
-    .await
+    let attempt = || committed(client, progress, write(client, recovery, recreation, journal, progress));
+    retry(progress, attempt).await
 }
 
 async fn write(
@@ -487,13 +476,7 @@ pub async fn remove_recreated(
                 token(client, &schema, ("undo", own), &recreation.hash_back(earlier), journal, &tables).await?;
             Ok(Applied { tables: tables.clone(), transaction })
         };
-        match stage::stoppable(client, progress, work).await {
-            Ok(applied) => commit(client).await.map(|()| applied),
-            Err(failure) => {
-                stage::rollback(client).await;
-                Err(failure)
-            }
-        }
+        committed(client, progress, work).await
     })
     .await
 }

@@ -13,7 +13,7 @@ use super::super::connect::{Session, server_error};
 use super::super::name::{Name, quote, quote_list};
 use super::super::schema::{self, ForeignKey, Identity};
 use super::super::stage;
-use super::apply::{BEGIN, COMMITTING, Failure, THEIR_PATH, commit, keep, retry, token};
+use super::apply::{BEGIN, Failure, THEIR_PATH, committed, keep, retry, token};
 use super::check::key_pairs;
 use super::constraints::foreign_key_operators;
 use super::frozen::{self, CLASS, COLUMNS, ROW, Work, hex, undo_schema};
@@ -81,16 +81,7 @@ pub async fn undo(
     retry(progress, || async {
         let rows = plan.tables.iter().map(|table| table.remove + table.set_back + table.bring_back).sum();
         progress.begin("taking rows back", Unit::Rows, Some(rows));
-        match stage::stoppable(client, progress, taking.write(plan, journal, progress)).await {
-            Ok(applied) => {
-                progress.begin(COMMITTING, Unit::Rows, None);
-                commit(client).await.map(|()| applied)
-            }
-            Err(failure) => {
-                stage::rollback(client).await;
-                Err(failure)
-            }
-        }
+        committed(client, progress, taking.write(plan, journal, progress)).await
     })
     .await
 }

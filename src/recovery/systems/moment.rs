@@ -189,28 +189,30 @@ impl Systems {
         *self.clone.lock().await = None;
         let known =
             cluster::state(&folder).ok().filter(|state| state.laid_out && state.stop == reached.stop.to_string());
-        let proof = if known.is_some() {
-            cluster::resume(&folder, progress).await?
-        } else {
+        if known.is_none() {
             let sources = self.sources(false, progress).await?;
             let (into, wanted, laying) = (folder.clone(), reached.clone(), progress.clone());
             blocking(move || lay_out(&sources, &wanted, &into, &laying)).await?;
-            let outcome = async {
-                let proof = cluster::start(&folder, &reached.stop, progress).await?;
-                cluster::open(&folder, &proof, progress).await?;
-                Ok(proof)
+        }
+        let outcome = async {
+            let proof = match known {
+                None => cluster::start(&folder, &reached.stop, progress).await?,
+                Some(_) => cluster::resume(&folder, progress).await?,
             };
-            let outcome: Result<_> = outcome.await;
-            if outcome.is_err() {
-                // What went wrong matters more than what could not be cleaned up after it; status lists the rest.
-                let into = folder.clone();
-                let _ = blocking(move || cluster::drop_clone(&into)).await;
-            }
-            outcome.map_err(|error| Error {
-                hints: vec!["What was laid out is removed again. Give another moment, or try again.".into()],
-                ..error
-            })?
+            // Whoever was killed before this had left it paused.
+            cluster::open(&folder, &proof, progress).await?;
+            Ok(proof)
         };
+        let outcome: Result<_> = outcome.await;
+        if outcome.is_err() {
+            // What went wrong matters more than what could not be cleaned up after it; status lists the rest.
+            let into = folder.clone();
+            let _ = blocking(move || cluster::drop_clone(&into)).await;
+        }
+        let proof = outcome.map_err(|error| Error {
+            hints: vec!["What was laid out is removed again. Give another moment, or try again.".into()],
+            ..error
+        })?;
         let database = conninfo(&self.system)?.database()?;
         let found = cluster::database(&folder, &database).await?;
         let state = cluster::state(&folder)?;

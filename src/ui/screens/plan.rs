@@ -269,7 +269,7 @@ impl Review {
                 Step::RemoveRecreated { recovery, .. } => {
                     let aside = format!("   They go into the schema lifeboat_undo_{recovery}, with all their rows.");
                     page.push(Line::raw(text::clean(&aside).into_owned()));
-                    page.push(Line::raw("   Nothing is dropped; lifeboat clean removes that schema later."));
+                    page.push(Line::raw("   Nothing is dropped: by hand, ALTER TABLE ... SET SCHEMA moves them back."));
                 }
                 Step::KeepClone { clone } => {
                     page.push(Line::raw(
