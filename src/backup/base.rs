@@ -413,19 +413,35 @@ fn each_of_tar(
     progress: &Progress,
     mut visit: impl FnMut(Member, &mut dyn Read) -> Result<()>,
 ) -> Result<()> {
+    let stream = place.open(file)?;
     let damaged = |error| {
         let error = Error::from_read(error, || format!("{file} of {} is damaged or cut off", place.shown()));
         error.hint("Fetch it again, or take another base backup; pg_verifybackup and tar tell more.")
     };
-    let stream: Box<dyn Read> = match file.rsplit_once('.') {
-        Some((_, "gz" | "tgz")) => Box::new(flate2::read::MultiGzDecoder::new(place.open(file)?)),
-        Some((_, "zst")) => Box::new(zstd::Decoder::new(place.open(file)?).map_err(damaged)?),
-        _ => Box::new(place.open(file)?),
+    let packed: Box<dyn Read> = match file.rsplit_once('.') {
+        Some((_, "gz" | "tgz")) => Box::new(flate2::read::MultiGzDecoder::new(stream)),
+        Some((_, "zst")) => Box::new(zstd::Decoder::new(stream).map_err(damaged)?),
+        _ => {
+            // Files that nobody reads are passed over.
+            let mut archive = tar::Archive::new(stream);
+            let entries = archive.entries_with_seek().map_err(damaged)?;
+            return each_entry(entries, tablespace, damaged, progress, &mut visit);
+        }
     };
-    let mut archive = tar::Archive::new(stream);
-    for entry in archive.entries().map_err(damaged)? {
+    let mut archive = tar::Archive::new(packed);
+    each_entry(archive.entries().map_err(damaged)?, tablespace, damaged, progress, &mut visit)
+}
+
+fn each_entry<R: Read>(
+    entries: tar::Entries<'_, R>,
+    tablespace: Option<u32>,
+    damaged: impl Fn(std::io::Error) -> Error,
+    progress: &Progress,
+    visit: &mut impl FnMut(Member, &mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    for entry in entries {
         progress.check()?;
-        let mut entry = entry.map_err(damaged)?;
+        let mut entry = entry.map_err(&damaged)?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).trim_end_matches('/').to_owned();
         let path = path.strip_prefix("./").unwrap_or(&path).to_owned();
         if path == "." {

@@ -27,6 +27,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use nix::unistd::{User, geteuid};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub use target::{Reach, Stop, Target, reach};
 const STATE: &str = "clone.json";
 /// Of the socket's path; the kernel takes no more.
 const MAX_SOCKET_PATH: usize = 107;
+/// Pieces in which files are copied, in bytes.
+const SMALL: usize = 8 << 10;
+const LARGE: usize = 256 << 10;
 /// In the socket's name; nothing listens on it.
 pub const PORT: u16 = 5432;
 
@@ -338,13 +342,18 @@ fn command(programs: &Path, program: &str) -> Result<Command> {
 }
 
 /// Whom root runs the server as, since PostgreSQL refuses root; `None` when we are an ordinary user already.
-pub fn ordinary_user() -> Result<Option<User>> {
+pub fn ordinary_user() -> Result<Option<&'static User>> {
+    // Asked for every file of a cluster.
+    static FOUND: OnceLock<User> = OnceLock::new();
     if !geteuid().is_root() {
         return Ok(None);
     }
+    if let Some(user) = FOUND.get() {
+        return Ok(Some(user));
+    }
     for name in ["postgres", "nobody"] {
         if let Ok(Some(user)) = User::from_name(name) {
-            return Ok(Some(user));
+            return Ok(Some(FOUND.get_or_init(|| user)));
         }
     }
     Err(Error::operator("PostgreSQL does not run as root, and there is no user \"postgres\" or \"nobody\"")
@@ -360,8 +369,16 @@ fn folder(path: &Path) -> Result<()> {
 fn write(path: &Path, from: &mut dyn Read) -> Result<()> {
     let file = fs::File::options().write(true).create_new(true).mode(0o600).open(path);
     let mut file = file.map_err(|error| failed(path, error))?;
-    std::io::copy(from, &mut file)
-        .map_err(|error| Error::from_read(error, || format!("cannot fill {}", path.display())))?;
+    let cannot = |error| Error::from_read(error, || format!("cannot fill {}", path.display()));
+    // Many small files and few large ones: the first piece tells which this is.
+    let mut piece = vec![0; SMALL];
+    loop {
+        match from.read(&mut piece).map_err(cannot)? {
+            0 => break,
+            length => file.write_all(&piece[..length]).map_err(cannot)?,
+        }
+        piece.resize(LARGE, 0);
+    }
     own(path)
 }
 

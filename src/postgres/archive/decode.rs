@@ -2,11 +2,12 @@
 //! format says so and nothing follows it.
 
 use std::io::{self, BufRead, Read};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fdeflate::{DecompressionError, Decompressor};
 use flate2::bufread::MultiGzDecoder;
-use flate2::{Decompress, FlushDecompress, Status};
 use lz4_flex::frame::FrameDecoder;
 
 use super::Compression;
@@ -62,8 +63,8 @@ pub fn compression_of(first_bytes: &[u8]) -> Compression {
 /// Text out of packed bytes.
 pub enum Decoder {
     None(Counted),
-    Zlib(Inflate),
-    Gzip(MultiGzDecoder<Counted>),
+    Zlib(Box<Inflate>),
+    Gzip(Box<MultiGzDecoder<Counted>>),
     Lz4(Box<FrameDecoder<Counted>>),
     Zstd(zstd::stream::read::Decoder<'static, Counted>),
 }
@@ -73,8 +74,8 @@ impl Decoder {
         let packed = Counted { packed, taken };
         Ok(match codec {
             Codec::None => Self::None(packed),
-            Codec::Zlib => Self::Zlib(Inflate { packed, state: Decompress::new(true), ended: false }),
-            Codec::Gzip => Self::Gzip(MultiGzDecoder::new(packed)),
+            Codec::Zlib => Self::Zlib(Box::new(Inflate::new(packed))),
+            Codec::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(packed))),
             Codec::Lz4 => Self::Lz4(Box::new(FrameDecoder::new(packed))),
             Codec::Zstd => Self::Zstd(zstd::stream::read::Decoder::with_buffer(packed)?),
         })
@@ -108,34 +109,62 @@ impl Read for Decoder {
     }
 }
 
-/// A zlib stream. Unlike flate2's own reader it tells a stream that ended from one that was cut off.
+/// So far back a zlib stream refers to what it has said before.
+const HISTORY: usize = 32 << 10;
+/// Text that is made at once.
+const MADE: usize = 128 << 10;
+
+/// A zlib stream, decoded by `fdeflate`: rows of a custom archive are decoded twice in a whole recovery, and most of the
+/// time of reading a dump is spent here. It takes two thirds of the time that zlib-rs does.
+///
+/// Up to three bytes after the end are not missed: they stay in its register. The checksum was right then.
 pub struct Inflate {
     packed: Counted,
-    state: Decompress,
-    ended: bool,
+    state: Decompressor,
+    /// What was made last, with what may be referred to before it.
+    text: Box<[u8]>,
+    /// What of it was not handed on yet.
+    left: Range<usize>,
+}
+
+impl Inflate {
+    fn new(packed: Counted) -> Self {
+        let text = vec![0; HISTORY + MADE].into_boxed_slice();
+        Self { packed, state: Decompressor::new(), text, left: 0..0 }
+    }
+
+    /// Makes text when none is left; none is made only at the end of the stream.
+    fn advance(&mut self) -> io::Result<()> {
+        while self.left.is_empty() && !self.state.is_done() {
+            let mut at = self.left.end;
+            if at > HISTORY {
+                self.text.copy_within(at - HISTORY..at, 0);
+                at = HISTORY;
+            }
+            let packed = self.packed.fill_buf()?;
+            // Text may wait in the decoder even when no bytes are left for it.
+            let (taken, made) = self.state.read(packed, &mut self.text, at, packed.is_empty()).map_err(broken)?;
+            self.packed.consume(taken);
+            self.left = at..at + made;
+        }
+        Ok(())
+    }
+}
+
+fn broken(error: DecompressionError) -> io::Error {
+    match error {
+        DecompressionError::InsufficientInput => io::ErrorKind::UnexpectedEof.into(),
+        error => io::Error::new(io::ErrorKind::InvalidData, format!("the compressed data is damaged: {error:?}")),
+    }
 }
 
 impl Read for Inflate {
     fn read(&mut self, text: &mut [u8]) -> io::Result<usize> {
-        while !self.ended && !text.is_empty() {
-            let packed = self.packed.fill_buf()?;
-            if packed.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let (taken, made) = (self.state.total_in(), self.state.total_out());
-            let status = self.state.decompress(packed, text, FlushDecompress::None).map_err(io::Error::other)?;
-            let taken = usize::try_from(self.state.total_in() - taken).map_err(io::Error::other)?;
-            let made = usize::try_from(self.state.total_out() - made).map_err(io::Error::other)?;
-            self.packed.consume(taken);
-            self.ended = status == Status::StreamEnd;
-            if made > 0 {
-                return Ok(made);
-            }
-            if taken == 0 && !self.ended {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the compressed data does not go on"));
-            }
-        }
-        Ok(0)
+        self.advance()?;
+        let length = text.len().min(self.left.len());
+        text[..length].copy_from_slice(&self.text[self.left.start..][..length]);
+        self.left.start += length;
+        Ok(length)
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, NoTls};
@@ -17,7 +17,9 @@ use crate::postgres::connect::server_error;
 use crate::postgres::name::Name;
 
 /// Pieces of rows that wait for whoever loads them.
-const WAITING: usize = 64;
+const WAITING: usize = 8;
+/// So many rows are one piece, where they have come already: the server sends each by itself.
+const ROWS: usize = 1024;
 
 /// Connects to a database of a clone. Rows come as `pg_dump` would write them.
 pub(in super::super) async fn connect(into: &Path, database: &str) -> Result<Client> {
@@ -130,9 +132,12 @@ pub async fn rows(into: &Path, database: &str, table: &Name, columns: &str) -> R
     let stream = stream.map_err(|error| server_error(error, &format!("reading {table} of the clone")))?;
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
-        let mut stream = std::pin::pin!(stream);
-        while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(|error| std::io::Error::other(error.to_string()));
+        let mut stream = std::pin::pin!(stream.ready_chunks(ROWS));
+        while let Some(rows) = stream.next().await {
+            let length = rows.iter().flatten().map(Bytes::len).sum();
+            let mut piece = BytesMut::with_capacity(length);
+            let joined = rows.into_iter().try_for_each(|row| row.map(|row| piece.extend_from_slice(&row)));
+            let piece = joined.map(|()| piece.freeze()).map_err(|error| std::io::Error::other(error.to_string()));
             // Nobody reads on when the rows are not wanted any more.
             if sender.send(piece).await.is_err() {
                 break;

@@ -12,7 +12,7 @@ use super::{Reach, Target, reach, stage};
 use crate::backup::base::Base;
 use crate::backup::wal::{Fork, Gap, Key, Lsn, Span, Wal, Window};
 use crate::error::{Error, Result};
-use crate::postgres::waldump::{Record, read};
+use crate::postgres::waldump::{End, Record, Wanted, read};
 use crate::progress::Progress;
 
 /// So many segments at the end are searched for the last transaction; a server that does nothing writes them all the same.
@@ -145,7 +145,7 @@ fn times((base, wal, window): (&Base, &Wal, &Window), programs: &Path, progress:
         stage(base, wal, keys, folder.path(), progress)?;
         let mut ended = false;
         let from = base.label.start.max(first(keys, wal));
-        read(place, (keys, wal.segment_size), from, progress, |record| match record {
+        read(place, (keys, wal.segment_size), (from, Wanted::All), progress, |record| match record {
             Record::BackupEnd { lsn, start } if start == base.label.start => {
                 (end, ended) = (Some(lsn), true);
                 ControlFlow::Break(())
@@ -167,11 +167,9 @@ fn times((base, wal, window): (&Base, &Wal, &Window), programs: &Path, progress:
     let end = end.ok_or_else(|| closed(Some(window)))?;
     for key in window.segments.iter().rev().take(IDLE) {
         let mut latest = None;
-        each_of(place, (base, wal), *key, progress, |record| {
-            if let Record::End(record) = record
-                && record.lsn >= end
-            {
-                latest = latest.max(Some(record.at));
+        ends_of(place, (base, wal), *key, progress, |found| {
+            if found.lsn >= end {
+                latest = latest.max(Some(found.at));
             }
             ControlFlow::Continue(())
         })?;
@@ -218,17 +216,18 @@ fn first(keys: &[Key], wal: &Wal) -> Lsn {
     keys.first().map_or(Lsn(0), |(_, number)| Lsn(number * u64::from(wal.segment_size)))
 }
 
-/// The records that begin in one segment; there may be none.
-fn each_of(
+/// The ends of transactions in one segment; there may be none.
+fn ends_of(
     place: (&Path, &Path),
     (base, wal): (&Base, &Wal),
     key: Key,
     progress: &Progress,
-    each: impl FnMut(Record) -> ControlFlow<()>,
+    mut each: impl FnMut(End) -> ControlFlow<()>,
 ) -> Result<()> {
     stage(base, wal, &[key], place.1, progress)?;
     let from = base.label.start.max(first(&[key], wal));
-    match read(place, (&[key], wal.segment_size), from, progress, each) {
+    let each = |record| if let Record::End(end) = record { each(end) } else { ControlFlow::Continue(()) };
+    match read(place, (&[key], wal.segment_size), (from, Wanted::Ends), progress, each) {
         // A segment in which no record begins is an error to the program.
         Err(error) if error.kind == crate::error::Kind::Backup => Ok(()),
         other => other.map(drop),
@@ -247,12 +246,9 @@ pub fn from_instant<'a>(
     let begins = |from: usize| -> Result<Option<DateTime<Utc>>> {
         for key in window.segments[from..].iter().take(IDLE) {
             let mut found = None;
-            each_of(place, (base, wal), *key, progress, |record| match record {
-                Record::End(end) => {
-                    found = Some(end.at);
-                    ControlFlow::Break(())
-                }
-                _ => ControlFlow::Continue(()),
+            ends_of(place, (base, wal), *key, progress, |end| {
+                found = Some(end.at);
+                ControlFlow::Break(())
             })?;
             if found.is_some() {
                 return Ok(found);

@@ -16,7 +16,7 @@ use super::from_instant;
 use crate::backup::base::Base;
 use crate::backup::wal::{Lsn, Wal, Window};
 use crate::error::{Error, Result};
-use crate::postgres::waldump::{End, Record, read};
+use crate::postgres::waldump::{End, Record, Wanted, read};
 use crate::progress::Progress;
 
 /// Names of restore points that are kept for an error that lists them.
@@ -207,9 +207,10 @@ fn search(
     progress: &Progress,
 ) -> Result<(Found, Lsn)> {
     let mut found = Found { end: base.end(wal)?, inside: base.label.started, ..Found::default() };
-    let reached = read(place, (&window.segments, wal.segment_size), base.label.start, progress, |record| {
-        found.take(record, base.label.start, target, before)
-    })?;
+    let reached =
+        read(place, (&window.segments, wal.segment_size), (base.label.start, Wanted::All), progress, |record| {
+            found.take(record, base.label.start, target, before)
+        })?;
     Ok((found, reached))
 }
 
@@ -221,19 +222,24 @@ fn search_near(
     progress: &Progress,
 ) -> Result<(Found, Lsn)> {
     let mut found = Found { end: base.end(wal)?, inside: base.label.started, ..Found::default() };
-    let mut reached = read(place, (&window.segments, wal.segment_size), base.label.start, progress, |record| {
-        let ends = matches!(&record, Record::BackupEnd { start, .. } if *start == base.label.start);
-        match found.take(record, base.label.start, target, before) {
-            ControlFlow::Continue(()) if ends => ControlFlow::Break(()),
-            flow => flow,
-        }
-    })?;
+    let mut reached =
+        read(place, (&window.segments, wal.segment_size), (base.label.start, Wanted::All), progress, |record| {
+            let ends = matches!(&record, Record::BackupEnd { start, .. } if *start == base.label.start);
+            match found.take(record, base.label.start, target, before) {
+                ControlFlow::Continue(()) if ends => ControlFlow::Break(()),
+                flow => flow,
+            }
+        })?;
     if found.end.is_some() && found.later.is_none() && found.transaction.is_none() {
         let segments = from_instant((base, wal, window), near, place, progress)?;
         let begin = segments.first().map_or(reached, |(_, number)| Lsn(number * u64::from(wal.segment_size)));
-        reached = read(place, (segments, wal.segment_size), begin.max(base.label.start), progress, |record| {
-            found.take(record, base.label.start, target, before)
-        })?;
+        reached = read(
+            place,
+            (segments, wal.segment_size),
+            (begin.max(base.label.start), Wanted::All),
+            progress,
+            |record| found.take(record, base.label.start, target, before),
+        )?;
     }
     Ok((found, reached))
 }
