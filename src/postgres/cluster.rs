@@ -27,7 +27,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
 
 use nix::unistd::{User, geteuid};
 use serde::{Deserialize, Serialize};
@@ -47,9 +47,8 @@ pub use target::{Reach, Stop, Target, reach};
 const STATE: &str = "clone.json";
 /// Of the socket's path; the kernel takes no more.
 const MAX_SOCKET_PATH: usize = 107;
-/// Pieces in which files are copied, in bytes.
-const SMALL: usize = 8 << 10;
-const LARGE: usize = 256 << 10;
+/// Files are copied in pieces of so many bytes.
+const PIECE: usize = 256 << 10;
 /// In the socket's name; nothing listens on it.
 pub const PORT: u16 = 5432;
 
@@ -369,17 +368,45 @@ fn folder(path: &Path) -> Result<()> {
 fn write(path: &Path, from: &mut dyn Read) -> Result<()> {
     let file = fs::File::options().write(true).create_new(true).mode(0o600).open(path);
     let mut file = file.map_err(|error| failed(path, error))?;
-    let cannot = |error| Error::from_read(error, || format!("cannot fill {}", path.display()));
-    // Many small files and few large ones: the first piece tells which this is.
-    let mut piece = vec![0; SMALL];
-    loop {
-        match from.read(&mut piece).map_err(cannot)? {
-            0 => break,
-            length => file.write_all(&piece[..length]).map_err(cannot)?,
-        }
-        piece.resize(LARGE, 0);
-    }
+    fill(&mut file, from).map_err(|error| Error::from_read(error, || format!("cannot fill {}", path.display())))?;
     own(path)
+}
+
+/// Most files are small; a large one is written by a second thread, while the next piece of it is read and unpacked.
+fn fill(file: &mut fs::File, mut from: &mut dyn Read) -> std::io::Result<()> {
+    let mut first = Vec::with_capacity(PIECE);
+    (&mut from).take(PIECE as u64).read_to_end(&mut first)?;
+    file.write_all(&first)?;
+    if first.len() < PIECE {
+        return Ok(());
+    }
+    std::thread::scope(|scope| {
+        let (full, filled) = mpsc::sync_channel::<Vec<u8>>(1);
+        let (emptied, empty) = mpsc::channel();
+        let writer = scope.spawn(move || {
+            for piece in filled {
+                file.write_all(&piece)?;
+                // Nobody takes it any more at the end.
+                let _ = emptied.send(piece);
+            }
+            Ok(())
+        });
+        let mut new = [Vec::with_capacity(PIECE), first].into_iter();
+        let read = loop {
+            // No piece comes back when the writer has failed; it tells why.
+            let Some(mut piece) = new.next().or_else(|| empty.recv().ok()) else { break Ok(()) };
+            piece.clear();
+            match (&mut from).take(PIECE as u64).read_to_end(&mut piece) {
+                Ok(0) => break Ok(()),
+                Ok(_) if full.send(piece).is_err() => break Ok(()),
+                Ok(_) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        drop(full);
+        let written = writer.join().unwrap_or_else(|_| Err(std::io::Error::other("a writing thread ended")));
+        read.and(written)
+    })
 }
 
 fn own(path: &Path) -> Result<()> {

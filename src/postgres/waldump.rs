@@ -173,6 +173,8 @@ pub enum Wanted {
     All,
     /// Ends of transactions alone, which takes a fraction of the time: nothing else has to be printed and read again.
     Ends,
+    /// Databases that are made and dropped.
+    Databases,
 }
 
 /// Reads segments in order and hands on what matters, until there is no more or `each` breaks off. Returns how far it read:
@@ -194,8 +196,10 @@ pub fn read(
         command.env_clear().env("TZ", "UTC").env("LC_ALL", "C").current_dir("/");
         command.arg("--path").arg(folder).args(["--timeline", &timeline.to_string(), "--start", &begin.to_string()]);
         command.args(["--end", &Lsn((last + 1) * size).to_string()]);
-        if wanted == Wanted::Ends {
-            command.arg("--rmgr=Transaction");
+        match wanted {
+            Wanted::All => {}
+            Wanted::Ends => _ = command.arg("--rmgr=Transaction"),
+            Wanted::Databases => _ = command.arg("--rmgr=Database"),
         }
         let failed = |error: std::io::Error| Error::operator("pg_waldump does not run").detail(error);
         let mut child =

@@ -25,7 +25,7 @@ pub const USER: &str = "postgres";
 /// How long a server may take to stop.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks at the log.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(20);
 /// Of the log's end that an error carries.
 const SAID: usize = 12;
 /// Of the log that is read at a time.

@@ -105,7 +105,7 @@ pub struct Reach {
 }
 
 /// What the WAL was searched for.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Found {
     /// When the backup began, or the last commit before it ended: nothing earlier can be reached.
     inside: Option<DateTime<Utc>>,
@@ -232,14 +232,28 @@ fn search_near(
         })?;
     if found.end.is_some() && found.later.is_none() && found.transaction.is_none() {
         let segments = from_instant((base, wal, window), near, place, progress)?;
-        let begin = segments.first().map_or(reached, |(_, number)| Lsn(number * u64::from(wal.segment_size)));
-        reached = read(
-            place,
-            (segments, wal.segment_size),
-            (begin.max(base.label.start), Wanted::All),
-            progress,
-            |record| found.take(record, base.label.start, target, before),
-        )?;
+        let size = u64::from(wal.segment_size);
+        let from = segments.first().map_or(reached, |(_, number)| Lsn(number * size)).max(base.label.start);
+        let before_it = found.clone();
+        reached = read(place, (segments, wal.segment_size), (from, Wanted::Ends), progress, |record| {
+            found.take(record, base.label.start, target, before)
+        })?;
+        let Some(at) = found.later.as_ref().or(found.transaction.as_ref()).map(|end| end.lsn) else {
+            return Ok((found, reached));
+        };
+        // Where a database is dropped on the way, more than ends of transactions has to be known.
+        let until = segments.partition_point(|(_, number)| number * size <= at.0);
+        let (mut dropped, on_the_way) = (false, (&segments[..until], wal.segment_size));
+        read(place, on_the_way, (from, Wanted::Databases), progress, |record| {
+            dropped |= matches!(record, Record::DatabaseDrop { .. });
+            if dropped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if dropped {
+            found = before_it;
+            reached = read(place, on_the_way, (from, Wanted::All), progress, |record| {
+                found.take(record, base.label.start, target, before)
+            })?;
+        }
     }
     Ok((found, reached))
 }

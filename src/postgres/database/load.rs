@@ -21,7 +21,7 @@ pub(super) fn at_once() -> usize {
 }
 
 /// Loads all tables: those that are a large part of everything one after the other, each by two sessions; then the others,
-/// several at once, each in a transaction of its own.
+/// several at once, each in a transaction of its own. Few tables would leave sessions without work: then two share each.
 pub(super) async fn load(
     conninfo: &Conninfo,
     recovery: &str,
@@ -32,8 +32,9 @@ pub(super) async fn load(
 ) -> Result<Vec<Counted>> {
     progress.begin("loading rows", Unit::Bytes, Some(needs.bytes()));
     let part = needs.bytes() / at_once() as u64;
+    let least = if needs.counted.len() > 2 * at_once() { part.max(stage::LARGE) } else { stage::LARGE };
     let (large, mut small): (Vec<Counted>, Vec<Counted>) =
-        needs.counted.iter().cloned().partition(|table| table.bytes > part.max(stage::LARGE));
+        needs.counted.iter().cloned().partition(|table| table.bytes > least);
     let (conninfo, name) = (conninfo.to_database(database), session_name(recovery));
     let mut loaded = Vec::new();
     if !large.is_empty() {
