@@ -18,7 +18,7 @@
 //!                                             |                    journal -> execute -> check -> journal
 //!            the only door ------------------ +--- recovery::systems ---+
 //!                                                        |
-//!                                        backup (restic, dumps on disk), postgres, files
+//!                              backup (restic, pgBackRest, dumps on disk), postgres, files
 //! ```
 //!
 //! - A **flow** is one pure function, run again from the top after every answer. Back drops the last answer and all after
@@ -69,6 +69,7 @@
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
 //! | what can be reached from a base backup and WAL? | `backup/base.rs`, `backup/wal.rs` |
 //! | what does an incremental base backup rest on? | `backup/chain.rs`; combined in `postgres/cluster/combine.rs` |
+//! | how is a repository of pgBackRest read, and restored from? | `backup/pgbackrest.rs`, `postgres/cluster/restore.rs` |
 //! | how is a cluster laid out as of a moment, and proved? | `postgres/cluster.rs` and beside it |
 //! | which transaction did it? | `postgres/waldump.rs`, `suspects` |
 //! | how does a dropped table come back? | `postgres/merge/recreate.rs` |
