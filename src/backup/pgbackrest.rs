@@ -101,9 +101,8 @@ struct Backup {
     label: String,
     #[serde(default)]
     lsn: Option<Positions>,
-    /// Told of one backup alone; `Some(None)`: it has no tablespaces.
-    #[serde(default, deserialize_with = "told")]
-    tablespace: Option<Option<Vec<Tablespace>>>,
+    #[serde(default)]
+    tablespace: Tablespaces,
     timestamp: Times,
 }
 
@@ -143,6 +142,21 @@ struct Times {
     start: i64,
 }
 
+/// Told of one backup alone.
+#[derive(Default, Deserialize)]
+#[serde(from = "Option<Vec<Tablespace>>")]
+enum Tablespaces {
+    #[default]
+    NotTold,
+    Told(Vec<Tablespace>),
+}
+
+impl From<Option<Vec<Tablespace>>> for Tablespaces {
+    fn from(told: Option<Vec<Tablespace>>) -> Self {
+        Self::Told(told.unwrap_or_default())
+    }
+}
+
 #[derive(Deserialize)]
 struct Tablespace {
     oid: u32,
@@ -150,13 +164,6 @@ struct Tablespace {
 
 fn first() -> u32 {
     1
-}
-
-/// A key that is there and null, apart from one that is not there.
-fn told<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
-    from: D,
-) -> std::result::Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(from).map(Some)
 }
 
 impl Place {
@@ -309,7 +316,7 @@ impl Stanza {
     /// data directory, so that it is found by that.
     pub fn restore(&self, data: &Path, tablespaces: &Path, locks: &Path, progress: &Progress) -> Result<()> {
         let backup = self.detail()?;
-        let Some(spaces) = backup.tablespace else {
+        let Tablespaces::Told(spaces) = backup.tablespace else {
             return Err(Error::operator("pgbackrest is too old to say which tablespaces a backup has")
                 .hint("Install the one of Debian 12 (2.45) or a newer one."));
         };
@@ -325,7 +332,6 @@ impl Stanza {
             argument
         };
         command.arg(given("--pg1-path=", data)).arg(given("--lock-path=", locks));
-        let spaces = spaces.unwrap_or_default();
         if spaces.is_empty() {
             command.arg("--reset-tablespace-map");
         }
@@ -357,7 +363,7 @@ impl Stanza {
 
     fn info(&self, arguments: &[&str]) -> Result<Info> {
         let said = self.run("info", &[&["--output=json"], arguments].concat())?;
-        let stanzas: Vec<Info> = serde_json::from_slice(&said).map_err(|error| not_understood("info", error))?;
+        let stanzas = stanzas(&said).map_err(|error| not_understood("info", error))?;
         let Some(info) = stanzas.into_iter().find(|info| info.name == self.name) else { return Err(self.unknown()) };
         // What one repository lacks another one may have.
         let bad = info.repo.iter().find(|repository| !WELL.contains(&repository.status.code));
@@ -365,7 +371,7 @@ impl Stanza {
             Some(bad) if info.db.is_empty() && NO_STANZA.contains(&bad.status.code) => Err(self.unknown()),
             Some(bad) if info.db.is_empty() => {
                 // What could not be read may follow, whatever it is.
-                let why = bad.status.message.lines().next().unwrap_or_default().trim_end_matches(':');
+                let why = bad.status.message.split(": FormatError: ").next().unwrap_or_default();
                 Err(Error::backup(format!("pgbackrest cannot read stanza {}: {why}", self.name))
                     .hint("The repository is damaged, or is encrypted with another pass phrase than its configuration has.")
                     .hint(format!("See for yourself: pgbackrest --stanza={} info.", self.name)))
@@ -377,7 +383,7 @@ impl Stanza {
     fn unknown(&self) -> Error {
         let mut all = command("info", SILENT);
         all.arg("--output=json");
-        let stanzas = said(all, "info").ok().and_then(|said| serde_json::from_slice::<Vec<Info>>(&said).ok());
+        let stanzas = said(all, "info").ok().and_then(|said| stanzas(&said).ok());
         let names: Vec<_> = stanzas.into_iter().flatten().map(|info| info.name).collect();
         let error = Error::operator(format!("the repository of pgBackRest has no stanza {}", self.name));
         let error = if names.is_empty() { error } else { error.hint(format!("It has: {}.", names.join(", "))) };
@@ -398,6 +404,11 @@ impl Stanza {
         command.args(arguments);
         said(command, what)
     }
+}
+
+/// What it could not decrypt it puts into its messages as it is.
+fn stanzas(said: &[u8]) -> serde_json::Result<Vec<Info>> {
+    serde_json::from_str(&String::from_utf8_lossy(said).replace(char::is_control, " "))
 }
 
 /// Levels of what is told on the console: nothing, and every file.
