@@ -99,6 +99,8 @@
 //!   that one was about to drop is locked. It is proved while it is paused; then replay ends, and its sessions are read-only.
 //! - To stop just before a DROP DATABASE is to stop before its transaction's first record, not before its end: the database is
 //!   made invalid and its files go before that (`postgres/cluster/target.rs`).
+//! - A repository of pgBackRest is not read by us as restic's is: `pgbackrest` is run. It may be encrypted, on another machine or
+//!   in blocks of a newer format, and a clone begins with all of a backup anyway.
 //! - Tables are made again by running production's own definitions in production, shown whole. What hangs on them (views,
 //!   triggers, foreign keys, grants) is tried by itself, each in a savepoint: an hour later not all of what it needs is there.
 //! - Definitions of a whole database are created by `pg_restore`, not by us: it knows what each version of an archive means. It

@@ -5,6 +5,8 @@
 //!   folder for locks of its own, so that it neither waits for production's runs nor stands in their way.
 //! - It is told where it writes by the command line, which wins over its configuration: into the folder that was given, and
 //!   into no tablespace and no link of production's.
+//! - Its restore compares every file with the checksum in the manifest, and the server every record of WAL with its own. The
+//!   SHA-1 in the name of a segment is not compared.
 //! - The environment is handed on: `PGBACKREST_CONFIG` and its kin mean here what they mean to `pgbackrest`.
 //! - Not read: segments compressed by bzip2, and `.partial` ones, which are as far as the fork in the timeline after them too.
 
@@ -231,17 +233,7 @@ impl Stanza {
             .hint("It was made of a server that was stopped, or pgbackrest is older than that of Debian 12 (2.45).")
             .hint("Take another one, or restore it by pgbackrest itself."));
         };
-        let mut notes = Vec::new();
-        if backup.error == Some(true) {
-            let detail = self.detail();
-            let files = detail.ok().and_then(|backup| backup.error_list).unwrap_or_default();
-            let which = if files.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", files.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", "))
-            };
-            notes.push(format!("pages with wrong checksums were found when it was made{which}: take an earlier one if those tables matter"));
-        }
+        let notes = if backup.error == Some(true) { vec![self.wrong_pages()] } else { Vec::new() };
         let label = Label {
             start,
             timeline,
@@ -262,6 +254,16 @@ impl Stanza {
             stored: Some(backup.info.repository.size.unwrap_or(backup.info.size)),
             notes,
         })
+    }
+
+    /// Tells of pages whose checksums did not match when the backup was made, and in which files.
+    fn wrong_pages(&self) -> String {
+        let files = self.detail().ok().and_then(|backup| backup.error_list).unwrap_or_default();
+        let named = files.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+        let which = if named.is_empty() { named } else { format!(" ({named})") };
+        format!(
+            "pages with wrong checksums were found when it was made{which}: take an earlier one if those tables matter"
+        )
     }
 
     /// The files of the archive, each as `REPOSITORY/CLUSTER/…/NAME`: of the cluster that is archived now, from all

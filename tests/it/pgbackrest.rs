@@ -210,7 +210,10 @@ fn windows_of_a_full_and_an_incremental_backup_are_told_and_a_lost_segment_is_a_
     let original = lab.root.path().join("pg/repository");
     ok(Command::new("cp").arg("-r").args([&original, &copy]).output().unwrap());
     fs::remove_file(copy.join(lab.segment(&lab.middle).strip_prefix(&original).unwrap())).unwrap();
-    let cut = lab.config("cut.conf", |text| text.replace(path(&original), path(&copy)));
+    // It tries again after a quarter of a minute, in case it is the network.
+    let cut = lab.config("cut.conf", |text| {
+        text.replace(path(&original), path(&copy)).replace("[main]\n", "job-retry=0\n[main]\n")
+    });
     for base in windows(&cut) {
         let window = &base["windows"][0];
         assert_eq!(window["window"]["gaps"][0]["first"], lab.middle, "{base}");
@@ -222,6 +225,21 @@ fn windows_of_a_full_and_an_incremental_backup_are_told_and_a_lost_segment_is_a_
     let said = refused(lifeboat(&cut, &asked));
     assert!(said.contains("cannot be reached") && said.contains("The nearest instants"), "{said}");
     assert!(said.contains(&format!("WAL segment {} is missing", lab.middle)), "{said}");
+    // A backup that was damaged on its way, and a segment.
+    let file = copy.join("backup/main").join(&lab.full).join("pg_data/global/1262.lz4");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let earliest = bases[1]["windows"][0]["reach"]["earliest"].as_str().unwrap();
+    let full = format!("{STANZA}/{}", lab.full);
+    let asked = ["clone", &full, "--wal", STANZA, "--into", path(&into), "--to", earliest];
+    let said = refused(lifeboat(&cut, &asked));
+    assert!(said.contains("pgbackrest restore fails: ") && said.contains("decompression"), "{said}");
+    let first = copy.join(lab.segment("000000010000000000000002-").strip_prefix(&original).unwrap());
+    fs::write(first, "damaged").unwrap();
+    let said = refused(lifeboat(&cut, &asked));
+    assert!(said.contains("pgbackrest repo-get fails"), "{said}");
     // Which of several backups is meant has to be said.
     let said = refused(lifeboat(&cut, &["clone", STANZA, "--wal", STANZA, "--into", path(&into), "--to", latest]));
     assert!(said.contains("several base backups") && said.contains(&base), "{said}");
