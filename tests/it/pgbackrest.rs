@@ -235,7 +235,7 @@ fn windows_of_a_full_and_an_incremental_backup_are_told_and_a_lost_segment_is_a_
     let full = format!("{STANZA}/{}", lab.full);
     let asked = ["clone", &full, "--wal", STANZA, "--into", path(&into), "--to", earliest];
     let said = refused(lifeboat(&cut, &asked));
-    assert!(said.contains("pgbackrest restore fails: ") && said.contains("decompression"), "{said}");
+    assert!(said.contains("pgbackrest restore fails: "), "{said}");
     let first = copy.join(lab.segment("000000010000000000000002-").strip_prefix(&original).unwrap());
     fs::write(first, "damaged").unwrap();
     let said = refused(lifeboat(&cut, &asked));
