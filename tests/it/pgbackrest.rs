@@ -236,7 +236,10 @@ fn windows_of_a_full_and_an_incremental_backup_are_told_and_a_lost_segment_is_a_
     let asked = ["clone", &full, "--wal", STANZA, "--into", path(&into), "--to", earliest];
     let said = refused(lifeboat(&cut, &asked));
     assert!(said.contains("pgbackrest restore fails: "), "{said}");
-    let first = copy.join(lab.segment("000000010000000000000002-").strip_prefix(&original).unwrap());
+    let (high, low) = bases[0]["label"]["start"].as_str().unwrap().split_once('/').unwrap();
+    let number = u32::from_str_radix(low, 16).unwrap() >> 24;
+    let first = lab.segment(&format!("00000001{high:0>8}{number:08X}-"));
+    let first = copy.join(first.strip_prefix(&original).unwrap());
     fs::write(first, "damaged").unwrap();
     let said = refused(lifeboat(&cut, &asked));
     assert!(said.contains("pgbackrest repo-get fails"), "{said}");
