@@ -10,8 +10,8 @@
 # What a drill needs, and the linker and C library that Rust builds against.
 DRILL_PACKAGES = gcc libc6-dev postgresql restic
 # Other servers and ways to a repository, and fonts for pictures; only tests need them.
-TEST_PACKAGES = $(DRILL_PACKAGES) dosfstools faketime fonts-dejavu-core iproute2 lz4 openssh-client openssh-server openssl pgbouncer python3 \
-	python3-pip python3-venv rclone strace
+TEST_PACKAGES = $(DRILL_PACKAGES) dosfstools faketime fonts-dejavu-core iproute2 lz4 openssh-client openssh-server openssl \
+	pgbackrest pgbouncer python3 python3-pip python3-venv rclone strace
 
 # rustup puts cargo here; a shell that was opened before does not know yet.
 export PATH := $(HOME)/.cargo/bin:$(PATH)

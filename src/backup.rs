@@ -20,6 +20,7 @@ mod file;
 mod index;
 mod location;
 mod lock;
+pub mod pgbackrest;
 mod place;
 mod seal;
 mod sftp;

@@ -64,9 +64,10 @@ pub struct System {
     /// A file of patterns, as `restic --exclude-file` takes it: what is only on this machine and matches them is not missed
     /// in a backup.
     pub excludes: Option<PathBuf>,
-    /// Folders with base backups in or beneath them: on disk, or as `restic:PATH` in the newest snapshot that has it.
+    /// Folders with base backups in or beneath them: on disk, or as `restic:PATH` in the newest snapshot that has it; or
+    /// `pgbackrest:STANZA`.
     pub base_backups: Vec<String>,
-    /// Where the server archives its WAL: a folder on disk, or `restic:PATH`.
+    /// Where the server archives its WAL: a folder on disk, `restic:PATH`, or `pgbackrest:STANZA`.
     pub wal_archive: Option<String>,
     /// The folder that clusters as of a moment in time are laid out in; `None`: the one for temporary files.
     pub clones: Option<PathBuf>,

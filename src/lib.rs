@@ -18,7 +18,7 @@
 //!                                             |                    journal -> execute -> check -> journal
 //!            the only door ------------------ +--- recovery::systems ---+
 //!                                                        |
-//!                                        backup (restic, dumps on disk), postgres, files
+//!                              backup (restic, pgBackRest, dumps on disk), postgres, files
 //! ```
 //!
 //! - A **flow** is one pure function, run again from the top after every answer. Back drops the last answer and all after
@@ -69,6 +69,7 @@
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
 //! | what can be reached from a base backup and WAL? | `backup/base.rs`, `backup/wal.rs` |
 //! | what does an incremental base backup rest on? | `backup/chain.rs`; combined in `postgres/cluster/combine.rs` |
+//! | how is a repository of pgBackRest read, and restored from? | `backup/pgbackrest.rs`, `postgres/cluster/restore.rs` |
 //! | how is a cluster laid out as of a moment, and proved? | `postgres/cluster.rs` and beside it |
 //! | which transaction did it? | `postgres/waldump.rs`, `suspects` |
 //! | how does a dropped table come back? | `postgres/merge/recreate.rs` |
@@ -98,6 +99,8 @@
 //!   that one was about to drop is locked. It is proved while it is paused; then replay ends, and its sessions are read-only.
 //! - To stop just before a DROP DATABASE is to stop before its transaction's first record, not before its end: the database is
 //!   made invalid and its files go before that (`postgres/cluster/target.rs`).
+//! - A repository of pgBackRest is not read by us as restic's is: `pgbackrest` is run. It may be encrypted, on another machine or
+//!   in blocks of a newer format, and a clone begins with all of a backup anyway.
 //! - Tables are made again by running production's own definitions in production, shown whole. What hangs on them (views,
 //!   triggers, foreign keys, grants) is tried by itself, each in a savepoint: an hour later not all of what it needs is there.
 //! - Definitions of a whole database are created by `pg_restore`, not by us: it knows what each version of an archive means. It

@@ -4,8 +4,9 @@
 //! - Symlinks are never followed. `pg_tblspc/OID` says where production keeps a tablespace; a tree of it is read only from
 //!   where the operator says that its copy is. `pg_wal` may be a link too: the archive has what it held.
 //! - Incremental base backups of PostgreSQL 17 and newer are told from others by their label; see [`super::chain`].
-//! - Not read: backups of pgBackRest and Barman. They are told from others by what they lack, `backup_label` or
-//!   `global/pg_control`.
+//! - A backup of pgBackRest is known by what `pgbackrest` says of it, and is only ever laid out by its restore; see
+//!   [`super::pgbackrest`].
+//! - Not read: backups of Barman. They are told from others by what they lack, `backup_label` or `global/pg_control`.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -37,6 +38,8 @@ pub enum Shape {
     Tree,
     /// `pg_basebackup --format=tar`, with the suffix of the tars.
     Tar(&'static str),
+    /// In a repository of pgBackRest.
+    PgBackRest,
 }
 
 /// The suffixes of tars that are read.
@@ -78,6 +81,10 @@ pub struct Base {
     pub tablespaces: BTreeMap<u32, String>,
     /// Segments that came with the backup, by their file names.
     pub own_wal: Vec<String>,
+    /// In bytes as it is stored; `None`: the folder has to be asked.
+    pub stored: Option<u64>,
+    /// What whoever made it found wrong in it, and went on.
+    pub notes: Vec<String>,
 }
 
 /// Base backups with their places; or what is wrong with them.
@@ -87,11 +94,16 @@ pub type Found = Vec<(String, Result<Base>)>;
 ///
 /// Errors: the folder cannot be read, or there is none in it.
 pub fn find(place: &Place, progress: &Progress) -> Result<Found> {
+    if let Place::PgBackRest(stanza) = place {
+        progress.begin("asking pgbackrest for its backups", Unit::Items, None);
+        return stanza.bases();
+    }
     let found = search(place, |_| true, progress)?;
     if found.is_empty() {
         return Err(Error::operator(format!("there is no base backup in {}", place.shown()))
             .hint("Give the folder that pg_basebackup wrote: with PG_VERSION and backup_label, or with base.tar.")
-            .hint("Backups of pgBackRest and Barman are not read: restore one with its own tool."));
+            .hint("One in a repository of pgBackRest is named by its stanza: pgbackrest:STANZA.")
+            .hint("Backups of Barman are not read: restore one with its own tool."));
     }
     Ok(found)
 }
@@ -165,6 +177,7 @@ impl Base {
         let (facts, own_wal, tablespaces) = match shape {
             Shape::Tree => read_tree(&place)?,
             Shape::Tar(suffix) => read_tars(&place, suffix, progress)?,
+            Shape::PgBackRest => return Err(Error::bug("a backup of pgBackRest is not read as a folder")),
         };
         let label = facts.label.as_deref().ok_or_else(|| {
             Error::refused(format!("{shown} has no backup_label"))
@@ -183,7 +196,7 @@ impl Base {
                 .hint("Take another base backup."));
         };
         let end = manifest_end(&place, label.timeline)?;
-        Ok(Self { place, shape, label, end, system, major, tablespaces, own_wal })
+        Ok(Self { place, shape, label, end, system, major, tablespaces, own_wal, stored: None, notes: Vec::new() })
     }
 
     /// Where the backup ended: by its manifest, or by the `.backup` file of the archive. `None`: only the WAL itself tells.
@@ -233,6 +246,7 @@ impl Base {
                     self.each_wal(progress, &mut visit)?;
                 }
             }
+            Shape::PgBackRest => return Err(Error::bug("a backup of pgBackRest is restored by pgbackrest")),
         }
         Ok(())
     }
@@ -244,6 +258,8 @@ impl Base {
         mut visit: impl FnMut(Member, &mut dyn Read) -> Result<()>,
     ) -> Result<()> {
         match (self.shape, own_wal_tar(&self.place)?) {
+            // The archive has them.
+            (Shape::PgBackRest, _) => Ok(()),
             (Shape::Tree, _) => {
                 for file in &self.own_wal {
                     let path = format!("pg_wal/{file}");

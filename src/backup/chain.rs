@@ -73,9 +73,12 @@ impl Base {
         let shown = self.place.shown();
         match (&self.place, self.shape) {
             (Place::Disk(folder), Shape::Tree) => Ok(folder),
-            (Place::Snapshot { .. }, _) => {
+            (Place::Snapshot { .. }, Shape::Tree | Shape::Tar(_)) => {
                 Err(Error::refused(format!("{shown} is an incremental base backup in a snapshot"))
                     .hint("Restore its folder and those of the base backups before it beside each other on a disk, then name it there."))
+            }
+            (Place::PgBackRest(_), _) | (_, Shape::PgBackRest) => {
+                Err(Error::bug("what a backup of pgBackRest rests on is for pgbackrest to know"))
             }
             (Place::Disk(_), Shape::Tar(_)) => {
                 Err(Error::refused(format!("{shown} is an incremental base backup in tars"))

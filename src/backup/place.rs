@@ -1,13 +1,15 @@
-//! A dump wherever it is: in a snapshot, or on a disk of this machine. Readers of dumps need not know which.
+//! A dump, a base backup or an archive of WAL wherever it is: in a snapshot, on a disk of this machine, or in a repository of
+//! pgBackRest. Readers need not know which.
 
 use std::fs;
 use std::io::{BufReader, Read, Seek};
 use std::path::{Component, Path, PathBuf};
 
+use super::pgbackrest::Stanza;
 use super::{EntryKind, Node, Repository, Snapshot};
 use crate::error::{Error, Result};
 
-/// A file or folder that holds a dump.
+/// A file or folder that holds one.
 #[derive(Clone)]
 pub enum Place {
     /// In a repository.
@@ -21,6 +23,8 @@ pub enum Place {
     },
     /// On this machine; as the operator gave it.
     Disk(PathBuf),
+    /// In a repository of pgBackRest: in it are the files of the stanza's archive.
+    PgBackRest(Stanza),
 }
 
 /// Something that can be read from any position.
@@ -46,6 +50,7 @@ impl Place {
                 Ok(repository.nodes(&subtree)?.to_vec())
             }
             Self::Disk(root) => list_on_disk(root, beneath),
+            Self::PgBackRest(stanza) => stanza.archive(),
         }
     }
 
@@ -60,14 +65,16 @@ impl Place {
                 path: format!("{}/{beneath}", path.trim_end_matches('/')),
             },
             Self::Disk(path) => Self::Disk(path.join(beneath)),
+            Self::PgBackRest(stanza) => Self::PgBackRest(stanza.inside(beneath)),
         }
     }
 
-    /// For people: a path, or `1a2b3c4d:/path`.
+    /// For people: a path, `1a2b3c4d:/path`, or `pgbackrest:STANZA`.
     pub fn shown(&self) -> String {
         match self {
             Self::Snapshot { snapshot, path, .. } => format!("{}:{path}", snapshot.short()),
             Self::Disk(path) => path.display().to_string(),
+            Self::PgBackRest(stanza) => stanza.shown(),
         }
     }
 
@@ -78,6 +85,7 @@ impl Place {
                 Ok(repository.entry(snapshot, path)?.kind == EntryKind::Folder)
             }
             Self::Disk(path) => Ok(fs::metadata(path).map_err(|error| unreadable(path, &error))?.is_dir()),
+            Self::PgBackRest(_) => Ok(true),
         }
     }
 
@@ -93,6 +101,7 @@ impl Place {
                 Ok(Box::new(repository.open_file(snapshot, &format!("{path}/{beneath}"))?))
             }
             Self::Disk(path) => open_on_disk(path, beneath),
+            Self::PgBackRest(stanza) => Ok(Box::new(stanza.open(beneath)?)),
         }
     }
 }

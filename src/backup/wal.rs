@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Names follow PostgreSQL: `TTTTTTTTLLLLLLLLSSSSSSSS`, timeline, log and segment in hexadecimal, with `.partial` for one that
-//! was still being received, and `.gz` or `.zst` where whoever archives compresses. What is not named so is left alone.
+//! was still being received, and `.gz`, `.lz4` or `.zst` where whoever archives compresses. pgBackRest puts the SHA-1 of the
+//! segment behind the name. What is not named so is left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -69,6 +70,8 @@ pub enum Form {
     Whole,
     /// By gzip.
     Gzip,
+    /// By lz4.
+    Lz4,
     /// By zstd.
     Zstd,
     /// Whole, and still being received when it was stored: its end may be missing.
@@ -146,6 +149,14 @@ fn digits(name: &str) -> Option<(u32, u32, u32)> {
     if fit { Some((part(0)?, part(8)?, part(16)?)) } else { None }
 }
 
+/// The name of an archived file and its suffix, without what leads to it, and without the SHA-1 that pgBackRest puts between.
+fn parts(file: &str) -> (&str, &str) {
+    let name = file.rsplit_once('/').map_or(file, |(_, name)| name);
+    let (stem, suffix) = name.split_once('.').unwrap_or((name, ""));
+    let hashed = |hash: &str| hash.len() == 40 && hash.bytes().all(|letter| letter.is_ascii_hexdigit());
+    (stem.split_once('-').filter(|(_, hash)| hashed(hash)).map_or(stem, |(stem, _)| stem), suffix)
+}
+
 /// Timeline and number of a segment by its name without suffix.
 pub fn key(name: &str, segment_size: u32) -> Option<Key> {
     let (timeline, log, segment) = digits(name)?;
@@ -169,10 +180,11 @@ impl Wal {
         let (mut named, mut backups, mut histories) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         for node in place.list("")?.iter().filter(|node| node.kind == EntryKind::File) {
             progress.advance(1);
-            let (stem, suffix) = node.name.split_once('.').unwrap_or((&node.name, ""));
+            let (stem, suffix) = parts(&node.name);
             let form = match suffix {
                 "" => Some(Form::Whole),
                 "gz" => Some(Form::Gzip),
+                "lz4" => Some(Form::Lz4),
                 "zst" => Some(Form::Zstd),
                 "partial" => Some(Form::Partial),
                 _ => None,
@@ -192,7 +204,8 @@ impl Wal {
         }
         let Some(first) = named.values().next() else {
             return Err(Error::operator(format!("there is no WAL in {shown}"))
-                .hint("Give the folder that archive_command or pg_receivewal fills: files of 24 hexadecimal digits."));
+                .hint("Give the folder that archive_command or pg_receivewal fills: files of 24 hexadecimal digits.")
+                .hint("Compressed segments are read by the endings .gz, .lz4 and .zst; .bz2 is not."));
         };
         let head = read_head(&place, first)?;
         let size = head.segment_size;
@@ -266,24 +279,26 @@ impl Wal {
 
 /// The first bytes of a segment of an archive.
 fn read_head(place: &Place, segment: &Segment) -> Result<Head> {
-    head(opened(place, segment)?, &segment.file)
+    head(&mut opened(place, segment)?, &segment.file).map(|(head, _)| head)
 }
 
-/// Reads what a segment says of itself.
-pub fn head(stream: impl Read, file: &str) -> Result<Head> {
+/// Reads what a segment says of itself, and hands back what was read for it.
+pub fn head(stream: &mut dyn Read, file: &str) -> Result<(Head, Vec<u8>)> {
     let mut bytes = Vec::new();
     let cannot = |error| Error::from_read(error, || format!("cannot read segment {file}"));
     stream.take(40).read_to_end(&mut bytes).map_err(cannot)?;
-    Head::parse(&bytes).ok_or_else(|| {
+    let head = Head::parse(&bytes).ok_or_else(|| {
         Error::backup(format!("{file} is no WAL segment: its first page is not one"))
             .hint("Fetch it again from where it was archived first, or take it out of the folder: a gap is then shown.")
-    })
+    })?;
+    Ok((head, bytes))
 }
 
 fn opened(place: &Place, segment: &Segment) -> Result<Box<dyn Read + Send>> {
     let stream = place.open(&segment.file)?;
     Ok(match segment.form {
         Form::Whole | Form::Partial => Box::new(stream),
+        Form::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(stream)),
         Form::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stream)),
         Form::Zstd => Box::new(zstd::Decoder::new(stream).map_err(|error| {
             Error::backup(format!("{} is not compressed by zstd", segment.file))
@@ -429,6 +444,16 @@ mod tests {
         for wrong in ["", "1", "/", "1/", "x/1", "1/123456789", "-1/0", "+1/0"] {
             assert_eq!(Lsn::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn names_in_an_archive_are_taken_apart() {
+        let (segment, sha1) = ("000000020000000A000000FF", "7cf46bd9d4048523104fb499aad20f81a46fd342");
+        assert_eq!(parts(&format!("1/15-1/000000020000000A/{segment}-{sha1}.gz")), (segment, "gz"));
+        assert_eq!(parts(&format!("{segment}-{sha1}")), (segment, ""));
+        assert_eq!(parts("1/15-1/00000002.history"), ("00000002", "history"));
+        assert_eq!(parts(&format!("{segment}.partial")), (segment, "partial"));
+        assert_eq!(parts(&format!("{segment}-{}", &sha1[1..])).0.len(), 64);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::text::{self, clean};
 /// What `lifeboat windows` is asked.
 #[derive(Debug, clap::Args)]
 pub struct Windows {
-    /// Folders with base backups in or beneath them, trees or tars, each on disk or as SNAPSHOT:PATH
+    /// Folders with base backups in or beneath them, trees or tars, each on disk or as SNAPSHOT:PATH; or pgbackrest:STANZA
     #[arg(required = true, value_name = "BASE")]
     bases: Vec<String>,
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub struct Windows {
 /// Where WAL is, and what reads it.
 #[derive(Debug, clap::Args)]
 pub struct Source {
-    /// The WAL archive: a folder on disk, or SNAPSHOT:PATH
+    /// The WAL archive: a folder on disk, SNAPSHOT:PATH, or pgbackrest:STANZA
     #[arg(long, value_name = "FOLDER")]
     wal: Option<String>,
     /// Where the server's programs are, of the base backup's major version
@@ -49,7 +49,7 @@ pub struct Source {
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("target").args(["to", "lsn", "xid", "name"]))]
 pub struct Clone {
-    /// The base backup: a folder on disk, or SNAPSHOT:PATH
+    /// The base backup: a folder on disk, SNAPSHOT:PATH, or pgbackrest:STANZA/BACKUP
     #[arg(required_unless_present_any = ["drop", "resume"], requires = "target", requires = "wal", requires = "into")]
     base: Option<String>,
     #[command(flatten)]
@@ -91,7 +91,7 @@ pub struct Clone {
 /// What `lifeboat moments` is asked.
 #[derive(Debug, clap::Args)]
 pub struct Moments {
-    /// The base backup: a folder on disk, or SNAPSHOT:PATH
+    /// The base backup: a folder on disk, SNAPSHOT:PATH, or pgbackrest:STANZA/BACKUP
     base: String,
     #[command(flatten)]
     wal: Source,
@@ -124,15 +124,18 @@ impl Places {
         Self { system, repository: None }
     }
 
-    /// What exists on disk is meant; else `SNAPSHOT:PATH`.
+    /// What exists on disk is meant; else a stanza of pgBackRest, or `SNAPSHOT:PATH`.
     fn open(&mut self, text: &str) -> Result<Place> {
         let disk = Path::new(text);
         if disk.exists() {
             return Ok(Place::Disk(disk.to_owned()));
         }
+        if let Some(place) = Place::of_pgbackrest(text) {
+            return place;
+        }
         let Some((id, path)) = text.split_once(':') else {
             return Err(Error::operator(format!("there is no folder {text}"))
-                .hint("Give a folder on disk, or SNAPSHOT:PATH of one in a snapshot."));
+                .hint("Give a folder on disk, SNAPSHOT:PATH of one in a snapshot, or pgbackrest:STANZA."));
         };
         let repository = match &self.repository {
             Some(repository) => repository.clone(),
@@ -143,7 +146,8 @@ impl Places {
 
     fn wal(&mut self, source: &Source, progress: &Progress) -> Result<Wal> {
         let given = source.wal.as_deref().ok_or_else(|| {
-            Error::operator("no WAL archive is given").hint("Name it: --wal FOLDER, or --wal SNAPSHOT:PATH.")
+            Error::operator("no WAL archive is given")
+                .hint("Name it: --wal FOLDER, --wal SNAPSHOT:PATH, or --wal pgbackrest:STANZA.")
         })?;
         Wal::open(self.open(given)?, progress)
     }
@@ -238,6 +242,7 @@ fn describe(base: &Base, wal: &Wal, source: &Source, progress: &Progress) -> Res
         "\"{}\" of PostgreSQL {}, system {}, begun {} at {} on timeline {}",
         label.name, base.major, base.system, label.started_words, label.start, label.timeline
     )];
+    lines.extend(base.notes.iter().map(|note| format!("NOTE: {note}")));
     lines.extend(rests_on.iter().map(|ancestor| format!("incremental, rests on {ancestor}")));
     lines.extend(base.tablespaces.iter().map(|(oid, was)| format!("tablespace {oid}, in production at {was}")));
     let programs = programs::server(base.major, source.programs.as_deref());
@@ -279,7 +284,7 @@ fn describe(base: &Base, wal: &Wal, source: &Source, progress: &Progress) -> Res
     }
     let json = json!({
         "place": base.place.shown(), "shape": base.shape, "label": label, "end": base.end, "system": base.system.to_string(),
-        "major": base.major, "rests_on": rests_on, "tablespaces": base.tablespaces, "windows": rows, "forked_before_the_end": forked,
+        "major": base.major, "rests_on": rests_on, "tablespaces": base.tablespaces, "notes": base.notes, "windows": rows, "forked_before_the_end": forked,
     });
     Ok((json, lines))
 }

@@ -11,11 +11,13 @@
 //!
 //! Production's settings are not used: they may archive, preload, listen, connect or include. They are kept beside ours as
 //! `*.base`, and the dangerous ones are named. `tablespace_map` is left out: the server would make links into production's
-//! tablespaces of it.
+//! tablespaces of it. A program that fills the data directory by itself, as pgbackrest does, leaves a startable one for an
+//! instant: `clone.json` says that it is not laid out, and nothing starts it.
 
 mod ask;
 mod combine;
 mod reachable;
+mod restore;
 mod run;
 mod settings;
 mod target;
@@ -187,9 +189,10 @@ pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
         progress.advance(member.size);
         write(&path, stream)
     };
-    match chain {
-        None => spec.base.each(spec.copies, progress, &mut place)?,
-        Some(chain) => match chain.broken(spec.base) {
+    match (chain, &spec.base.place) {
+        (None, Place::PgBackRest(stanza)) => control = Some(restore::fill(spec, stanza, progress)?),
+        (None, Place::Disk(_) | Place::Snapshot { .. }) => spec.base.each(spec.copies, progress, &mut place)?,
+        (Some(chain), _) => match chain.broken(spec.base) {
             Some(broken) => return Err(broken),
             None => control = Some(combine::fill(spec, &chain.ancestors, progress)?),
         },
@@ -256,6 +259,28 @@ fn is_left_out(member: &Member) -> bool {
         && (NOT_IN_A_CLONE.contains(&member.path.as_str()) || EMPTY_IN_A_CLONE.iter().any(in_one_of))
 }
 
+/// Takes out of a data directory that another program filled what a clone must not have, and `global/pg_control`: its bytes.
+fn strip(data: &Path) -> Result<Vec<u8>> {
+    let control = data.join("global/pg_control");
+    let bytes = fs::read(&control).map_err(|error| failed(&control, error))?;
+    fs::remove_file(&control).map_err(|error| failed(&control, error))?;
+    for name in NOT_IN_A_CLONE {
+        let path = data.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&path, error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    for name in EMPTY_IN_A_CLONE {
+        let path = data.join(name);
+        if path.is_dir() {
+            fs::remove_dir_all(&path).map_err(|error| failed(&path, error))?;
+            folder(&path)?;
+        }
+    }
+    Ok(bytes)
+}
+
 /// Puts segments into a folder under the names that PostgreSQL asks for: links to files of an archive on this machine where
 /// the server may read them, else copies.
 ///
@@ -271,14 +296,16 @@ pub fn stage(base: &Base, wal: &Wal, keys: &[Key], into: &Path, progress: &Progr
         match wal.segments.get(key) {
             _ if path.exists() => {}
             Some(segment) => {
-                wal.agrees(*key, head(wal.read(segment)?, &segment.file)?)?;
+                let mut stream = wal.read(segment)?;
+                let (says, first) = head(&mut stream, &segment.file)?;
+                wal.agrees(*key, says)?;
                 if let (Place::Disk(archive), Form::Whole | Form::Partial) = (&wal.place, segment.form) {
                     let target =
                         std::path::absolute(archive.join(&segment.file)).map_err(|error| failed(archive, error))?;
                     std::os::unix::fs::symlink(&target, &path).map_err(|error| failed(&path, error))?;
                     linked.push((file, *key));
                 } else {
-                    write(&path, &mut wal.read(segment)?)?;
+                    write(&path, &mut first.as_slice().chain(stream))?;
                 }
             }
             None => {

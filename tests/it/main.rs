@@ -17,6 +17,7 @@ mod files;
 mod forge;
 mod merge;
 mod moment;
+mod pgbackrest;
 mod point_in_time;
 mod recover;
 mod resume;

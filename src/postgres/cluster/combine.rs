@@ -1,7 +1,5 @@
 //! A full data directory out of a chain of incremental base backups, by the server's own `pg_combinebackup`.
 
-use std::fs;
-use std::path::Path;
 use std::process::Stdio;
 
 use super::{Spec, command, failed};
@@ -62,28 +60,5 @@ pub(super) fn fill(spec: &Spec, ancestors: &[Base], progress: &Progress) -> Resu
             .hint("Check each base backup of the chain with pg_verifybackup, and that the server's user may read them.")
             .hint("An older full base backup and all WAL since lead to the same moment."));
     }
-    clean(&data)?;
-    let control = data.join("global/pg_control");
-    let bytes = fs::read(&control).map_err(|error| failed(&control, error))?;
-    fs::remove_file(&control).map_err(|error| failed(&control, error))?;
-    Ok(bytes)
-}
-
-/// Removes what a clone must not have.
-fn clean(data: &Path) -> Result<()> {
-    for name in super::NOT_IN_A_CLONE {
-        let path = data.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&path, error)),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    for folder in super::EMPTY_IN_A_CLONE {
-        let path = data.join(folder);
-        if path.is_dir() {
-            fs::remove_dir_all(&path).map_err(|error| failed(&path, error))?;
-            super::folder(&path)?;
-        }
-    }
-    Ok(())
+    super::strip(&data)
 }

@@ -48,9 +48,11 @@ impl Systems {
             return Ok(sources.clone());
         }
         let Some(archive) = self.system.wal_archive.clone().filter(|_| !self.system.base_backups.is_empty()) else {
-            return Err(Error::operator("no base backup and no WAL archive is configured").hint(
-                "Name them in the configuration: base_backups = [\"/backup/base\"], wal_archive = \"/backup/wal\".",
-            ));
+            return Err(Error::operator("no base backup and no WAL archive is configured")
+                .hint(
+                    "Name them in the configuration: base_backups = [\"/backup/base\"], wal_archive = \"/backup/wal\".",
+                )
+                .hint("For a repository of pgBackRest: both are \"pgbackrest:STANZA\"."));
         };
         let restic = self.system.base_backups.iter().chain([&archive]).any(|given| given.starts_with(RESTIC));
         let repository = if restic { Some(self.repository().await?) } else { None };
@@ -148,7 +150,7 @@ impl Systems {
                     stop,
                     before: reach.before,
                     after: reach.after,
-                    bytes: size(&base.place, "", 0)?,
+                    bytes: base.stored.map_or_else(|| size(&base.place, "", 0), Ok)?,
                     segments: window.segments.len() as u64,
                     folder: folder.display().to_string(),
                     free: free.map(|facts| facts.f_bavail.saturating_mul(facts.f_frsize)),
@@ -318,6 +320,9 @@ impl Systems {
 const RESTIC: &str = "restic:";
 
 fn place(given: &str, repository: Option<&Repository>) -> Result<Place> {
+    if let Some(place) = Place::of_pgbackrest(given) {
+        return place;
+    }
     let Some(path) = given.strip_prefix(RESTIC) else { return Ok(Place::Disk(given.into())) };
     let repository = repository.ok_or_else(|| Error::bug("a repository was not opened"))?;
     let mut snapshots = repository.snapshots()?;
@@ -340,7 +345,10 @@ fn open(given: &[String], archive: &str, repository: Option<&Repository>, progre
             Ok(found) => {
                 for (shown, base) in found {
                     match base {
-                        Ok(base) => bases.push(base),
+                        Ok(base) => {
+                            notes.extend(base.notes.iter().map(|note| format!("{shown}: {note}")));
+                            bases.push(base);
+                        }
                         Err(error) => notes.push(format!("{shown}: {}", error.message)),
                     }
                 }

@@ -59,7 +59,7 @@ pub fn location(system: &System) -> Result<Location> {
 
 pub(super) fn source(place: Place) -> Result<Source> {
     let label = match &place {
-        Place::Disk(path) => path.display().to_string(),
+        Place::Disk(_) | Place::PgBackRest(_) => place.shown(),
         Place::Snapshot { snapshot, path, .. } => format!("{path} of {}", snapshot.short()),
     };
     let folder = place.is_folder()?;
