@@ -9,14 +9,15 @@ use serde_json::json;
 
 use super::{print, tell, with_progress};
 use crate::backup::base::{self, Base};
-use crate::backup::wal::{Lsn, Wal, Window};
+use crate::backup::wal::{Lsn, Wal};
 use crate::backup::{Place, Repository};
 use crate::config::System;
 use crate::error::{Error, Result};
 use crate::postgres::cluster::{self, PORT, Proof, Reach, Spec, State, Stop, Target, USER};
 use crate::postgres::connect::{connect, session_name};
 use crate::postgres::name::Name;
-use crate::postgres::{programs, waldump};
+use crate::postgres::programs;
+use crate::postgres::waldump::{self, Each, Wanted};
 use crate::progress::Progress;
 use crate::recovery::flows::rows::{unzoned, zoned};
 use crate::recovery::systems::{conninfo, location};
@@ -182,19 +183,6 @@ fn shown(at: Option<DateTime<Utc>>) -> String {
     at.map_or_else(|| "not known".into(), |at| at.format("%Y-%m-%d %H:%M:%S%.6f UTC").to_string())
 }
 
-/// The instants of a window's ends, by reading the segments there; all of them, since only the WAL itself tells.
-fn ends(base: &Base, wal: &Wal, window: &Window, programs: &Path, progress: &Progress) -> Result<Reach> {
-    let scratch = cluster::scratch()?;
-    cluster::stage(base, wal, &window.segments, scratch.path(), progress)?;
-    cluster::reach(
-        (base, wal, window),
-        (&Target::Everything, false, None),
-        (programs, scratch.path()),
-        Utc::now(),
-        progress,
-    )
-}
-
 pub async fn windows(system: System, asked: Windows) -> Result<()> {
     let as_json = asked.json;
     let rows = blocking(move |progress| {
@@ -249,7 +237,7 @@ fn describe(base: &Base, wal: &Wal, source: &Source, progress: &Progress) -> Res
     let mut rows = Vec::new();
     for window in open {
         let reach = match &programs {
-            Ok(programs) if window.is_open() => ends(base, wal, &window, programs, progress),
+            Ok(programs) if window.is_open() => cluster::ends((base, wal, &window), programs, progress),
             Ok(_) => Err(Error::refused("the WAL does not lead past the end of the base backup")),
             Err(error) => Err(error.clone()),
         };
@@ -355,14 +343,15 @@ fn lay_out(system: System, asked: &Clone, into: &Path, progress: &Progress) -> R
     whole(&base, &wal, progress)?;
     let windows = cluster::chosen(&base, &wal, asked.timeline)?;
     cluster::prepare(into, &programs, base.system)?;
-    let (wanted, folder) = ((&target, asked.before, None), into.join("wal"));
-    let outcome =
-        cluster::locate((&base, &wal, &windows), wanted, (&programs, &folder), progress).and_then(|(window, reach)| {
-            let stop = reach.stop.ok_or_else(|| Error::bug("a target was found without a place to stop"))?;
+    let wanted = (&target, asked.before, None);
+    let outcome = cluster::locate((&base, &wal, &windows), wanted, &programs, progress).and_then(
+        |(window, Reach { stop, .. })| {
+            cluster::stage(&base, &wal, &window.segments, &into.join("wal"), progress)?;
             let (timeline, programs) = (window.timeline, programs.as_path());
             let spec = Spec { base: &base, copies: &copies, timeline, stop: &stop, into, programs, durable: true };
             Ok((cluster::lay_out(&spec, progress)?, stop))
-        });
+        },
+    );
     outcome.inspect_err(|_| {
         // What went wrong matters more than what could not be cleaned up after it; `--drop` removes the rest.
         let _ = cluster::drop_clone(into);
@@ -456,10 +445,10 @@ pub async fn moments(system: System, asked: Moments) -> Result<()> {
         let timeline = Some(asked.timeline.unwrap_or(base.label.timeline));
         let windows = cluster::chosen(&base, &wal, timeline)?;
         let window = windows.first().ok_or_else(|| Error::bug("a window was lost"))?;
-        let scratch = cluster::scratch()?;
-        cluster::stage(&base, &wal, &window.segments, scratch.path(), progress)?;
-        let place = (programs.as_path(), scratch.path());
-        waldump::moments(place, (window, wal.segment_size), &relation, (from, until), progress)
+        let all = (window.from, Wanted::All);
+        let read =
+            |each: &mut Each| cluster::read_along((&base, &wal), &window.segments, all, &programs, progress, each);
+        waldump::moments(read, &relation, (from, until))
     })
     .await?;
     if as_json {

@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 
 use super::connect::server_error;
 use super::name::Name;
-use crate::backup::wal::{Key, Lsn, Window};
+use crate::backup::wal::{Key, Lsn};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
@@ -166,6 +166,9 @@ fn end(lsn: Lsn, mut xid: u32, verb: &str, rest: &str) -> Option<End> {
     Some(end)
 }
 
+/// What is done with each record, and whether reading goes on.
+pub type Each<'a> = dyn FnMut(Record) -> ControlFlow<()> + 'a;
+
 /// Which records are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -237,8 +240,9 @@ pub fn read(
             break;
         }
         let output = child.wait_with_output().map_err(failed)?;
-        // Running into the end of what was written is how it always ends; not having read anything is not.
-        if !printed && !output.status.success() {
+        // Running into the end of what was written is how it always ends; not having read anything is not, but where little is
+        // wanted there may be none of it.
+        if !printed && wanted == Wanted::All && !output.status.success() {
             return Err(Error::backup(format!("the WAL cannot be read from {begin} on"))
                 .detail(String::from_utf8_lossy(&output.stderr))
                 .hint("Fetch that segment again from where it was archived first."));
@@ -267,20 +271,19 @@ pub struct Moment {
     pub file_dropped: bool,
 }
 
-/// The commits that touched a relation between two instants, in the order of the WAL. `relation` is `1663/5/16390`.
+/// The commits that touched a relation between two instants, in the order of the WAL. `relation` is `1663/5/16390`; `read` reads
+/// the WAL that matters.
 pub fn moments(
-    place: (&Path, &Path),
-    (window, segment_size): (&Window, u32),
+    read: impl FnOnce(&mut Each) -> Result<Lsn>,
     relation: &str,
     (from, until): (DateTime<Utc>, DateTime<Utc>),
-    progress: &Progress,
 ) -> Result<Vec<Moment>> {
     let mut open: HashMap<u32, [u64; 3]> = HashMap::new();
     let (mut found, mut crowded) = (Vec::new(), false);
     let (database, file) =
         relation.split_once('/').map_or(("", relation), |(_, rest)| rest.split_once('/').unwrap_or(("", rest)));
     let ending = format!("/{database}/{file}");
-    read(place, (&window.segments, segment_size), (window.from, Wanted::All), progress, |record| {
+    read(&mut |record| {
         match record {
             Record::Rows { xid, relation: touched, change, rows } if touched == relation => {
                 let counts = open.entry(xid).or_default();
@@ -371,14 +374,9 @@ pub struct Search<'a> {
     pub until: DateTime<Utc>,
 }
 
-/// The commits that deleted, updated or dropped something, the heaviest of them, in the order of the WAL.
-pub fn suspects(
-    place: (&Path, &Path),
-    (segments, segment_size): (&[Key], u32),
-    from: Lsn,
-    search: &Search,
-    progress: &Progress,
-) -> Result<Vec<Suspect>> {
+/// The commits that deleted, updated or dropped something, the heaviest of them, in the order of the WAL. `read` reads the WAL
+/// that matters.
+pub fn suspects(read: impl FnOnce(&mut Each) -> Result<Lsn>, search: &Search) -> Result<Vec<Suspect>> {
     type Written = HashMap<u32, [u64; 3]>;
     // Commits are not quite in the order of their times.
     let late = search.until + chrono::TimeDelta::minutes(1);
@@ -390,7 +388,7 @@ pub fn suspects(
     };
     let (mut open, mut found, mut crowded): (HashMap<u32, Written>, Vec<Suspect>, bool) =
         (HashMap::new(), Vec::new(), false);
-    read(place, (segments, segment_size), (from, Wanted::All), progress, |record| {
+    read(&mut |record| {
         match record {
             Record::Rows { xid, relation, change, rows } => {
                 let Some(file) = file_of(&relation) else { return ControlFlow::Continue(()) };

@@ -12,11 +12,13 @@ use super::{Reach, Target, reach, stage};
 use crate::backup::base::Base;
 use crate::backup::wal::{Fork, Gap, Key, Lsn, Span, Wal, Window};
 use crate::error::{Error, Result};
-use crate::postgres::waldump::{End, Record, Wanted, read};
+use crate::postgres::waldump::{Each, End, Record, Wanted, read};
 use crate::progress::Progress;
 
 /// So many segments at the end are searched for the last transaction; a server that does nothing writes them all the same.
 const IDLE: usize = 64;
+/// So many segments are unpacked at a time.
+const AT_ONCE: usize = 16;
 
 /// What can be reached from one base backup on one timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +98,7 @@ fn closed(window: Option<&Window>) -> Error {
 }
 
 /// A folder for links to segments; it goes when it is dropped.
-pub fn scratch() -> Result<tempfile::TempDir> {
+fn scratch() -> Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("lifeboat-wal-").tempdir().map_err(|error| {
         Error::operator("cannot make a scratch folder")
             .detail(error)
@@ -108,10 +110,9 @@ pub fn scratch() -> Result<tempfile::TempDir> {
 pub fn reachable(given: &str, base: &Base, wal: &Wal, programs: &Path, progress: &Progress) -> Result<Vec<Reachable>> {
     let (windows, _) = windows(base, wal)?;
     let told = |window: &Window| {
-        let times =
-            if window.is_open() { times((base, wal, window), programs, progress) } else { Err(closed(Some(window))) };
+        let ends =
+            if window.is_open() { ends((base, wal, window), programs, progress) } else { Err(closed(Some(window))) };
         progress.check()?;
-        let (earliest, latest) = times.as_ref().copied().unwrap_or_default();
         Ok(Reachable {
             base: given.to_owned(),
             label: base.label.name.clone(),
@@ -120,10 +121,10 @@ pub fn reachable(given: &str, base: &Base, wal: &Wal, programs: &Path, progress:
             timeline: window.timeline,
             from: window.from,
             to: window.to,
-            earliest,
-            latest,
+            earliest: ends.as_ref().ok().and_then(|ends| ends.earliest),
+            latest: ends.as_ref().ok().and_then(|ends| ends.latest),
             gaps: window.gaps.clone(),
-            refusal: times.err().map(|error| {
+            refusal: ends.err().map(|error| {
                 let hint = error.hints.first().cloned().unwrap_or_default();
                 (error.message, hint)
             }),
@@ -132,73 +133,76 @@ pub fn reachable(given: &str, base: &Base, wal: &Wal, programs: &Path, progress:
     windows.iter().map(told).collect()
 }
 
-/// The first instant that can be reached, and the last one.
-type Ends = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+/// The ends of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Ends {
+    /// Where the base backup ended.
+    pub end: Lsn,
+    /// The first instant that can be reached; `None`: the WAL does not say.
+    pub earliest: Option<DateTime<Utc>>,
+    /// The last one; `None`: no transaction ended in the WAL after the backup.
+    pub latest: Option<DateTime<Utc>>,
+}
 
-/// The instants of a window's ends.
-fn times((base, wal, window): (&Base, &Wal, &Window), programs: &Path, progress: &Progress) -> Result<Ends> {
-    let folder = scratch()?;
-    let place = (programs, folder.path());
+/// Finds the ends of a window that is open.
+///
+/// Errors: the WAL does not lead past the end of the base backup.
+pub fn ends((base, wal, window): (&Base, &Wal, &Window), programs: &Path, progress: &Progress) -> Result<Ends> {
     // A target lies after the last transaction that ended while the backup was being made.
     let (mut earliest, mut end) = (base.label.started, base.end(wal)?);
-    for keys in window.segments.chunks(IDLE) {
-        stage(base, wal, keys, folder.path(), progress)?;
-        let mut ended = false;
-        let from = base.label.start.max(first(keys, wal));
-        read(place, (keys, wal.segment_size), (from, Wanted::All), progress, |record| match record {
-            Record::BackupEnd { lsn, start } if start == base.label.start => {
-                (end, ended) = (Some(lsn), true);
-                ControlFlow::Break(())
-            }
-            Record::End(record) if end.is_some_and(|end| record.lsn >= end) => {
-                ended = true;
-                ControlFlow::Break(())
-            }
-            Record::End(record) if record.committed => {
-                earliest = earliest.max(Some(record.at));
-                ControlFlow::Continue(())
-            }
-            _ => ControlFlow::Continue(()),
-        })?;
-        if ended {
-            break;
+    let all = (base.label.start, Wanted::All);
+    read_along((base, wal), &window.segments, all, programs, progress, &mut |record| match record {
+        Record::BackupEnd { lsn, start } if start == base.label.start => {
+            end = Some(lsn);
+            ControlFlow::Break(())
         }
-    }
+        Record::End(record) if end.is_some_and(|end| record.lsn >= end) => ControlFlow::Break(()),
+        Record::End(record) if record.committed => {
+            earliest = earliest.max(Some(record.at));
+            ControlFlow::Continue(())
+        }
+        _ => ControlFlow::Continue(()),
+    })?;
     let end = end.ok_or_else(|| closed(Some(window)))?;
     for key in window.segments.iter().rev().take(IDLE) {
         let mut latest = None;
-        ends_of(place, (base, wal), *key, progress, |found| {
+        ends_of((base, wal), *key, programs, progress, |found| {
             if found.lsn >= end {
                 latest = latest.max(Some(found.at));
             }
             ControlFlow::Continue(())
         })?;
         if latest.is_some() {
-            return Ok((earliest, latest));
+            return Ok(Ends { end, earliest, latest });
         }
     }
-    Ok((earliest, None))
+    Ok(Ends { end, earliest, latest: None })
 }
 
-/// The one timeline on which a target is, and what was found there. Segments are put into `folder`.
+/// The one timeline on which a target is, and what was found there; of its segments those that replay needs.
 ///
 /// Errors: it cannot be reached, or on several timelines.
 pub fn locate(
     (base, wal, windows): (&Base, &Wal, &[Window]),
     target: (&Target, bool, Option<DateTime<Utc>>),
-    place: (&Path, &Path),
+    programs: &Path,
     progress: &Progress,
 ) -> Result<(Window, Reach)> {
     let (mut found, mut failed) = (Vec::new(), None);
     for window in windows {
-        stage(base, wal, &window.segments, place.1, progress)?;
-        match reach((base, wal, window), target, place, Utc::now(), progress) {
-            Ok(reach) => found.push((window.clone(), reach)),
+        match reach((base, wal, window), target, programs, Utc::now(), progress) {
+            Ok(reach) => found.push((window, reach)),
             Err(error) => failed = Some(failed.unwrap_or(error)),
         }
     }
     match (found.len(), found.pop(), failed) {
-        (1, Some(found), _) => Ok(found),
+        (1, Some((window, reach)), _) => {
+            let size = u64::from(wal.segment_size);
+            // One more, since a record may go on in it.
+            let needed = window.segments.partition_point(|(_, number)| number * size <= reach.until.0) + 1;
+            let segments = window.segments.iter().take(needed).copied().collect();
+            Ok((Window { segments, gaps: window.gaps.clone(), ..*window }, reach))
+        }
         (0, _, Some(error)) => Err(error),
         (_, last, _) => {
             let timelines = found.iter().chain(&last).map(|(window, _)| window.timeline.to_string());
@@ -212,26 +216,50 @@ pub fn locate(
     }
 }
 
-fn first(keys: &[Key], wal: &Wal) -> Lsn {
-    keys.first().map_or(Lsn(0), |(_, number)| Lsn(number * u64::from(wal.segment_size)))
+/// Reads segments of an archive, some at a time: no more room is needed than for those, where they have to be unpacked.
+/// Returns how far it read, as [`read`].
+pub fn read_along(
+    (base, wal): (&Base, &Wal),
+    segments: &[Key],
+    (from, wanted): (Lsn, Wanted),
+    programs: &Path,
+    progress: &Progress,
+    each: &mut Each,
+) -> Result<Lsn> {
+    let (mut reached, mut begin) = (from, from);
+    for first in (0..segments.len()).step_by(AT_ONCE) {
+        // One more, for a record that goes on in it; what begins there has been read then.
+        let keys = &segments[first..segments.len().min(first + AT_ONCE + 1)];
+        if first > 0 && keys.len() == 1 {
+            break;
+        }
+        let (folder, mut ended) = (scratch()?, false);
+        stage(base, wal, keys, folder.path(), progress)?;
+        let place = (programs, folder.path());
+        reached = read(place, (keys, wal.segment_size), (begin, wanted), progress, |record| {
+            let flow = each(record);
+            ended = flow.is_break();
+            flow
+        })?;
+        if ended {
+            break;
+        }
+        begin = Lsn(reached.0 + 1);
+    }
+    Ok(reached)
 }
 
 /// The ends of transactions in one segment; there may be none.
 fn ends_of(
-    place: (&Path, &Path),
     (base, wal): (&Base, &Wal),
     key: Key,
+    programs: &Path,
     progress: &Progress,
     mut each: impl FnMut(End) -> ControlFlow<()>,
 ) -> Result<()> {
-    stage(base, wal, &[key], place.1, progress)?;
-    let from = base.label.start.max(first(&[key], wal));
-    let each = |record| if let Record::End(end) = record { each(end) } else { ControlFlow::Continue(()) };
-    match read(place, (&[key], wal.segment_size), (from, Wanted::Ends), progress, each) {
-        // A segment in which no record begins is an error to the program.
-        Err(error) if error.kind == crate::error::Kind::Backup => Ok(()),
-        other => other.map(drop),
-    }
+    let from = base.label.start.max(Lsn(key.1 * u64::from(wal.segment_size)));
+    let mut each = |record| if let Record::End(end) = record { each(end) } else { ControlFlow::Continue(()) };
+    read_along((base, wal), &[key], (from, Wanted::Ends), programs, progress, &mut each).map(drop)
 }
 
 /// The segments of a window from an instant on, found by halving; one more before it, since a transaction may have begun
@@ -239,14 +267,14 @@ fn ends_of(
 pub fn from_instant<'a>(
     (base, wal, window): (&Base, &Wal, &'a Window),
     at: DateTime<Utc>,
-    place: (&Path, &Path),
+    programs: &Path,
     progress: &Progress,
 ) -> Result<&'a [Key]> {
     // The first end of a transaction in a segment, or in one of those that follow.
     let begins = |from: usize| -> Result<Option<DateTime<Utc>>> {
         for key in window.segments[from..].iter().take(IDLE) {
             let mut found = None;
-            ends_of(place, (base, wal), *key, progress, |end| {
+            ends_of((base, wal), *key, programs, progress, |end| {
                 found = Some(end.at);
                 ControlFlow::Break(())
             })?;

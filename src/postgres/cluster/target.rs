@@ -12,11 +12,11 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::from_instant;
+use super::{Ends, from_instant, read_along};
 use crate::backup::base::Base;
 use crate::backup::wal::{Lsn, Wal, Window};
 use crate::error::{Error, Result};
-use crate::postgres::waldump::{End, Record, Wanted, read};
+use crate::postgres::waldump::{End, Record, Wanted};
 use crate::progress::Progress;
 
 /// Names of restore points that are kept for an error that lists them.
@@ -33,8 +33,6 @@ pub enum Target {
     Transaction(u32),
     /// What `pg_create_restore_point` was given.
     Named(String),
-    /// As far as the WAL leads; only for looking.
-    Everything,
 }
 
 /// Where replay stops, in PostgreSQL's terms.
@@ -54,7 +52,6 @@ impl fmt::Display for Stop {
             Target::Position(lsn) => write!(f, "{how} the record at {lsn}"),
             Target::Transaction(xid) => write!(f, "{how} transaction {xid}"),
             Target::Named(name) => write!(f, "at restore point \"{name}\""),
-            Target::Everything => f.write_str("at the end of the WAL"),
         }
     }
 }
@@ -67,7 +64,6 @@ impl Stop {
             Target::Position(lsn) => ("recovery_target_lsn", lsn.to_string()),
             Target::Transaction(xid) => ("recovery_target_xid", xid.to_string()),
             Target::Named(name) => ("recovery_target_name", name.replace('\\', "\\\\").replace('\'', "''")),
-            Target::Everything => return String::new(),
         };
         let inclusive = if self.before { "off" } else { "on" };
         format!("{name} = '{value}'\nrecovery_target_inclusive = {inclusive}\n")
@@ -82,7 +78,6 @@ impl Stop {
             Target::Position(lsn) => format!("recovery stopping {how} WAL location (LSN) \"{lsn}\""),
             Target::Transaction(xid) => format!("recovery stopping {how} commit of transaction {xid},"),
             Target::Named(name) => format!("recovery stopping at restore point \"{name}\""),
-            Target::Everything => "redo done at".to_owned(),
         }
     }
 }
@@ -100,8 +95,10 @@ pub struct Reach {
     pub before: Option<DateTime<Utc>>,
     /// Of the transaction that ends replay: everything from it on is left out.
     pub after: Option<DateTime<Utc>>,
-    /// Where replay stops; `None` when [`Target::Everything`] was asked for.
-    pub stop: Option<Stop>,
+    /// Where replay stops.
+    pub stop: Stop,
+    /// The record at which it stops: no WAL after that is needed.
+    pub until: Lsn,
 }
 
 /// What the WAL was searched for.
@@ -114,7 +111,7 @@ struct Found {
     /// The end of a transaction that is later than a target in time.
     later: Option<End>,
     transaction: Option<End>,
-    named: bool,
+    named: Option<Lsn>,
     names: Vec<String>,
     end: Option<Lsn>,
     /// The last [`Record::Overwritten`].
@@ -123,7 +120,7 @@ struct Found {
     drops: Vec<(u32, Lsn)>,
 }
 
-/// Looks in the WAL for where the target is. The segments of the window have to be staged in `folder`.
+/// Looks in the WAL for where the target is.
 ///
 /// `near`: when the target is known to be about; then not all of the WAL is read.
 ///
@@ -131,7 +128,7 @@ struct Found {
 pub fn reach(
     (base, wal, window): (&Base, &Wal, &Window),
     (target, before, near): (&Target, bool, Option<DateTime<Utc>>),
-    place: (&Path, &Path),
+    programs: &Path,
     now: DateTime<Utc>,
     progress: &Progress,
 ) -> Result<Reach> {
@@ -143,10 +140,10 @@ pub fn reach(
     }
     let near = if let Target::Time(at) = target { Some(*at) } else { near };
     let (found, reached) = match near {
-        None => search((base, wal, window), (target, before), place, progress)?,
-        Some(at) => match search_near((base, wal, window), (target, before, at), place, progress)? {
+        None => search((base, wal, window), (target, before), programs, progress)?,
+        Some(at) => match search_near((base, wal, window), (target, before, at), programs, progress)? {
             (found, reached) if found.later.is_some() || found.transaction.is_some() => (found, reached),
-            _ => search((base, wal, window), (target, before), place, progress)?,
+            _ => search((base, wal, window), (target, before), programs, progress)?,
         },
     };
     let Some(end) = found.end.filter(|end| reached >= Lsn(end.0.saturating_sub(1 << 13))) else {
@@ -156,32 +153,24 @@ pub fn reach(
         .hint(gap_hint(window)));
     };
     let latest = found.last.as_ref().or(found.later.as_ref()).map(|end| end.at);
-    let reach = Reach {
-        end,
-        earliest: found.inside,
-        latest: found.later.as_ref().map(|later| later.at).or(latest),
-        before: found.last.as_ref().map(|end| end.at),
-        after: found.later.as_ref().map(|end| end.at),
-        stop: None,
-    };
+    let ends = Ends { end, earliest: found.inside, latest: found.later.as_ref().map(|later| later.at).or(latest) };
     let stop = match target {
-        Target::Everything => return Ok(reach),
-        Target::Time(at) => found.time(*at, before, &reach, window)?,
+        Target::Time(at) => found.time(*at, before, &ends, window)?,
         Target::Position(lsn) if *lsn < end || *lsn > reached => {
-            return Err(unreachable(&format!("position {lsn}"), &reach, window)
+            return Err(unreachable(&format!("position {lsn}"), &ends, window)
                 .hint(format!("Positions from {end} to {reached} can be reached.")));
         }
-        Target::Transaction(xid) => match found.transaction {
+        Target::Transaction(xid) => match &found.transaction {
             Some(end) if end.committed => Stop { target: target.clone(), before },
             Some(end) => {
                 return Err(Error::refused(format!("transaction {xid} was rolled back, at {}", shown(end.at)))
                     .hint("It changed nothing: give a time or another transaction."));
             }
-            None => return Err(unreachable(&format!("transaction {xid}"), &reach, window)),
+            None => return Err(unreachable(&format!("transaction {xid}"), &ends, window)),
         },
-        Target::Named(name) if !found.named => {
+        Target::Named(name) if found.named.is_none() => {
             let names = if found.names.is_empty() { "none".into() } else { found.names.join(", ") };
-            return Err(unreachable(&format!("restore point \"{name}\""), &reach, window)
+            return Err(unreachable(&format!("restore point \"{name}\""), &ends, window)
                 .hint(format!("Restore points that can be reached: {names}.")));
         }
         Target::Position(_) | Target::Named(_) => Stop { target: target.clone(), before },
@@ -196,21 +185,37 @@ pub fn reach(
         }
         _ => stop,
     };
-    Ok(Reach { stop: Some(stop), ..reach })
+    let until = match target {
+        Target::Position(lsn) => Some(*lsn),
+        Target::Named(_) => found.named,
+        Target::Time(_) | Target::Transaction(_) => {
+            let end = found.later.as_ref().or(found.transaction.as_ref()).or(found.last.as_ref());
+            end.map(|end| end.lsn)
+        }
+    };
+    Ok(Reach {
+        end,
+        earliest: ends.earliest,
+        latest: ends.latest,
+        before: found.last.map(|end| end.at),
+        after: found.later.map(|end| end.at),
+        stop,
+        until: until.unwrap_or(reached),
+    })
 }
 
 /// Reads all of the WAL up to the target. Returns how far it read.
 fn search(
     (base, wal, window): (&Base, &Wal, &Window),
     (target, before): (&Target, bool),
-    place: (&Path, &Path),
+    programs: &Path,
     progress: &Progress,
 ) -> Result<(Found, Lsn)> {
     let mut found = Found { end: base.end(wal)?, inside: base.label.started, ..Found::default() };
-    let reached =
-        read(place, (&window.segments, wal.segment_size), (base.label.start, Wanted::All), progress, |record| {
-            found.take(record, base.label.start, target, before)
-        })?;
+    let all = (base.label.start, Wanted::All);
+    let reached = read_along((base, wal), &window.segments, all, programs, progress, &mut |record| {
+        found.take(record, base.label.start, target, before)
+    })?;
     Ok((found, reached))
 }
 
@@ -218,39 +223,40 @@ fn search(
 fn search_near(
     (base, wal, window): (&Base, &Wal, &Window),
     (target, before, near): (&Target, bool, DateTime<Utc>),
-    place: (&Path, &Path),
+    programs: &Path,
     progress: &Progress,
 ) -> Result<(Found, Lsn)> {
     let mut found = Found { end: base.end(wal)?, inside: base.label.started, ..Found::default() };
-    let mut reached =
-        read(place, (&window.segments, wal.segment_size), (base.label.start, Wanted::All), progress, |record| {
-            let ends = matches!(&record, Record::BackupEnd { start, .. } if *start == base.label.start);
-            match found.take(record, base.label.start, target, before) {
-                ControlFlow::Continue(()) if ends => ControlFlow::Break(()),
-                flow => flow,
-            }
-        })?;
+    let all = (base.label.start, Wanted::All);
+    let mut reached = read_along((base, wal), &window.segments, all, programs, progress, &mut |record| {
+        let ends = matches!(&record, Record::BackupEnd { start, .. } if *start == base.label.start);
+        match found.take(record, base.label.start, target, before) {
+            ControlFlow::Continue(()) if ends => ControlFlow::Break(()),
+            flow => flow,
+        }
+    })?;
     if found.end.is_some() && found.later.is_none() && found.transaction.is_none() {
-        let segments = from_instant((base, wal, window), near, place, progress)?;
+        let segments = from_instant((base, wal, window), near, programs, progress)?;
         let size = u64::from(wal.segment_size);
         let from = segments.first().map_or(reached, |(_, number)| Lsn(number * size)).max(base.label.start);
         let before_it = found.clone();
-        reached = read(place, (segments, wal.segment_size), (from, Wanted::Ends), progress, |record| {
+        let ends = (from, Wanted::Ends);
+        reached = read_along((base, wal), segments, ends, programs, progress, &mut |record| {
             found.take(record, base.label.start, target, before)
         })?;
         let Some(at) = found.later.as_ref().or(found.transaction.as_ref()).map(|end| end.lsn) else {
             return Ok((found, reached));
         };
         // Where a database is dropped on the way, more than ends of transactions has to be known.
-        let until = segments.partition_point(|(_, number)| number * size <= at.0);
-        let (mut dropped, on_the_way) = (false, (&segments[..until], wal.segment_size));
-        read(place, on_the_way, (from, Wanted::Databases), progress, |record| {
+        let on_the_way = &segments[..segments.partition_point(|(_, number)| number * size <= at.0)];
+        let mut dropped = false;
+        read_along((base, wal), on_the_way, (from, Wanted::Databases), programs, progress, &mut |record| {
             dropped |= matches!(record, Record::DatabaseDrop { .. });
             if dropped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         if dropped {
             found = before_it;
-            reached = read(place, on_the_way, (from, Wanted::All), progress, |record| {
+            reached = read_along((base, wal), segments, (from, Wanted::All), programs, progress, &mut |record| {
                 found.take(record, base.label.start, target, before)
             })?;
         }
@@ -298,16 +304,15 @@ impl Found {
                         self.later = Some(end);
                         return ControlFlow::Break(());
                     }
-                    Target::Time(_)
-                    | Target::Transaction(_)
-                    | Target::Position(_)
-                    | Target::Named(_)
-                    | Target::Everything => {}
+                    Target::Time(_) | Target::Transaction(_) | Target::Position(_) | Target::Named(_) => {}
                 }
                 self.last = Some(end);
             }
             Record::RestorePoint { lsn, name } if self.end.is_some_and(|backup| lsn >= backup) => {
-                self.named |= matches!(target, Target::Named(wanted) if *wanted == name);
+                if matches!(target, Target::Named(wanted) if *wanted == name) {
+                    self.named = Some(lsn);
+                    return ControlFlow::Break(());
+                }
                 if self.names.len() < NAMED {
                     self.names.push(format!("\"{name}\""));
                 }
@@ -317,7 +322,7 @@ impl Found {
         ControlFlow::Continue(())
     }
 
-    fn time(&self, at: DateTime<Utc>, before: bool, reach: &Reach, window: &Window) -> Result<Stop> {
+    fn time(&self, at: DateTime<Utc>, before: bool, reach: &Ends, window: &Window) -> Result<Stop> {
         let wanted = Target::Time(at);
         if reach.earliest.is_some_and(|earliest| at < earliest) {
             return Err(outside(&shown(at), reach, window)
@@ -347,12 +352,12 @@ fn gap_hint(window: &Window) -> String {
     }
 }
 
-fn unreachable(what: &str, reach: &Reach, window: &Window) -> Error {
+fn unreachable(what: &str, reach: &Ends, window: &Window) -> Error {
     outside(what, reach, window).hint(gap_hint(window))
 }
 
 /// The refusal of a target, with the nearest instants on both sides.
-fn outside(what: &str, reach: &Reach, window: &Window) -> Error {
+fn outside(what: &str, reach: &Ends, window: &Window) -> Error {
     let error = Error::refused(format!("{what} cannot be reached on timeline {}", window.timeline));
     match (reach.earliest.or(reach.latest), reach.latest) {
         (Some(earliest), Some(latest)) => error.hint(format!(

@@ -218,7 +218,6 @@ impl Aim {
             Target::Position(lsn) => format!("position {lsn}"),
             Target::Transaction(xid) => format!("transaction {xid}"),
             Target::Named(name) => format!("restore point \"{}\"", text::clean(name)),
-            Target::Everything => "the end of the WAL".into(),
         };
         let before = if self.before { "just before " } else { "" };
         let timeline = self.timeline.map_or_else(String::new, |timeline| format!(" on timeline {timeline}"));

@@ -17,7 +17,8 @@ use crate::postgres::connect::server_error;
 use crate::postgres::merge::{self, Recreation};
 use crate::postgres::name::Name;
 use crate::postgres::origin::Origin;
-use crate::postgres::{programs, waldump};
+use crate::postgres::programs;
+use crate::postgres::waldump::{self, Each, Wanted};
 use crate::progress::{Progress, Unit};
 use crate::recovery::record::{Aim, Cloned, Finding, Moments, Reached};
 
@@ -98,13 +99,16 @@ impl Systems {
         moments.suspects = blocking(move || {
             let (base, on) = sources.at(&window)?;
             let programs = programs::server(base.major, None)?;
-            let folder = cluster::scratch()?;
-            let place = (programs.as_path(), folder.path());
-            let segments = cluster::from_instant((base, &sources.wal, &on), from, place, &progress)?;
-            cluster::stage(base, &sources.wal, segments, folder.path(), &progress)?;
+            let read = |at| cluster::from_instant((base, &sources.wal, &on), at, &programs, &progress);
+            let (segments, after) = (read(from)?, read(until)?);
+            // Two before what was asked for, and then one that begins later.
+            let needed = segments.len() - after.len() + 3;
+            let segments = &segments[..needed.min(segments.len())];
             let search = waldump::Search { database, names: &names, others: &others, from, until };
-            let begin = base.label.start;
-            waldump::suspects(place, (segments, sources.wal.segment_size), begin, &search, &progress)
+            let all = (base.label.start, Wanted::All);
+            let read =
+                |each: &mut Each| cluster::read_along((base, &sources.wal), segments, all, &programs, &progress, each);
+            waldump::suspects(read, &search)
         })
         .await?;
         Ok(Finding::Moments(moments))
@@ -140,14 +144,13 @@ impl Systems {
         let found = blocking(move || match find(&sources, &aim, near, &progress) {
             Ok((base, window, reach)) => {
                 base.check_copies(&BTreeMap::new())?;
-                let stop = reach.stop.ok_or_else(|| Error::bug("a target was found without a place to stop"))?;
                 let parent = folder.parent().unwrap_or(Path::new("/"));
                 let free = rustix::fs::statvfs(parent).ok();
                 Ok(Ok(Box::new(Reached {
                     base: base.place.shown(),
                     started: base.label.started_words.clone(),
                     timeline: window.timeline,
-                    stop,
+                    stop: reach.stop,
                     before: reach.before,
                     after: reach.after,
                     bytes: base.stored.map_or_else(|| size(&base.place, "", 0), Ok)?,
@@ -408,10 +411,9 @@ fn find<'a>(
         }
         let mut windows = cluster::chosen(base, &sources.wal, aim.timeline)?;
         windows.retain(|window| on.iter().any(|reachable| reachable.timeline == window.timeline));
-        let folder = cluster::scratch()?;
         let programs = programs::server(base.major, None)?;
         let target = (&aim.target, aim.before, near);
-        match cluster::locate((base, &sources.wal, &windows), target, (&programs, folder.path()), progress) {
+        match cluster::locate((base, &sources.wal, &windows), target, &programs, progress) {
             Ok((window, reach)) => return Ok((base, window, reach)),
             Err(error) if error.kind == Kind::Cancelled => return Err(error),
             Err(error) => failed = Some(failed.unwrap_or(error)),
@@ -460,7 +462,10 @@ fn lay_out(sources: &Sources, reached: &Reached, into: &Path, progress: &Progres
     let windows = cluster::chosen(base, &sources.wal, Some(reached.timeline))?;
     let window = windows.first().ok_or_else(|| Error::bug("a window was lost"))?;
     cluster::prepare(into, &programs, base.system)?;
-    let outcome = cluster::stage(base, &sources.wal, &window.segments, &into.join("wal"), progress).and_then(|()| {
+    // No more than replay needs.
+    let needed = usize::try_from(reached.segments).unwrap_or(usize::MAX).min(window.segments.len());
+    let segments = &window.segments[..needed];
+    let outcome = cluster::stage(base, &sources.wal, segments, &into.join("wal"), progress).and_then(|()| {
         let (timeline, stop) = (reached.timeline, &reached.stop);
         let spec = Spec { base, copies: &copies, timeline, stop, into, programs: &programs, durable: false };
         cluster::lay_out(&spec, progress)
