@@ -15,6 +15,7 @@
 
 mod ask;
 mod combine;
+mod inspect;
 mod reachable;
 mod run;
 mod settings;
@@ -39,9 +40,10 @@ use crate::progress::{Progress, Unit};
 
 pub(super) use ask::connect;
 pub use ask::{Database, count, database, definitions, large_objects, rows, sequences};
+pub use inspect::{Answer, ROWS, inspect};
 pub use reachable::{Reachable, chosen, from_instant, locate, reachable, scratch, windows};
 pub use run::{Proof, USER, drop_clone, keep, open, resume, start};
-pub use target::{Reach, Stop, Target, reach};
+pub use target::{Commit, Reach, Stop, Target, reach};
 
 const STATE: &str = "clone.json";
 /// Of the socket's path; the kernel takes no more.

@@ -16,6 +16,7 @@ use super::keymap::{self, Action, Place};
 use super::screens::done::Done;
 use super::screens::files::Files;
 use super::screens::home::{Earlier, Home};
+use super::screens::inspect::Stands;
 use super::screens::moment::Moment;
 use super::screens::plan::Review;
 use super::screens::points::Points;
@@ -156,7 +157,11 @@ impl App {
 
     /// Whether the passing of time changes what is on screen.
     pub fn working(&self) -> bool {
-        matches!(self.screen, Screen::Waiting(_) | Screen::Running(_))
+        match &self.screen {
+            Screen::Waiting(_) | Screen::Running(_) => true,
+            Screen::Use(screen) => screen.asking(),
+            _ => false,
+        }
     }
 
     /// Text for the terminal's clipboard, once.
@@ -251,7 +256,10 @@ impl App {
     fn quit(&mut self) {
         let at_stake = match &self.recovery {
             // Between questions nothing is lost that could not be asked again at once.
-            Some(recovery) => self.working() || recovery.record().stage(),
+            Some(recovery) => {
+                let record = recovery.record();
+                self.working() || record.stage() || record.lay_out().is_some()
+            }
             None => false,
         };
         match &self.recovery {
@@ -477,6 +485,7 @@ impl App {
         match (place.map(|place| self.answered.remove(place)), asked) {
             (Some(Screen::Rows(left)), Screen::Rows(asked)) => Screen::Rows(Box::new(left.resumed(*asked))),
             (Some(Screen::Files(left)), Screen::Files(asked)) => Screen::Files(Box::new(left.resumed(*asked))),
+            (Some(Screen::Use(left)), Screen::Use(asked)) => Screen::Use(Box::new(left.resumed(*asked))),
             (Some(left), _) => left,
             (None, asked) => asked,
         }
@@ -496,6 +505,9 @@ impl App {
                 Screen::Points(points)
             }
             Answers::One(choices) => Screen::Choice(One::new(question.title, question.why, choices)),
+            Answers::Use { clone, choices } => {
+                Screen::Use(Box::new(Stands::new(One::new(question.title, question.why, choices), *clone)))
+            }
             Answers::Moment(moments) => {
                 let incident = if let Some(Incident::At(at)) = incident { Some(at) } else { None };
                 Screen::Moment(Box::new(Moment::new((question.title, question.why), *moments, incident, now_of)))

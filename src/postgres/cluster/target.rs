@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 use crate::postgres::waldump::{End, Record, read};
 use crate::progress::Progress;
 
+/// Records that are read past the target for the next commit: one that writes very much has not ended after them.
+const FURTHER: u32 = 1_000_000;
 /// Names of restore points that are kept for an error that lists them.
 const NAMED: usize = 8;
 
@@ -87,6 +89,23 @@ impl Stop {
     }
 }
 
+/// A transaction that was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Its number.
+    pub xid: u32,
+    /// When, by the server's clock.
+    pub at: DateTime<Utc>,
+    /// Where its commit is.
+    pub lsn: Lsn,
+}
+
+impl Commit {
+    fn of(end: &End) -> Option<Self> {
+        end.committed.then_some(Self { xid: end.xid, at: end.at, lsn: end.lsn })
+    }
+}
+
 /// What can be reached from a base backup on one timeline, and where the target is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reach {
@@ -100,6 +119,10 @@ pub struct Reach {
     pub before: Option<DateTime<Utc>>,
     /// Of the transaction that ends replay: everything from it on is left out.
     pub after: Option<DateTime<Utc>>,
+    /// The last commit before the target that can also be stopped before; one step earlier.
+    pub earlier: Option<Commit>,
+    /// The first commit that is left out; with it, one step later. `None`: there is none, or it is far.
+    pub later: Option<Commit>,
     /// Where replay stops; `None` when [`Target::Everything`] was asked for.
     pub stop: Option<Stop>,
 }
@@ -114,6 +137,12 @@ struct Found {
     /// The end of a transaction that is later than a target in time.
     later: Option<End>,
     transaction: Option<End>,
+    /// The last commit before the target.
+    committed: Option<Commit>,
+    /// The first one after it.
+    next: Option<Commit>,
+    /// The target was found; so many records are still looked at for the next commit.
+    beyond: Option<u32>,
     named: bool,
     names: Vec<String>,
     end: Option<Lsn>,
@@ -162,6 +191,8 @@ pub fn reach(
         latest: found.later.as_ref().map(|later| later.at).or(latest),
         before: found.last.as_ref().map(|end| end.at),
         after: found.later.as_ref().map(|end| end.at),
+        earlier: found.committed,
+        later: found.next,
         stop: None,
     };
     let stop = match target {
@@ -188,15 +219,17 @@ pub fn reach(
     };
     // A database is made invalid, and its files go, before the transaction that drops it ends: to have it, replay stops before.
     let dropped = found.drops.iter().map(|(_, lsn)| *lsn).filter(|lsn| *lsn >= end).min();
-    let stop = match (dropped, &stop.target) {
+    match (dropped, &stop.target) {
         (Some(lsn), Target::Time(_) | Target::Transaction(_))
             if stop.before || matches!(stop.target, Target::Time(_)) =>
         {
-            Stop { target: Target::Position(lsn), before: true }
+            // Whoever committed since then is left out too, and is no neighbour.
+            let earlier = reach.earlier.filter(|commit| commit.lsn < lsn);
+            let stop = Stop { target: Target::Position(lsn), before: true };
+            Ok(Reach { stop: Some(stop), earlier, later: None, ..reach })
         }
-        _ => stop,
-    };
-    Ok(Reach { stop: Some(stop), ..reach })
+        _ => Ok(Reach { stop: Some(stop), ..reach }),
+    }
 }
 
 /// Reads all of the WAL up to the target. Returns how far it read.
@@ -239,7 +272,23 @@ fn search_near(
 }
 
 impl Found {
+    /// Goes on past the target until the next commit is known.
     fn take(&mut self, record: Record, start: Lsn, target: &Target, before: bool) -> ControlFlow<()> {
+        if let Some(left) = self.beyond {
+            self.beyond = Some(left.saturating_sub(1));
+            if let Record::End(end) = record {
+                self.next = Commit::of(&end);
+                self.later.get_or_insert(end);
+            }
+        } else if self.take_before(record, start, target, before).is_break() {
+            self.beyond = Some(FURTHER);
+            self.next = self.later.as_ref().and_then(Commit::of);
+        }
+        let ends = self.beyond == Some(0) || self.next.is_some();
+        if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn take_before(&mut self, record: Record, start: Lsn, target: &Target, before: bool) -> ControlFlow<()> {
         if let Record::End(end) = &record {
             let stops = match target {
                 Target::Time(at) => end.at > *at || before && end.at == *at,
@@ -271,6 +320,9 @@ impl Found {
                     }
                     Target::Transaction(xid) if end.xid == *xid => {
                         self.transaction = Some(end.clone());
+                        if !before {
+                            self.committed = Commit::of(&end);
+                        }
                         *(if before { &mut self.later } else { &mut self.last }) = Some(end);
                         return ControlFlow::Break(());
                     }
@@ -284,10 +336,14 @@ impl Found {
                     | Target::Named(_)
                     | Target::Everything => {}
                 }
+                self.committed = Commit::of(&end).or(self.committed);
                 self.last = Some(end);
             }
             Record::RestorePoint { lsn, name } if self.end.is_some_and(|backup| lsn >= backup) => {
-                self.named |= matches!(target, Target::Named(wanted) if *wanted == name);
+                if matches!(target, Target::Named(wanted) if *wanted == name) {
+                    self.named = true;
+                    return ControlFlow::Break(());
+                }
                 if self.names.len() < NAMED {
                     self.names.push(format!("\"{name}\""));
                 }
