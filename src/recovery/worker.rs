@@ -592,6 +592,7 @@ impl Worker {
 
     /// Leaves what has not come to its end, and lets viewers hear the last of it.
     async fn end(mut self) {
+        self.seats.iter_mut().filter_map(|seat| seat.query.take()).for_each(|query| query.cancel());
         if !self.is_over() {
             if let Some(recovery) = &mut self.recovery {
                 recovery.leave(&self.systems).await;

@@ -174,7 +174,10 @@ impl App {
         match &mut self.screen {
             Screen::Plan(screen) if screen.wants_text() => screen.pasted(),
             screen if screen.wants_text() => {
-                let letters = text.chars().filter(|letter| !letter.is_control());
+                // A query may have been written on several lines.
+                let lines = matches!(screen, Screen::Use(_));
+                let spaced = text.chars().map(|letter| if lines && letter.is_whitespace() { ' ' } else { letter });
+                let letters = spaced.filter(|letter| !letter.is_control());
                 let typed = letters.filter_map(|letter| screen.typed(KeyEvent::from(KeyCode::Char(letter))));
                 for command in typed.collect::<Vec<_>>() {
                     self.obey(command);
@@ -412,6 +415,10 @@ impl App {
         match &self.recovery {
             Some(recovery) if !recovery.record().answers().is_empty() => {
                 self.ask_to_move(|seen| Request::Back { seen });
+                // What a cluster was asked can be asked again, of it or of the next one.
+                if matches!(self.screen, Screen::Use(_)) {
+                    self.asked = Asked::Answer;
+                }
             }
             _ => self.go_home(),
         }

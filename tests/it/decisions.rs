@@ -757,6 +757,21 @@ fn point_in_time() {
     insta::assert_snapshot!(walk.tree);
 }
 
+/// What was seen in a cluster does not hold for the next one, which is laid out in its place.
+#[test]
+fn going_back_from_a_cluster_forgets_what_was_seen_in_it() {
+    let mut record = Record::default();
+    let tables = Look::Tables { point: "clone".into(), dump: "shop".into() };
+    let of_dump = Look::Tables { point: "a".into(), dump: "/a.dump".into() };
+    record.answer(before(774));
+    record.answer(Fact::LayOut("/srv/lifeboat-clone-x".into()));
+    for look in [&tables, &of_dump] {
+        record.found(look.clone(), findings(look).remove(0).1);
+    }
+    assert_eq!((record.in_the_way(&before(773)), record.in_the_way(&Fact::Stage)), (2, 0));
+    assert!(record.back() && record.finding(&tables).is_none() && record.finding(&of_dump).is_some());
+}
+
 #[test]
 fn undo_tables() {
     let flow = Flow::UndoTables { recovery: "20260115_143205_a1b2".into(), recreation: Box::new(recreation()) };

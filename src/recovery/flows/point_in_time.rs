@@ -175,7 +175,7 @@ fn ask_use(aim: &Aim, clone: &Cloned, reached: &Reached) -> Question {
         choice(
             "Its whole database takes production's place",
             vec![
-                "Copied beside production, checked, exchanged in one act; the present one is kept.".into(),
+                "Copied beside production, checked, exchanged; the present one is kept.".into(),
                 "Every write since that moment stays behind in it. Can be undone.".into(),
             ],
             Use::Whole,
@@ -233,11 +233,11 @@ fn neighbours(aim: &Aim, reached: &Reached) -> Vec<Choice> {
         }
     };
     let earlier = reached.earlier.map(|commit| {
-        let told = "The last commit in it is left out too. Laid out anew: replay cannot go backwards.";
+        let told = "Without that one, too. Laid out anew: replay cannot go backwards.";
         choice(commit, true, ("earlier", "just before"), told)
     });
     let later = reached.later.map(|commit| {
-        let told = "The next commit is in it too. Laid out anew: replay has ended.";
+        let told = "With that one, too. Laid out anew: replay has ended here.";
         choice(commit, false, ("later", "with"), told)
     });
     earlier.into_iter().chain(later).collect()

@@ -34,6 +34,8 @@ use crate::ui::wrap;
 
 /// The widest cell; more of a value is on the screen of its row.
 const WIDEST: u16 = 40;
+/// Of a column's name beside its value.
+const WIDEST_NAME: usize = 24;
 /// A shorter wait shows nothing.
 const SHOW_AFTER: Duration = Duration::from_millis(250);
 /// What everybody wants to know first.
@@ -203,7 +205,7 @@ impl Stands {
                 let len = self.rows().len();
                 self.cursor.act(action, len);
             }
-            (View::Values, Action::Back | Action::Enter) => self.view = View::Rows,
+            (View::Values, Action::Back) => self.view = View::Rows,
             (View::Values, _) => self.scroll(action),
             (View::Line, _) => {}
         }
@@ -305,25 +307,26 @@ impl Stands {
         let Some(row) = answer.rows.get(self.cursor.selected) else { return };
         let position = self.cursor.position(answer.rows.len());
         let mut lines = vec![Line::styled(format!("Row {position}"), theme.title())];
-        for ((name, _), cell) in answer.columns.iter().zip(row) {
-            let about = match cell {
-                Some(cell) if value::head(cell).len() < cell.len() => {
-                    format!(" ({}, the beginning of it)", value::length(cell))
-                }
-                _ => String::new(),
-            };
-            lines.push(Line::default());
-            lines.push(Line::styled(format!("{}{about}", clean(name)), theme.key()));
-            lines.push(match cell {
+        lines.push(Line::default());
+        let names: Vec<_> = answer.columns.iter().map(|(name, _)| clean(name)).collect();
+        let widest = names.iter().map(|name| name.width()).max().unwrap_or(0).min(WIDEST_NAME);
+        for (name, cell) in names.iter().zip(row) {
+            let said = match cell {
                 None => Line::from(value::shown(None, 4, Style::new())),
                 Some(cell) => Line::raw(value::printed(value::head(cell))),
-            });
+            };
+            let room = usize::from(area.width).saturating_sub(widest + 2).max(1);
+            let mut name = text::fit(name, widest).into_owned();
+            for part in wrap::wrapped(&said, u16::try_from(room).unwrap_or(u16::MAX)) {
+                let gap = " ".repeat((widest + 2).saturating_sub(name.width()));
+                let before = [Span::styled(std::mem::take(&mut name), theme.key()), Span::raw(gap)];
+                lines.push(before.into_iter().chain(part.spans).collect());
+            }
         }
-        let whole = wrap::all(&lines, area.width);
-        let most = whole.len().saturating_sub(area.height.into());
+        let most = lines.len().saturating_sub(area.height.into());
         self.scrolled = self.scrolled.min(u16::try_from(most).unwrap_or(u16::MAX));
         self.page = area.height.max(2) - 1;
-        let seen: Vec<_> = whole.into_iter().skip(self.scrolled.into()).take(area.height.into()).collect();
+        let seen: Vec<_> = lines.into_iter().skip(self.scrolled.into()).take(area.height.into()).collect();
         frame.render_widget(Text::from(seen), area);
     }
 }
@@ -372,7 +375,7 @@ fn draw_answer(
         .iter()
         .map(|(name, number)| {
             let name = clean(name).into_owned();
-            if *number { Column::right(name, 4, WIDEST, 1) } else { Column::left(name, 8, WIDEST, 1) }
+            if *number { Column::right(name, 4, WIDEST, 1) } else { Column::left(name, 12, WIDEST, 1) }
         })
         .collect();
     let row = |at: usize| Row {
