@@ -166,8 +166,7 @@ fn ask_use(aim: &Aim, clone: &Cloned, reached: &Reached) -> Question {
                     "One of {}: rows are compared and merged as from a dump.",
                     text::counted(clone.tables, "table", "tables")
                 ),
-                "Tables that production has no more are made again. Everything else stays as it is. Can be undone."
-                    .into(),
+                "Those that production has no more are made again. Can be undone.".into(),
             ],
             Use::Tables,
             clone.database.is_some(),
