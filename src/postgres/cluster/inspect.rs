@@ -7,7 +7,8 @@
 //! - It has limits: of time, of rows and bytes that are fetched, and of disk that the server may fill for it.
 //!
 //! The role is made with the first question, and goes when a clone is kept. It is the only thing that asking adds to a clone.
-//! Where the database has foreign tables or dblink, and lets everybody use them, a query can reach other servers by them.
+//! What the database itself lets everybody do can be done: foreign tables and dblink reach other servers, and functions of its
+//! own that run with another's rights, or in a language that may do anything, do what they were written for.
 
 use std::path::Path;
 use std::pin::pin;

@@ -240,7 +240,7 @@ impl Stands {
         let stands = format!("{} as it stands {}.", clean(database), clean(&self.clone.stop));
         let head = vec![
             Line::styled(text::fit(&format!("Look into {stands}"), area.width.into()).into_owned(), theme.title()),
-            Line::styled("One query at a time, as a role that can only read. Nothing is changed by it.", theme.quiet()),
+            Line::styled("One query at a time, by a role that can only read.", theme.quiet()),
             Line::raw(""),
         ];
         let mut below = below(frame, area, head);

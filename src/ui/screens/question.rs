@@ -218,7 +218,7 @@ impl One {
             title.push(Span::styled(format!("  ({})", clean(why)), theme.quiet()));
         }
         let line = Line::from(title);
-        let mut lines = vec![if selected { line.style(theme.selected()) } else { line }];
+        let mut lines = wrap::wrapped(&if selected { line.style(theme.selected()) } else { line }, width);
         for consequence in &choice.consequences {
             let style = if choice.unavailable.is_some() { theme.quiet() } else { theme.text() };
             lines.extend(wrap::indented(consequence, style, 4, width));
