@@ -71,6 +71,7 @@
 //! | what does an incremental base backup rest on? | `backup/chain.rs`; combined in `postgres/cluster/combine.rs` |
 //! | how is a repository of pgBackRest read, and restored from? | `backup/pgbackrest.rs`, `postgres/cluster/restore.rs` |
 //! | how is a cluster laid out as of a moment, and proved? | `postgres/cluster.rs` and beside it |
+//! | how is such a cluster looked into, and why does no query change anything? | `postgres/cluster/inspect.rs` |
 //! | which transaction did it? | `postgres/waldump.rs`, `suspects` |
 //! | how does a dropped table come back? | `postgres/merge/recreate.rs` |
 //! | where do a table's rows come from, a dump or a clone? | `postgres/origin.rs` |
@@ -97,6 +98,7 @@
 //!   as they are asked for ([`postgres::origin`]). So rows, whole databases and what is decided about them have one code.
 //! - A clone does not stay paused at its target: a transaction that it stopped just before is still in progress there, and what
 //!   that one was about to drop is locked. It is proved while it is paused; then replay ends, and its sessions are read-only.
+//!   So the moment one commit later is laid out anew, as the one before is.
 //! - To stop just before a DROP DATABASE is to stop before its transaction's first record, not before its end: the database is
 //!   made invalid and its files go before that (`postgres/cluster/target.rs`).
 //! - A repository of pgBackRest is not read by us as restic's is: `pgbackrest` is run. It may be encrypted, on another machine or

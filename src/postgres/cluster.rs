@@ -16,6 +16,7 @@
 
 mod ask;
 mod combine;
+mod inspect;
 mod reachable;
 mod restore;
 mod run;
@@ -42,9 +43,10 @@ use crate::progress::{Progress, Unit};
 
 pub(super) use ask::connect;
 pub use ask::{Database, count, database, definitions, large_objects, rows, sequences};
+pub use inspect::{Answer, ROWS, inspect};
 pub use reachable::{Ends, Reachable, chosen, ends, from_instant, locate, reachable, read_along, windows};
 pub use run::{Proof, USER, drop_clone, keep, open, resume, start};
-pub use target::{Reach, Stop, Target, reach};
+pub use target::{Commit, Reach, Stop, Target, reach};
 
 const STATE: &str = "clone.json";
 /// Of the socket's path; the kernel takes no more.

@@ -181,7 +181,7 @@ impl Script {
                 None => Ok(Fact::Incident(Incident::Unknown)),
             },
             Answers::Point(points) => self.point(points, record),
-            Answers::One(choices) => self.choose(question, choices),
+            Answers::One(choices) | Answers::Use { choices, .. } => self.choose(question, choices),
             Answers::Moment(moments) => self.moment(moments, now),
             Answers::Tables(found) if self.clone_tables == Some(Lost::Dropped) => {
                 let lost = found.iter().filter(|table| table.live.is_none());

@@ -9,7 +9,7 @@ pub mod rows;
 pub mod undo;
 
 use super::plan::Plan;
-use super::record::{Fact, Look, Moments, Point, TableState};
+use super::record::{Cloned, Fact, Look, Moments, Point, TableState};
 use crate::postgres::diff::TableDiff;
 use crate::postgres::name::Name;
 
@@ -48,6 +48,13 @@ pub enum Answers {
     Point(Vec<RankedPoint>),
     /// A moment: the one before a transaction, or typed; [`point_in_time::parse_aim`] reads it.
     Moment(Box<Moments>),
+    /// What a cluster as of a moment is for. It can be looked into before: that is no answer.
+    Use {
+        /// The one that stands.
+        clone: Box<Cloned>,
+        /// Each carries the fact it would add; one of a kind that was given before takes that one's place.
+        choices: Vec<Choice>,
+    },
     /// Some tables.
     Tables(Vec<TableState>),
     /// The columns that pair rows of a table that has no key.

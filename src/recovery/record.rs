@@ -3,6 +3,8 @@
 //! Answers are facts, one of each kind. Going back drops the last answer and everything after it, so a stale one cannot
 //! exist. Findings are kept by the exact look that produced them, so an answer given again finds its finding again.
 
+mod moment;
+
 use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset, Utc};
@@ -13,14 +15,13 @@ use crate::files::choice::{self as files, Destination, Policy};
 use crate::files::put::Placed;
 use crate::files::write::Own;
 use crate::postgres::archive;
-use crate::postgres::cluster::{Proof, Reachable, Stop, Target};
 use crate::postgres::database::{Checked, Exchange, Needs, Restored, Standing};
 use crate::postgres::diff::{Pair, TableDiff};
 use crate::postgres::merge::{ChangeSet, Choice, Recreation, Triggers, Undo};
 use crate::postgres::name::Name;
 use crate::postgres::schema::Live;
 use crate::postgres::stage::Leftover;
-use crate::postgres::waldump::Suspect;
+pub use moment::{Aim, CLONE, Cloned, Moments, Reached, Use};
 
 /// Something the operator decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,29 +71,6 @@ pub enum Fact {
     LayOut(String),
     /// What the cluster as of the moment is for.
     Use(Use),
-}
-
-/// A moment, as the operator gave it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Aim {
-    /// In PostgreSQL's terms.
-    pub target: Target,
-    /// Just before it, instead of with it.
-    pub before: bool,
-    /// Of several pasts the one that is meant.
-    pub timeline: Option<u32>,
-}
-
-/// What a cluster as of a moment is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Use {
-    /// Tables are brought back out of it.
-    Tables,
-    /// Its database takes production's place.
-    Whole,
-    /// It stays, to be looked into or to be switched to.
-    Keep,
 }
 
 /// What becomes of a restored database.
@@ -269,6 +247,29 @@ pub enum Look {
     },
 }
 
+impl Look {
+    /// Whether it looks into the cluster as of a moment, or at what came out of it.
+    fn is_of_clone(&self) -> bool {
+        match self {
+            Self::Tables { point, .. }
+            | Self::Diff { point, .. }
+            | Self::Needs { point, .. }
+            | Self::RestoreDatabase { point, .. } => point == CLONE,
+            Self::LayOut { .. } | Self::Recreate { .. } | Self::Freeze { .. } | Self::Standing { .. } => true,
+            Self::Points
+            | Self::Contents { .. }
+            | Self::Undo { .. }
+            | Self::Leftovers
+            | Self::Gather { .. }
+            | Self::Choose { .. }
+            | Self::Moments { .. }
+            | Self::Reach { .. }
+            | Self::WayBack { .. }
+            | Self::Placed { .. } => false,
+        }
+    }
+}
+
 /// What a look found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Finding {
@@ -309,68 +310,6 @@ pub enum Finding {
     /// Why it cannot, or how many sessions would be ended.
     WayBack(Result<u64, String>),
 }
-
-/// What base backups and WAL lead to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Moments {
-    /// The newest base backup first.
-    pub windows: Vec<Reachable>,
-    /// Transactions that deleted, updated or dropped something, in the order of the WAL.
-    pub suspects: Vec<Suspect>,
-    /// Between which instants they were looked for; `None`: nothing can be reached.
-    pub searched: Option<(DateTime<Utc>, DateTime<Utc>)>,
-    /// Base backups that cannot be used and why; lowercase fragments.
-    pub notes: Vec<String>,
-}
-
-/// A moment that can be reached, and what it takes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reached {
-    /// Where the base backup is.
-    pub base: String,
-    /// When the base backup began, in the server's words.
-    pub started: String,
-    /// On which replay ends.
-    pub timeline: u32,
-    /// Where it ends.
-    pub stop: Stop,
-    /// When the last transaction before it ended.
-    pub before: Option<DateTime<Utc>>,
-    /// When the first one after it ended.
-    pub after: Option<DateTime<Utc>>,
-    /// Of the base backup, as it is stored.
-    pub bytes: u64,
-    /// Segments of WAL to replay, at most.
-    pub segments: u64,
-    /// The folder that is made for it.
-    pub folder: String,
-    /// In bytes, where the folder will be; `None`: not known.
-    pub free: Option<u64>,
-    /// False: production is another cluster than the one that was backed up.
-    pub same_system: bool,
-}
-
-/// A cluster that stands at the moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cloned {
-    /// Where it is.
-    pub folder: String,
-    /// Where it stands, in words.
-    pub stop: String,
-    /// The server's own words and where it stands.
-    pub proof: Proof,
-    /// Dangerous settings of production that it does not have.
-    pub set_aside: Vec<String>,
-    /// For psql, without the database.
-    pub conninfo: String,
-    /// The database that production has; `None`: the clone has none of that name.
-    pub database: Option<String>,
-    /// Tables in it.
-    pub tables: u64,
-}
-
-/// The id of the one recovery point that a clone is.
-pub const CLONE: &str = "clone";
 
 /// What was marked, and what this machine makes of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -534,9 +473,21 @@ impl Record {
         self.answers.push(fact);
     }
 
+    /// How many answers have to be taken back before this one can be given: those from the one of its kind on.
+    pub fn in_the_way(&self, fact: &Fact) -> usize {
+        let kind = std::mem::discriminant(fact);
+        let given = self.answers.iter().position(|given| std::mem::discriminant(given) == kind);
+        given.map_or(0, |given| self.answers.len() - given)
+    }
+
     /// Drops the last answer. Returns whether there was one.
     pub fn back(&mut self) -> bool {
-        self.answers.pop().is_some()
+        let dropped = self.answers.pop();
+        // One cluster stands at a time: what was seen in it does not hold for one that is laid out at another moment.
+        if let Some(Fact::LayOut(_)) = dropped {
+            self.findings.retain(|(made, _)| !made.is_of_clone());
+        }
+        dropped.is_some()
     }
 
     /// Keeps a finding, in the place of one by the same look.

@@ -190,6 +190,7 @@ impl Worker {
         match input {
             Input::Arrived(stream) => self.arrived(stream),
             Input::Parted(number) => {
+                self.cancel_query(number);
                 self.seats.retain(|seat| seat.number != number);
                 self.tell(&Event::Viewers(self.seats.len()));
                 // Nobody else can come, and nobody would see the work end.
@@ -273,10 +274,8 @@ impl Worker {
                 }
             }
             Request::Answer { fact, seen } => {
-                self.change(number, seen, |recovery| {
-                    recovery.answer(fact.clone())?;
-                    Ok(vec![Change::Answered(fact)])
-                });
+                let back = self.recovery.as_ref().map_or(0, |recovery| recovery.record().in_the_way(&fact));
+                self.instead(number, (back, vec![fact]), seen);
             }
             Request::Back { seen } => {
                 self.change(number, seen, |recovery| {
@@ -286,7 +285,11 @@ impl Worker {
             Request::Refresh { seen } => self.change(number, seen, refresh),
             Request::Retry { seen } => self.retry(number, seen),
             Request::Consent { typed, shown } => self.consent(number, &typed, &shown),
-            Request::Cancel => self.cancel(),
+            Request::Cancel => {
+                self.cancel();
+                self.cancel_query(number);
+            }
+            Request::Query { sql } => self.query(number, sql),
             Request::Inside { point } => self.reply(number, |systems| async move {
                 let look = Look::Contents { point: point.clone() };
                 let inside = match caught(systems.look("", &look, &Progress::default())).await {
@@ -547,6 +550,34 @@ impl Worker {
         });
     }
 
+    /// Asks the cluster that stands at a moment for one viewer; what it asked before is not waited for any more.
+    fn query(&mut self, number: usize, sql: String) {
+        let record = self.recovery.as_ref().map_or(&self.aside, Recovery::record);
+        let database = record.findings().find_map(|finding| match finding {
+            Finding::Cloned(clone) => Some(clone.database.clone()),
+            _ => None,
+        });
+        self.cancel_query(number);
+        let Some(seat) = self.seats.iter_mut().find(|seat| seat.number == number) else { return };
+        let progress = Progress::default();
+        seat.query = Some(progress.clone());
+        let id = self.id.clone();
+        self.reply(number, |systems| async move {
+            let answer = match &database {
+                Some(database) => caught(systems.query(&id, database.as_deref(), &sql, &progress)).await,
+                None => Err(Error::refused("no cluster stands at a moment").hint("Lay one out first.")),
+            };
+            Event::Answered { sql, answer }
+        });
+    }
+
+    fn cancel_query(&mut self, number: usize) {
+        let seat = self.seats.iter_mut().find(|seat| seat.number == number);
+        if let Some(query) = seat.and_then(|seat| seat.query.take()) {
+            query.cancel();
+        }
+    }
+
     fn tell_one(&self, number: usize, event: &Event) {
         if let Some(seat) = self.seats.iter().find(|seat| seat.number == number) {
             link::send(&seat.lines(), event);
@@ -561,6 +592,7 @@ impl Worker {
 
     /// Leaves what has not come to its end, and lets viewers hear the last of it.
     async fn end(mut self) {
+        self.seats.iter_mut().filter_map(|seat| seat.query.take()).for_each(|query| query.cancel());
         if !self.is_over() {
             if let Some(recovery) = &mut self.recovery {
                 recovery.leave(&self.systems).await;

@@ -16,6 +16,7 @@ use super::keymap::{self, Action, Place};
 use super::screens::done::Done;
 use super::screens::files::Files;
 use super::screens::home::{Earlier, Home};
+use super::screens::inspect::Stands;
 use super::screens::moment::Moment;
 use super::screens::plan::Review;
 use super::screens::points::Points;
@@ -156,7 +157,11 @@ impl App {
 
     /// Whether the passing of time changes what is on screen.
     pub fn working(&self) -> bool {
-        matches!(self.screen, Screen::Waiting(_) | Screen::Running(_))
+        match &self.screen {
+            Screen::Waiting(_) | Screen::Running(_) => true,
+            Screen::Use(screen) => screen.asking(),
+            _ => false,
+        }
     }
 
     /// Text for the terminal's clipboard, once.
@@ -169,7 +174,10 @@ impl App {
         match &mut self.screen {
             Screen::Plan(screen) if screen.wants_text() => screen.pasted(),
             screen if screen.wants_text() => {
-                let letters = text.chars().filter(|letter| !letter.is_control());
+                // A query may have been written on several lines.
+                let lines = matches!(screen, Screen::Use(_));
+                let spaced = text.chars().map(|letter| if lines && letter.is_whitespace() { ' ' } else { letter });
+                let letters = spaced.filter(|letter| !letter.is_control());
                 let typed = letters.filter_map(|letter| screen.typed(KeyEvent::from(KeyCode::Char(letter))));
                 for command in typed.collect::<Vec<_>>() {
                     self.obey(command);
@@ -251,7 +259,10 @@ impl App {
     fn quit(&mut self) {
         let at_stake = match &self.recovery {
             // Between questions nothing is lost that could not be asked again at once.
-            Some(recovery) => self.working() || recovery.record().stage(),
+            Some(recovery) => {
+                let record = recovery.record();
+                self.working() || record.stage() || record.lay_out().is_some()
+            }
             None => false,
         };
         match &self.recovery {
@@ -404,6 +415,10 @@ impl App {
         match &self.recovery {
             Some(recovery) if !recovery.record().answers().is_empty() => {
                 self.ask_to_move(|seen| Request::Back { seen });
+                // What a cluster was asked can be asked again, of it or of the next one.
+                if matches!(self.screen, Screen::Use(_)) {
+                    self.asked = Asked::Answer;
+                }
             }
             _ => self.go_home(),
         }
@@ -477,6 +492,7 @@ impl App {
         match (place.map(|place| self.answered.remove(place)), asked) {
             (Some(Screen::Rows(left)), Screen::Rows(asked)) => Screen::Rows(Box::new(left.resumed(*asked))),
             (Some(Screen::Files(left)), Screen::Files(asked)) => Screen::Files(Box::new(left.resumed(*asked))),
+            (Some(Screen::Use(left)), Screen::Use(asked)) => Screen::Use(Box::new(left.resumed(*asked))),
             (Some(left), _) => left,
             (None, asked) => asked,
         }
@@ -496,6 +512,9 @@ impl App {
                 Screen::Points(points)
             }
             Answers::One(choices) => Screen::Choice(One::new(question.title, question.why, choices)),
+            Answers::Use { clone, choices } => {
+                Screen::Use(Box::new(Stands::new(One::new(question.title, question.why, choices), *clone)))
+            }
             Answers::Moment(moments) => {
                 let incident = if let Some(Incident::At(at)) = incident { Some(at) } else { None };
                 Screen::Moment(Box::new(Moment::new((question.title, question.why), *moments, incident, now_of)))

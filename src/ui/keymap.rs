@@ -1,8 +1,14 @@
 //! The one table of keys. Lookup, footer, help and palette are made from it, so they cannot drift apart.
 
 mod files;
+mod inspect;
+mod place;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use Place as P;
+use place::LISTS;
+pub use place::Place;
 
 /// What a key means. Screens handle the actions that concern them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +93,8 @@ pub enum Action {
     OnlyDiffering,
     /// Finds out what lies beneath each folder, and how much of it differs.
     Sizes,
+    /// Opens the line in which a query is typed.
+    Query,
     /// Opens the tables of the dump that is looked into.
     Tables,
     /// Removes what recoveries have left in production, after consent.
@@ -105,63 +113,6 @@ pub enum Action {
     Quit,
     /// Stops what is running at its next safe point.
     Cancel,
-}
-
-/// The screens, as far as keys differ between them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// The first screen.
-    Home,
-    /// Typing the incident time.
-    Time,
-    /// The recovery points.
-    Points,
-    /// One of a few choices.
-    Choice,
-    /// The moments that can be reached.
-    Moment,
-    /// The dump's tables beside production.
-    Tables,
-    /// A folder of a snapshot.
-    Files,
-    /// What a search through a snapshot found.
-    Found,
-    /// The contents that a path has had.
-    Versions,
-    /// Two contents of a path, line by line.
-    Compared,
-    /// What changed since a snapshot.
-    Changes,
-    /// A file, looked into.
-    Inside,
-    /// The columns of a named key.
-    Key,
-    /// Tables, transactions and columns of the diff.
-    Overview,
-    /// Differing rows, listed.
-    Rows,
-    /// One differing row, column by column.
-    Record,
-    /// One value, whole.
-    Value,
-    /// Whether rows that only production has are to be deleted.
-    Deletes,
-    /// The plan before consent.
-    Plan,
-    /// A plan that puts files in place: each of them can be left out.
-    FilesPlan,
-    /// A look is under way.
-    Waiting,
-    /// A plan is being done.
-    Running,
-    /// A report, at the end or of an earlier recovery.
-    Done,
-    /// The flow cannot go on.
-    Refused,
-    /// An error.
-    Failed,
-    /// Text is being typed into a line.
-    Typing,
 }
 
 /// A key press, as far as bindings tell presses apart.
@@ -189,40 +140,16 @@ pub struct Binding {
     pub help: &'static str,
 }
 
-const LISTS: &[Place] = &[
-    Place::Home,
-    Place::Points,
-    Place::Choice,
-    Place::Moment,
-    Place::Tables,
-    Place::Files,
-    Place::Found,
-    Place::Versions,
-    Place::Compared,
-    Place::Changes,
-    Place::Inside,
-    Place::Key,
-    Place::Overview,
-    Place::Rows,
-    Place::Record,
-    Place::Value,
-    Place::Plan,
-    Place::FilesPlan,
-    Place::Done,
-];
-
-use Place as P;
-
 /// Every key of the console. The first binding that fits wins, so a screen's own keys stand before the general ones.
 fn all() -> impl Iterator<Item = &'static Binding> {
-    files::BINDINGS.iter().chain(BINDINGS)
+    files::BINDINGS.iter().chain(inspect::BINDINGS).chain(BINDINGS)
 }
 
 const BINDINGS: &[Binding] = &[
     Binding {
         keys: &[Key::Code(KeyCode::Enter)],
         action: Action::Enter,
-        places: &[P::Home, P::Time, P::Choice],
+        places: &[P::Home, P::Time, P::Choice, P::Use],
         label: "choose",
         help: "Choose what is selected and go on.",
     },
@@ -502,7 +429,7 @@ const BINDINGS: &[Binding] = &[
     Binding {
         keys: &[Key::Ctrl('c')],
         action: Action::Cancel,
-        places: &[P::Waiting, P::Running],
+        places: &[P::Waiting, P::Running, P::Asking],
         label: "cancel",
         help: "Cancel what is running, at its next safe point.",
     },
@@ -636,11 +563,15 @@ pub fn bindings(place: Place) -> impl Iterator<Item = &'static Binding> {
 mod tests {
     use super::*;
 
-    const PLACES: [Place; 22] = [
+    const PLACES: [Place; 26] = [
         Place::Home,
         Place::Time,
         Place::Points,
         Place::Choice,
+        Place::Moment,
+        Place::Use,
+        Place::Answer,
+        Place::Values,
         Place::Tables,
         Place::Files,
         Place::Found,

@@ -3,6 +3,7 @@
 pub mod done;
 pub mod files;
 pub mod home;
+pub mod inspect;
 pub mod moment;
 pub mod plan;
 pub mod points;
@@ -83,6 +84,8 @@ pub enum Screen {
     Points(points::Points),
     /// Which moment.
     Moment(Box<moment::Moment>),
+    /// What a cluster as of a moment is for, and what is in it.
+    Use(Box<inspect::Stands>),
     /// Which tables are damaged.
     Tables(tables::Tables),
     /// Which files come back.
@@ -115,6 +118,7 @@ impl Screen {
             Self::Points(_) => Place::Points,
             Self::Moment(screen) if screen.wants_text() => Place::Time,
             Self::Moment(_) => Place::Moment,
+            Self::Use(screen) => screen.place(),
             Self::Tables(_) => Place::Tables,
             Self::Files(screen) => screen.place(),
             Self::Rows(screen) => screen.place(),
@@ -133,6 +137,7 @@ impl Screen {
             Self::Files(screen) => screen.wants_text(),
             Self::Points(screen) => screen.filter.typing(),
             Self::Moment(screen) => screen.wants_text(),
+            Self::Use(screen) => screen.wants_text(),
             Self::Tables(screen) => screen.filter.typing(),
             Self::Rows(screen) => screen.wants_text(),
             Self::Plan(screen) => screen.wants_text(),
@@ -155,6 +160,7 @@ impl Screen {
             Self::Files(screen) => screen.typed(key),
             Self::Points(screen) => screen.typed(key),
             Self::Moment(screen) => screen.typed(key),
+            Self::Use(screen) => screen.typed(key),
             Self::Tables(screen) => screen.typed(key),
             Self::Rows(screen) => screen.typed(key),
             Self::Plan(screen) => screen.typed(key),
@@ -178,6 +184,7 @@ impl Screen {
             Self::Key(screen) => screen.act(action),
             Self::Points(screen) => screen.act(action),
             Self::Moment(screen) => screen.act(action),
+            Self::Use(screen) => screen.act(action),
             Self::Tables(screen) => screen.act(action),
             Self::Files(screen) => screen.act(action),
             Self::Rows(screen) => screen.act(action),
@@ -198,6 +205,7 @@ impl Screen {
             Self::Refused(screen) => screen.draw(frame, area, theme),
             Self::Points(screen) => screen.draw(frame, area, theme),
             Self::Moment(screen) => screen.draw(frame, area, theme),
+            Self::Use(screen) => screen.draw(frame, area, theme),
             Self::Tables(screen) => screen.draw(frame, area, theme),
             Self::Files(screen) => screen.draw(frame, area, theme),
             Self::Folder(screen) => screen.draw(frame, area, theme),
@@ -216,7 +224,7 @@ pub fn same_question(left: &Screen, asked: &Screen) -> bool {
     match (left, asked) {
         (Screen::Rows(left), Screen::Rows(asked)) => left.same_tables(asked),
         (Screen::Tables(left), Screen::Tables(asked)) => left.tables == asked.tables,
-        (Screen::Files(_), Screen::Files(_)) => true,
+        (Screen::Files(_), Screen::Files(_)) | (Screen::Use(_), Screen::Use(_)) => true,
         (Screen::Moment(left), Screen::Moment(asked)) => left.moments == asked.moments,
         (Screen::Time(left), Screen::Time(asked)) => left.question == asked.question,
         (Screen::Choice(left), Screen::Choice(asked)) => left.title == asked.title && left.choices == asked.choices,

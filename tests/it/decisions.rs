@@ -357,6 +357,8 @@ fn findings_of_moments(look: &Look) -> Vec<(&'static str, Finding)> {
                 "stop": { "target": { "Transaction": 774 }, "before": true }, "before": "2026-01-15T13:59:59Z",
                 "after": "2026-01-15T14:00:03Z", "bytes": 5_000_000, "segments": 3, "folder": "/srv/lifeboat-clone-x",
                 "free": 9_000_000_000_u64, "same_system": true,
+                "earlier": { "xid": 773, "at": "2026-01-15T13:59:59Z", "lsn": "0/4004000" },
+                "later": { "xid": 774, "at": "2026-01-15T14:00:03Z", "lsn": "0/4004E98" },
             });
             vec![
                 (
@@ -376,6 +378,7 @@ fn findings_of_moments(look: &Look) -> Vec<(&'static str, Finding)> {
                     "proof": { "log": "recovery stopping before commit of transaction 774", "replay_lsn": "0/4004E98",
                         "last_transaction": "2026-01-15T13:59:59Z", "paused": true, "system": 7 },
                     "conninfo": "host=/srv/lifeboat-clone-x port=5432 user=postgres", "database": database, "tables": 8,
+                    "asked": [{ "query": "SELECT count(*) FROM orders", "at_least": 100, "found": { "Ok": 120 } }],
                 });
                 Finding::Cloned(serde_json::from_value(clone).unwrap())
             };
@@ -588,7 +591,7 @@ fn facts(answers: &Answers) -> Vec<(String, Fact)> {
                 (format!("{} ({place})", ranked.point.short()), Fact::Point(ranked.point.id.clone()))
             })
             .collect(),
-        Answers::One(choices) => choices
+        Answers::One(choices) | Answers::Use { choices, .. } => choices
             .iter()
             .filter(|choice| choice.unavailable.is_none())
             .map(|choice| (choice.label.clone(), choice.fact.clone()))
@@ -655,7 +658,7 @@ impl Walk {
         match &next {
             Next::Ask(question) => {
                 let _ = writeln!(self.tree, "{indent}? {}", question.title);
-                if let Answers::One(choices) = &question.answers {
+                if let Answers::One(choices) | Answers::Use { choices, .. } = &question.answers {
                     for choice in choices {
                         let mark = if choice.recommended { " (recommended)" } else { "" };
                         if let Some(why) = &choice.unavailable {
@@ -671,9 +674,12 @@ impl Walk {
                 for (label, fact) in facts(&question.answers) {
                     let _ = writeln!(self.tree, "{indent}- {label}");
                     let mut further = record.clone();
+                    let taken_back = further.in_the_way(&fact);
+                    (0..taken_back).for_each(|_| _ = further.back());
                     further.answer(fact);
                     self.step(&further, depth + 1);
-                    assert!(further.back() && further.answers() == record.answers(), "back takes back one answer");
+                    let kept = &record.answers()[..record.answers().len() - taken_back];
+                    assert!(further.back() && further.answers() == kept, "back takes back one answer");
                 }
             }
             Next::Look(look) => {
@@ -749,6 +755,21 @@ fn point_in_time() {
     let mut walk = Walk { flow: Flow::Rows, seen: HashSet::new(), tree: String::new() };
     walk.step(&record, 0);
     insta::assert_snapshot!(walk.tree);
+}
+
+/// What was seen in a cluster does not hold for the next one, which is laid out in its place.
+#[test]
+fn going_back_from_a_cluster_forgets_what_was_seen_in_it() {
+    let mut record = Record::default();
+    let tables = Look::Tables { point: "clone".into(), dump: "shop".into() };
+    let of_dump = Look::Tables { point: "a".into(), dump: "/a.dump".into() };
+    record.answer(before(774));
+    record.answer(Fact::LayOut("/srv/lifeboat-clone-x".into()));
+    for look in [&tables, &of_dump] {
+        record.found(look.clone(), findings(look).remove(0).1);
+    }
+    assert_eq!((record.in_the_way(&before(773)), record.in_the_way(&Fact::Stage)), (2, 0));
+    assert!(record.back() && record.finding(&tables).is_none() && record.finding(&of_dump).is_some());
 }
 
 #[test]

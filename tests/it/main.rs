@@ -15,6 +15,7 @@ mod dropped_tables;
 mod faults;
 mod files;
 mod forge;
+mod inspect;
 mod merge;
 mod moment;
 mod pgbackrest;

@@ -37,11 +37,11 @@ insert into shop.checks select i, nullif('c' || i, 'c7') from generate_series(1,
 insert into shop.keeps select i, 'k' || i from generate_series(1, 3000) i; refresh materialized view shop.sums"#;
 
 /// A deploy that drops too much, in one transaction with what it was meant to do.
-const MIGRATION: &str = r#"begin; alter table shop.people add column email text; drop table shop.homes cascade;
+pub const MIGRATION: &str = r#"begin; alter table shop.people add column email text; drop table shop.homes cascade;
     drop table shop."Visits" cascade; drop table shop.checks; commit"#;
 
 /// A server that archives, a base backup, and a day's work around an incident.
-struct World {
+pub struct World {
     cluster: Cluster,
     root: tempfile::TempDir,
     /// What the lost tables were like.
@@ -49,7 +49,7 @@ struct World {
 }
 
 impl World {
-    fn new(incident: &str) -> Self {
+    pub fn new(incident: &str) -> Self {
         let root = tempfile::Builder::new().prefix("lb-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let archive = root.path().join("pg/archive");
@@ -91,7 +91,8 @@ impl World {
         let root = self.root.path().display();
         format!(
             "[[system]]\nname = \"shop\"\ndatabase = \"{}\"\nbase_backups = [\"{root}/pg/base\"]\n\
-             wal_archive = \"{root}/pg/archive\"\nclones = \"{root}/clones\"\n",
+             wal_archive = \"{root}/pg/archive\"\nclones = \"{root}/clones\"\n\
+             [[system.check]]\nquery = \"select count(*) from shop.keeps\"\nat_least = 3000\n",
             self.conninfo()
         )
     }
@@ -106,7 +107,7 @@ impl World {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
@@ -177,12 +178,12 @@ impl World {
         said["recoveries"].as_array().unwrap().clone()
     }
 
-    fn clones(&self) -> Vec<PathBuf> {
+    pub fn clones(&self) -> Vec<PathBuf> {
         fs::read_dir(self.path("clones")).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
 
     /// Processes whose working folder is in a clone: its server's.
-    fn servers(&self) -> usize {
+    pub fn servers(&self) -> usize {
         let inside = |at: &Path| at.to_str().is_some_and(|at| at.contains(self.path("clones").to_str().unwrap()));
         let processes = fs::read_dir("/proc").unwrap().flatten();
         processes.filter(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|at| inside(&at))).count()
@@ -318,7 +319,10 @@ fn a_cluster_that_is_kept_is_listed_until_it_is_dropped() {
     assert_eq!(psql(&conninfo, r#"select count(*) from shop."Visits""#), "20050");
     // Nobody writes to it by mistake.
     assert_eq!(psql(&conninfo, "show transaction_read_only"), "on");
+    // What it was asked as for the checks of the configuration is gone.
+    assert_eq!(psql(&conninfo, "select count(*) from pg_roles where rolname = 'lifeboat_reader'"), "0");
     let report = ok(world.command(&["report", &id]).output().unwrap());
+    assert!(report.contains("1 of 1 checks hold"), "{report}");
     assert!(report.contains("to switch the service to it") && report.contains("lifeboat clone --drop"), "{report}");
     ok(world.command(&["clone", "--drop", folder.to_str().unwrap()]).output().unwrap());
     assert!(world.status().iter().all(|row| row["clone"].is_null()));

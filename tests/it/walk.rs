@@ -317,6 +317,15 @@ fn recover_dropped_tables(walk: &mut Walk) {
     walk.screen("Lay out a second cluster as of just before", "moment-lay-out");
     walk.keys("\r");
     walk.screen("What is it for?", "moment-clone");
+    // What is in it? A query that is ready, and one that is typed.
+    walk.keys("s");
+    walk.terminal.wait_for("Ready, by Up and Down:");
+    walk.keys("\x1b[A\r");
+    walk.terminal.wait_for("13 rows, 2 columns");
+    walk.keys("select id, clinic, reason, opened_at from referrals order by id\r");
+    walk.screen("the first 1,000 rows; THERE ARE MORE", "moment-query");
+    walk.keys("\x1b");
+    walk.terminal.wait_for("What is it for?");
     walk.keys("\r");
     // Those that are lost come first.
     walk.terminal.wait_for("Which tables are damaged?");

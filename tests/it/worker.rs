@@ -105,7 +105,7 @@ impl Watch {
 
 fn answer(question: &Question) -> Fact {
     match &question.answers {
-        Answers::Moment(_) => unreachable!("no WAL is configured"),
+        Answers::Moment(_) | Answers::Use { .. } => unreachable!("no WAL is configured"),
         Answers::Time => Fact::Incident(When::Unknown),
         Answers::Point(points) => Fact::Point(points[0].point.id.clone()),
         Answers::One(choices) => {

@@ -26,18 +26,24 @@ pub(in super::super) async fn connect(into: &Path, database: &str) -> Result<Cli
     const SETTINGS: &str = "SET search_path = ''; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; \
         SET extra_float_digits = 3; SET bytea_output = 'hex'; SET timezone = 'UTC'; SET xmloption = 'content'; \
         SET statement_timeout = 0; SET row_security = off";
-    let host = into.to_str().unwrap_or_default();
-    let mut config = tokio_postgres::Config::new();
-    config.host(host).port(PORT).user(USER).dbname(database);
-    let failed = |error: tokio_postgres::Error| {
-        Error::target(format!("the clone in {} cannot be asked", into.display()))
-            .detail(error)
-            .hint(format!("If its server was killed, start it again: lifeboat clone --resume {}", into.display()))
-    };
-    let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-    tokio::spawn(connection);
-    client.batch_execute(SETTINGS).await.map_err(failed)?;
+    let client = connect_as(into, USER, database).await?;
+    client.batch_execute(SETTINGS).await.map_err(|error| not_asked(into, error))?;
     Ok(client)
+}
+
+/// The same as some role, with its own settings.
+pub(super) async fn connect_as(into: &Path, user: &str, database: &str) -> Result<Client> {
+    let mut config = tokio_postgres::Config::new();
+    config.host(into.to_str().unwrap_or_default()).port(PORT).user(user).dbname(database);
+    let (client, connection) = config.connect(NoTls).await.map_err(|error| not_asked(into, error))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn not_asked(into: &Path, error: tokio_postgres::Error) -> Error {
+    Error::target(format!("the clone in {} cannot be asked", into.display()))
+        .detail(error)
+        .hint(format!("If its server was killed, start it again: lifeboat clone --resume {}", into.display()))
 }
 
 /// A database of a clone.

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::NoTls;
 
+use super::inspect::forget_reader;
 use super::{PORT, State, Stop, boot, command, failed, own, save, state, sync};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
@@ -143,13 +144,14 @@ fn survived(into: &Path, known: &State) -> Result<()> {
 pub async fn keep(into: &Path, progress: &Progress) -> Result<()> {
     progress.begin("putting the cluster on disk", Unit::Items, None);
     let mut known = state(into)?;
+    let client = super::connect(into, "template1").await?;
+    forget_reader(&client).await?;
     if known.boot.is_none() {
         return Ok(());
     }
     let path = into.join("data/postgresql.conf");
     let settings = fs::File::options().append(true).open(&path);
     settings.and_then(|mut file| file.write_all(b"fsync = on\n")).map_err(|error| failed(&path, error))?;
-    let client = super::connect(into, "template1").await?;
     let done = client.batch_execute("SELECT pg_reload_conf()").await;
     let done = match done {
         Ok(()) => client.batch_execute("CHECKPOINT").await,

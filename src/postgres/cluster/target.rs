@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 use crate::postgres::waldump::{End, Record, Wanted};
 use crate::progress::Progress;
 
+/// Records that are read past the target for the next commit: one that writes very much has not ended after them.
+const FURTHER: u32 = 1_000_000;
 /// Names of restore points that are kept for an error that lists them.
 const NAMED: usize = 8;
 
@@ -82,6 +84,23 @@ impl Stop {
     }
 }
 
+/// A transaction that was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Its number.
+    pub xid: u32,
+    /// When, by the server's clock.
+    pub at: DateTime<Utc>,
+    /// Where its commit is.
+    pub lsn: Lsn,
+}
+
+impl Commit {
+    fn of(end: &End) -> Option<Self> {
+        end.committed.then_some(Self { xid: end.xid, at: end.at, lsn: end.lsn })
+    }
+}
+
 /// What can be reached from a base backup on one timeline, and where the target is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reach {
@@ -95,6 +114,10 @@ pub struct Reach {
     pub before: Option<DateTime<Utc>>,
     /// Of the transaction that ends replay: everything from it on is left out.
     pub after: Option<DateTime<Utc>>,
+    /// The last commit before the target that can also be stopped before; one step earlier.
+    pub earlier: Option<Commit>,
+    /// The first commit that is left out; with it, one step later. `None`: there is none, or it is far.
+    pub later: Option<Commit>,
     /// Where replay stops.
     pub stop: Stop,
     /// The record at which it stops: no WAL after that is needed.
@@ -112,6 +135,12 @@ struct Found {
     later: Option<End>,
     transaction: Option<End>,
     named: Option<Lsn>,
+    /// The last commit before the target.
+    committed: Option<Commit>,
+    /// The first one after it.
+    next: Option<Commit>,
+    /// The target was found; so many records are still looked at for the next commit.
+    beyond: Option<u32>,
     names: Vec<String>,
     end: Option<Lsn>,
     /// The last [`Record::Overwritten`].
@@ -175,33 +204,36 @@ pub fn reach(
         }
         Target::Position(_) | Target::Named(_) => Stop { target: target.clone(), before },
     };
-    // A database is made invalid, and its files go, before the transaction that drops it ends: to have it, replay stops before.
-    let dropped = found.drops.iter().map(|(_, lsn)| *lsn).filter(|lsn| *lsn >= end).min();
-    let stop = match (dropped, &stop.target) {
-        (Some(lsn), Target::Time(_) | Target::Transaction(_))
-            if stop.before || matches!(stop.target, Target::Time(_)) =>
-        {
-            Stop { target: Target::Position(lsn), before: true }
-        }
-        _ => stop,
-    };
     let until = match target {
         Target::Position(lsn) => Some(*lsn),
         Target::Named(_) => found.named,
-        Target::Time(_) | Target::Transaction(_) => {
-            let end = found.later.as_ref().or(found.transaction.as_ref()).or(found.last.as_ref());
-            end.map(|end| end.lsn)
-        }
+        Target::Transaction(_) => found.transaction.as_ref().map(|end| end.lsn),
+        Target::Time(_) => found.later.as_ref().or(found.last.as_ref()).map(|end| end.lsn),
     };
-    Ok(Reach {
+    let reach = Reach {
         end,
         earliest: ends.earliest,
         latest: ends.latest,
         before: found.last.map(|end| end.at),
         after: found.later.map(|end| end.at),
+        earlier: found.committed,
+        later: found.next,
         stop,
         until: until.unwrap_or(reached),
-    })
+    };
+    // A database is made invalid, and its files go, before the transaction that drops it ends: to have it, replay stops before.
+    let dropped = found.drops.iter().map(|(_, lsn)| *lsn).filter(|lsn| *lsn >= end).min();
+    match (dropped, &reach.stop.target) {
+        (Some(lsn), Target::Time(_) | Target::Transaction(_))
+            if reach.stop.before || matches!(reach.stop.target, Target::Time(_)) =>
+        {
+            // Whoever committed since then is left out too, and is no neighbour.
+            let earlier = reach.earlier.filter(|commit| commit.lsn < lsn);
+            let stop = Stop { target: Target::Position(lsn), before: true };
+            Ok(Reach { stop, earlier, later: None, ..reach })
+        }
+        _ => Ok(reach),
+    }
 }
 
 /// Reads all of the WAL up to the target. Returns how far it read.
@@ -244,7 +276,7 @@ fn search_near(
         reached = read_along((base, wal), segments, ends, programs, progress, &mut |record| {
             found.take(record, base.label.start, target, before)
         })?;
-        let Some(at) = found.later.as_ref().or(found.transaction.as_ref()).map(|end| end.lsn) else {
+        let Some(at) = found.transaction.as_ref().or(found.later.as_ref()).map(|end| end.lsn) else {
             return Ok((found, reached));
         };
         // Where a database is dropped on the way, more than ends of transactions has to be known.
@@ -265,7 +297,23 @@ fn search_near(
 }
 
 impl Found {
+    /// Goes on past the target until the next commit is known.
     fn take(&mut self, record: Record, start: Lsn, target: &Target, before: bool) -> ControlFlow<()> {
+        if let Some(left) = self.beyond {
+            self.beyond = Some(left.saturating_sub(1));
+            if let Record::End(end) = record {
+                self.next = Commit::of(&end);
+                self.later.get_or_insert(end);
+            }
+        } else if self.take_before(record, start, target, before).is_break() {
+            self.beyond = Some(FURTHER);
+            self.next = self.later.as_ref().and_then(Commit::of);
+        }
+        let ends = self.beyond == Some(0) || self.next.is_some();
+        if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn take_before(&mut self, record: Record, start: Lsn, target: &Target, before: bool) -> ControlFlow<()> {
         if let Record::End(end) = &record {
             let stops = match target {
                 Target::Time(at) => end.at > *at || before && end.at == *at,
@@ -297,6 +345,9 @@ impl Found {
                     }
                     Target::Transaction(xid) if end.xid == *xid => {
                         self.transaction = Some(end.clone());
+                        if !before {
+                            self.committed = Commit::of(&end);
+                        }
                         *(if before { &mut self.later } else { &mut self.last }) = Some(end);
                         return ControlFlow::Break(());
                     }
@@ -306,6 +357,7 @@ impl Found {
                     }
                     Target::Time(_) | Target::Transaction(_) | Target::Position(_) | Target::Named(_) => {}
                 }
+                self.committed = Commit::of(&end).or(self.committed);
                 self.last = Some(end);
             }
             Record::RestorePoint { lsn, name } if self.end.is_some_and(|backup| lsn >= backup) => {

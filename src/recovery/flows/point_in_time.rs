@@ -1,8 +1,8 @@
 //! A moment in time: a base backup and WAL become a second cluster beside production, as of just before the damage.
 //!
 //! What can be reached is looked up first, together with the transactions that deleted, updated or dropped something around
-//! the incident. The operator is asked: which moment, whether the cluster may be laid out, and what it is for: tables are
-//! brought back out of it (by the same questions as from a dump, [`super::rows`]; those that production has no more are made
+//! the incident. The operator is asked: which moment, whether the cluster may be laid out, and what it is for, which can also
+//! be answered with the moment one commit earlier or later. Tables are brought back out of it (by the same questions as from a dump, [`super::rows`]; those that production has no more are made
 //! again), or its whole database takes production's place ([`super::database`]), or it stays to be looked into.
 
 use chrono::{DateTime, Utc};
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::{Answers, Choice, Next, Question, Refusal};
 use crate::backup::wal::Lsn;
 use crate::error::{Error, Result};
-use crate::postgres::cluster::Target;
+use crate::postgres::cluster::{Commit, Target};
 use crate::postgres::waldump::Suspect;
 use crate::recovery::plan::{Plan, Step};
 use crate::recovery::record::{Aim, CLONE, Cloned, Fact, Finding, Incident, Look, Moments, Reached, Record, Use};
@@ -47,7 +47,7 @@ pub fn next(record: &Record, incident: Incident) -> Next {
     let look = Look::LayOut { reached: reached.clone() };
     let Some(Finding::Cloned(clone)) = record.finding(&look) else { return Next::Look(look) };
     match (record.clone_use(), &clone.database) {
-        (None, _) => Next::Ask(ask_use(clone, reached)),
+        (None, _) => Next::Ask(ask_use(aim, clone, reached)),
         (Some(Use::Tables), Some(database)) => super::rows::from_origin(record, CLONE, database),
         (Some(Use::Whole), Some(database)) => super::database::next(record, CLONE, database),
         (Some(_), _) => Next::Ready(Plan { steps: vec![Step::KeepClone { clone: (**clone).clone() }] }),
@@ -149,7 +149,7 @@ fn ask_lay_out(aim: &Aim, reached: &Reached) -> Question {
     }
 }
 
-fn ask_use(clone: &Cloned, reached: &Reached) -> Question {
+fn ask_use(aim: &Aim, clone: &Cloned, reached: &Reached) -> Question {
     let no_database = clone.database.is_none().then(|| "it has no database of production's name".to_owned());
     let choice = |label: &str, consequences: Vec<String>, what, recommended| Choice {
         label: label.into(),
@@ -158,51 +158,88 @@ fn ask_use(clone: &Cloned, reached: &Reached) -> Question {
         recommended,
         unavailable: if what == Use::Keep { None } else { no_database.clone() },
     };
+    let mut choices = vec![
+        choice(
+            "Bring tables back out of it",
+            vec![
+                format!(
+                    "One of {}: rows are compared and merged as from a dump.",
+                    text::counted(clone.tables, "table", "tables")
+                ),
+                "Those that production has no more are made again. Can be undone.".into(),
+            ],
+            Use::Tables,
+            clone.database.is_some(),
+        ),
+        choice(
+            "Its whole database takes production's place",
+            vec![
+                "Copied beside production, checked, exchanged; the present one is kept.".into(),
+                "Every write since that moment stays behind in it. Can be undone.".into(),
+            ],
+            Use::Whole,
+            false,
+        ),
+        choice(
+            "Keep it as it is",
+            vec![
+                "To look into, or to switch the service to it by hand: the plan says how.".into(),
+                "lifeboat status lists it until it is dropped. Nothing else changes.".into(),
+            ],
+            Use::Keep,
+            clone.database.is_none(),
+        ),
+    ];
+    choices.extend(neighbours(aim, reached));
     Question {
         title: format!("It stands {}. What is it for?", text::clean(&clone.stop)),
         why: format!(
-            "Proved: replayed up to {}; the last commit in it is of {}{}. Esc goes back, to an earlier or a later moment. \
-             Look into it from another terminal: psql \"{} dbname={}\"",
+            "Proved: replayed up to {}; the last commit in it is of {}{}.{} Look into it before you choose.",
             text::clean(&clone.proof.replay_lsn),
             shown(clone.proof.last_transaction),
             if reached.before == clone.proof.last_transaction { ", as the WAL said" } else { "" },
-            text::clean(&clone.conninfo),
-            text::clean(clone.database.as_deref().unwrap_or("postgres")),
+            checked(clone),
         ),
-        answers: Answers::One(vec![
-            choice(
-                "Bring tables back out of it",
-                vec![
-                    format!(
-                        "One of {}: rows are compared and merged as from a dump.",
-                        text::counted(clone.tables, "table", "tables")
-                    ),
-                    "Tables that production has no more are made again. Everything else stays as it is. Can be undone."
-                        .into(),
-                ],
-                Use::Tables,
-                clone.database.is_some(),
-            ),
-            choice(
-                "Its whole database takes production's place",
-                vec![
-                    "Copied beside production, checked, exchanged in one act; the present one is kept.".into(),
-                    "Every write since that moment stays behind in it. Can be undone.".into(),
-                ],
-                Use::Whole,
-                false,
-            ),
-            choice(
-                "Keep it as it is",
-                vec![
-                    "To look into, or to switch the service to it by hand: the plan says how.".into(),
-                    "lifeboat status lists it until it is dropped. Nothing else changes.".into(),
-                ],
-                Use::Keep,
-                clone.database.is_none(),
-            ),
-        ]),
+        answers: Answers::Use { clone: Box::new(clone.clone()), choices },
     }
+}
+
+/// What the queries of the configuration say of it.
+fn checked(clone: &Cloned) -> String {
+    let (all, held) = (clone.asked.len(), clone.asked.iter().filter(|asked| asked.holds()).count());
+    let Some(wrong) = clone.asked.iter().find(|asked| !asked.holds()) else {
+        return if all == 0 { String::new() } else { format!(" Checks: {held} of {all} hold.") };
+    };
+    let found = match &wrong.found {
+        Ok(found) => format!("{found}, at least {} expected", wrong.at_least),
+        Err(why) => why.clone(),
+    };
+    let (query, found) = (text::clean(&wrong.query), text::clean(&found));
+    format!(" Checks: only {held} of {all} hold. NOT \"{query}\": {found}.")
+}
+
+/// The moments next to this one, one commit away on either side. A cluster whose replay has ended cannot go on from where it
+/// is, and none can go back: both are laid out anew, after the question that tells what it takes.
+fn neighbours(aim: &Aim, reached: &Reached) -> Vec<Choice> {
+    let choice = |commit: Commit, before, (word, how): (&str, &str), consequence: &str| {
+        let (xid, at) = (commit.xid, commit.at.format("%Y-%m-%d %H:%M:%S%.3f UTC"));
+        Choice {
+            label: format!("A moment {word}: {how} transaction {xid}, {at}"),
+            consequences: vec![consequence.into()],
+            fact: Fact::Aim(Aim { target: Target::Transaction(xid), before, timeline: aim.timeline }),
+            recommended: false,
+            unavailable: None,
+        }
+    };
+    let earlier = reached.earlier.map(|commit| {
+        let told = "Without that one, too. Laid out anew: replay cannot go backwards.";
+        choice(commit, true, ("earlier", "just before"), told)
+    });
+    let later = reached.later.map(|commit| {
+        let told = "With that one, too. Laid out anew: replay has ended here.";
+        choice(commit, false, ("later", "with"), told)
+    });
+    earlier.into_iter().chain(later).collect()
 }
 
 impl Aim {

@@ -111,11 +111,13 @@ fn summary_of_moment(finding: &Finding) -> Option<String> {
         ),
         Finding::Reached(Err((why, _))) => why.clone(),
         Finding::Cloned(clone) => format!(
-            "stands {} in {}; replayed up to {}, last commit {}; the server said: {}",
+            "stands {} in {}; replayed up to {}, last commit {}; {} of {} checks hold; the server said: {}",
             clone.stop,
             clone.folder,
             clone.proof.replay_lsn,
             shown(clone.proof.last_transaction),
+            clone.asked.iter().filter(|asked| asked.holds()).count(),
+            clone.asked.len(),
             clone.proof.log
         ),
         Finding::Recreate(recreation) => format!(

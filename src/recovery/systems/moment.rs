@@ -12,8 +12,9 @@ use crate::backup::wal::{Wal, Window};
 use crate::backup::{EntryKind, Place, Repository};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::archive::{Archive, ReadSeek, Source};
-use crate::postgres::cluster::{self, PORT, Reachable, Spec, Target, USER};
+use crate::postgres::cluster::{self, Answer, PORT, Reachable, Spec, Target, USER};
 use crate::postgres::connect::server_error;
+use crate::postgres::database::Asked;
 use crate::postgres::merge::{self, Recreation};
 use crate::postgres::name::Name;
 use crate::postgres::origin::Origin;
@@ -153,6 +154,8 @@ impl Systems {
                     stop: reach.stop,
                     before: reach.before,
                     after: reach.after,
+                    earlier: reach.earlier,
+                    later: reach.later,
                     bytes: base.stored.map_or_else(|| size(&base.place, "", 0), Ok)?,
                     segments: window.segments.len() as u64,
                     folder: folder.display().to_string(),
@@ -195,6 +198,8 @@ impl Systems {
         let known =
             cluster::state(&folder).ok().filter(|state| state.laid_out && state.stop == reached.stop.to_string());
         if known.is_none() {
+            // Rows that were counted in the one before are not this one's.
+            *self.counted.lock().await = None;
             let sources = self.sources(false, progress).await?;
             let (into, wanted, laying) = (folder.clone(), reached.clone(), progress.clone());
             blocking(move || lay_out(&sources, &wanted, &into, &laying)).await?;
@@ -221,6 +226,13 @@ impl Systems {
         let database = conninfo(&self.system)?.database()?;
         let found = cluster::database(&folder, &database).await?;
         let state = cluster::state(&folder)?;
+        let mut asked = Vec::new();
+        for check in self.system.checks.iter().filter(|_| found.is_some()) {
+            progress.begin(format!("asking {}", check.query), Unit::Items, None);
+            let answer = cluster::inspect(&folder, &database, &check.query, progress).await;
+            progress.check()?;
+            asked.push(Asked { query: check.query.clone(), at_least: check.at_least, found: number(answer) });
+        }
         Ok(Finding::Cloned(Box::new(Cloned {
             folder: folder.display().to_string(),
             stop: state.stop,
@@ -229,7 +241,19 @@ impl Systems {
             conninfo: format!("host={} port={PORT} user={USER}", folder.display()),
             tables: found.as_ref().map_or(0, |found| found.tables.len() as u64),
             database: found.map(|_| database),
+            asked,
         })))
+    }
+
+    /// What an operator wants to know of the clone; of its own database where it has not production's.
+    pub async fn query(
+        &self,
+        recovery: &str,
+        database: Option<&str>,
+        sql: &str,
+        progress: &Progress,
+    ) -> Result<Answer> {
+        cluster::inspect(&self.clone_folder(recovery)?, database.unwrap_or("postgres"), sql, progress).await
     }
 
     /// The definitions of a clone's database, and the way to its rows.
@@ -317,6 +341,14 @@ impl Systems {
         }
         Ok(Evidence::CloneDropped)
     }
+}
+
+/// The first column of the first row.
+fn number(answer: Result<Answer>) -> Result<i64, String> {
+    let answer = answer.map_err(|error| error.message)?;
+    let first = answer.rows.into_iter().flatten().next().ok_or("it gave no row")?;
+    let first = first.unwrap_or_else(|| "NULL".into());
+    first.parse().map_err(|_| format!("it gave \"{}\", which is no whole number", crate::text::clean(&first)))
 }
 
 /// In front of a path: in the newest snapshot that has it.

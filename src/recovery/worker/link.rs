@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::{Event, Input, Request, Stage, View};
 use crate::error::{Error, Result};
-use crate::progress::Report;
+use crate::progress::{Progress, Report};
 use crate::recovery::Flow;
 use crate::recovery::flows::Next;
 use crate::recovery::journal::{self, Operator};
@@ -30,6 +30,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(super) struct Seat {
     pub(super) number: usize,
     pub(super) operator: Option<Operator>,
+    /// What it asked the cluster of a moment last.
+    pub(super) query: Option<Progress>,
     lines: Sender<String>,
     writing: JoinHandle<()>,
 }
@@ -56,7 +58,7 @@ impl Seat {
             let _ = inputs.send(Input::Parted(number));
         });
         let writing = tokio::spawn(write_all(writing, queued, reports));
-        Self { number, operator: None, lines, writing }
+        Self { number, operator: None, query: None, lines, writing }
     }
 
     /// Where events for this viewer go.

@@ -11,6 +11,7 @@ use crate::files::catalog::Hits;
 use crate::files::history::{Side, Story, Versions};
 use crate::files::live::Beside;
 use crate::files::look::{Compared, Inside};
+use crate::postgres::cluster::Answer;
 use crate::postgres::diff::{Filter, Page};
 use crate::progress::Report;
 use crate::recovery::Flow;
@@ -28,7 +29,7 @@ pub enum Request {
         /// Who looks on.
         operator: Operator,
     },
-    /// Takes an answer into the record.
+    /// Takes an answer into the record; in the place of one of its kind, with all that was answered after that.
     Answer {
         /// The answer.
         fact: Fact,
@@ -57,8 +58,13 @@ pub enum Request {
         /// The plan's hash.
         shown: String,
     },
-    /// Stops the look or the plan at its next safe point.
+    /// Stops the look or the plan at its next safe point, and the asker's query at once.
     Cancel,
+    /// Asks the cluster that stands at a moment; answered to the asker only.
+    Query {
+        /// As it was typed.
+        sql: String,
+    },
     /// What lies inside a recovery point; answered to the asker only.
     Inside {
         /// Its full id.
@@ -138,6 +144,13 @@ pub enum Event {
         filter: Filter,
         /// Errors: as of a page.
         rows: Result<u64>,
+    },
+    /// What the cluster that stands at a moment gave, and what it was asked.
+    Answered {
+        /// As it was typed.
+        sql: String,
+        /// Errors: in the server's words.
+        answer: Result<Answer>,
     },
     /// Something of a snapshot's files, and what was asked.
     Files(FilesAsked, Result<FilesTold>),

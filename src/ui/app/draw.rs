@@ -103,8 +103,13 @@ impl App {
         let place = if self.screen.wants_text() { Place::Typing } else { self.screen.place() };
         let mut spans = vec![Span::raw(" ")];
         if place == Place::Typing {
-            for (key, label) in [("Enter", "go on"), ("Esc", "back")] {
-                spans.push(Span::styled(key, self.theme.key()));
+            let shown: &[_] = match self.screen.place() {
+                Place::Query => &[("Enter", "ask"), ("Up", "other queries"), ("Tab", "rows"), ("Esc", "back")],
+                Place::Asking => &[("Esc", "cancel")],
+                _ => &[("Enter", "go on"), ("Esc", "back")],
+            };
+            for (key, label) in shown {
+                spans.push(Span::styled(*key, self.theme.key()));
                 spans.push(Span::raw(format!(" {label}   ")));
             }
         }

@@ -91,6 +91,11 @@ impl App {
                 }
                 self.fetch_rows();
             }
+            Event::Answered { sql, answer } => {
+                if let Screen::Use(screen) = &mut self.screen {
+                    screen.told(sql, answer);
+                }
+            }
             Event::Files(asked, told) => {
                 if let Screen::Files(files) = &mut self.screen {
                     files.told(&asked, told);

@@ -184,37 +184,46 @@ impl One {
     /// Draws every choice with its consequences, the selected one always on screen.
     pub fn draw(&self, frame: &mut Frame, area: Rect, theme: Theme) {
         let below = draw_head(frame, area, theme, &clean(&self.title), &self.why);
-        let mut lines = Vec::new();
-        let mut line_of_selected = 0;
-        for (at, choice) in self.choices.iter().enumerate() {
-            let selected = at == self.selected;
-            if selected {
-                line_of_selected = lines.len();
+        let told: Vec<Vec<Line>> = (0..self.choices.len()).map(|at| self.lines(at, below.width, theme)).collect();
+        let height = usize::from(below.height);
+        // Blank lines between them are for where there is room.
+        let spaced = told.iter().map(|lines| lines.len() + 1).sum::<usize>() <= height + 1;
+        let (mut lines, mut end_of_selected) = (Vec::new(), 0);
+        for (at, choice) in told.into_iter().enumerate() {
+            lines.extend(choice);
+            if at == self.selected {
+                end_of_selected = lines.len();
             }
-            let pointer = if selected { "> " } else { "  " };
-            let mut title = vec![
-                Span::raw(pointer),
-                Span::styled(
-                    clean(&choice.label).into_owned(),
-                    if choice.unavailable.is_some() { theme.quiet() } else { theme.title() },
-                ),
-            ];
-            if choice.recommended {
-                title.push(Span::styled("  (recommended)", theme.good()));
-            }
-            if let Some(why) = &choice.unavailable {
-                title.push(Span::styled(format!("  ({})", clean(why)), theme.quiet()));
-            }
-            let line = Line::from(title);
-            lines.push(if selected { line.style(theme.selected()) } else { line });
-            for consequence in &choice.consequences {
-                let style = if choice.unavailable.is_some() { theme.quiet() } else { theme.text() };
-                lines.extend(wrap::indented(consequence, style, 4, below.width));
-            }
-            lines.push(Line::raw(""));
+            lines.extend(spaced.then(|| Line::raw("")));
         }
-        let scroll = u16::try_from((line_of_selected + 4).saturating_sub(usize::from(below.height))).unwrap_or(0);
+        let scroll = u16::try_from(end_of_selected.saturating_sub(height)).unwrap_or(0);
         frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).scroll((scroll, 0)), below);
+    }
+
+    /// A choice with its consequences.
+    fn lines(&self, at: usize, width: u16, theme: Theme) -> Vec<Line<'static>> {
+        let (choice, selected) = (&self.choices[at], at == self.selected);
+        let pointer = if selected { "> " } else { "  " };
+        let mut title = vec![
+            Span::raw(pointer),
+            Span::styled(
+                clean(&choice.label).into_owned(),
+                if choice.unavailable.is_some() { theme.quiet() } else { theme.title() },
+            ),
+        ];
+        if choice.recommended {
+            title.push(Span::styled("  (recommended)", theme.good()));
+        }
+        if let Some(why) = &choice.unavailable {
+            title.push(Span::styled(format!("  ({})", clean(why)), theme.quiet()));
+        }
+        let line = Line::from(title);
+        let mut lines = wrap::wrapped(&if selected { line.style(theme.selected()) } else { line }, width);
+        for consequence in &choice.consequences {
+            let style = if choice.unavailable.is_some() { theme.quiet() } else { theme.text() };
+            lines.extend(wrap::indented(consequence, style, 4, width));
+        }
+        lines
     }
 }
 

@@ -15,7 +15,7 @@ mod overview;
 mod pager;
 mod record;
 mod story;
-mod value;
+pub(super) mod value;
 
 use std::collections::BTreeSet;
 
