@@ -44,7 +44,7 @@ use crate::progress::{Progress, Unit};
 pub(super) use ask::connect;
 pub use ask::{Database, count, database, definitions, large_objects, rows, sequences};
 pub use inspect::{Answer, ROWS, inspect};
-pub use reachable::{Ends, Reachable, chosen, ends, from_instant, locate, reachable, read_along, windows};
+pub use reachable::{Ends, Reachable, between_instants, chosen, ends, locate, reachable, read_along, windows};
 pub use run::{Proof, USER, drop_clone, keep, open, resume, start};
 pub use target::{Commit, Reach, Stop, Target, reach};
 

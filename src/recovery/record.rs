@@ -73,6 +73,13 @@ pub enum Fact {
     Use(Use),
 }
 
+impl Fact {
+    /// Whether it is of the same kind: of those there is only one among the answers.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
 /// What becomes of a restored database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -466,17 +473,13 @@ impl Record {
 
     /// Adds an answer; one of its kind must not be there yet.
     pub fn answer(&mut self, fact: Fact) {
-        debug_assert!(
-            self.answers.iter().all(|given| std::mem::discriminant(given) != std::mem::discriminant(&fact)),
-            "one fact of a kind"
-        );
+        debug_assert!(!self.answers.iter().any(|given| given.is_alike(&fact)), "one fact of a kind");
         self.answers.push(fact);
     }
 
     /// How many answers have to be taken back before this one can be given: those from the one of its kind on.
     pub fn in_the_way(&self, fact: &Fact) -> usize {
-        let kind = std::mem::discriminant(fact);
-        let given = self.answers.iter().position(|given| std::mem::discriminant(given) == kind);
+        let given = self.answers.iter().position(|given| given.is_alike(fact));
         given.map_or(0, |given| self.answers.len() - given)
     }
 

@@ -345,9 +345,7 @@ impl Worker {
         let Some(recovery) = &mut self.recovery else { return };
         let answers = recovery.record().answers();
         let kept = &answers[..answers.len().saturating_sub(back)];
-        let is_answered =
-            |fact: &Fact| kept.iter().any(|kept| std::mem::discriminant(kept) == std::mem::discriminant(fact));
-        if facts.iter().any(is_answered) {
+        if facts.iter().any(|fact| kept.iter().any(|kept| kept.is_alike(fact))) {
             return self.tell_one(number, &Event::Refused("that was answered before: go back to change it".into()));
         }
         let mut changes = Vec::new();

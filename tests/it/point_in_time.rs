@@ -299,6 +299,49 @@ fn moments_tell_which_transaction_deleted_how_many_rows() {
     assert!(said.contains(&format!("--xid {} --before", worst.xid)), "{said}");
 }
 
+/// WAL is unpacked some segments at a time: nothing may be missed or counted twice where one part ends and the next begins.
+#[test]
+fn wal_of_many_segments_is_read_without_a_seam() {
+    const TRANSACTIONS: usize = 40;
+    const ROWS: u64 = 8000;
+    let root = tempfile::Builder::new().prefix("lb-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let archive = root.path().join("pg/archive");
+    let command = format!("archive_command=cp %p {}/%f", archive.display());
+    let cluster = Cluster::create(&root.path().join("pg"), &pg_programs(), &["archive_mode=on", &command]).unwrap();
+    fs::create_dir(&archive).unwrap();
+    let owner = fs::metadata(root.path().join("pg")).unwrap();
+    std::os::unix::fs::chown(&archive, Some(owner.uid()), Some(owner.gid())).unwrap();
+    let (live, base) = (cluster.conninfo("postgres"), root.path().join("pg/base"));
+    psql(&live, "create table wide (n int, pad text); alter table wide alter pad set storage plain");
+    let mut backup = cluster.command("pg_basebackup").unwrap();
+    ok(backup.arg("-D").arg(&base).args(["-Ft", "-c", "fast", "--no-sync"]).output().unwrap());
+    for number in 0..TRANSACTIONS {
+        psql(&live, &format!("insert into wide select {number}, repeat('x', 1000) from generate_series(1, {ROWS})"));
+    }
+    psql(&live, "select pg_create_restore_point('full'); delete from wide");
+    let last = archive.join(psql(&live, "select pg_walfile_name(pg_switch_wal())"));
+    while !last.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(segments(&archive).len() > 20);
+    let asked = ["moments", path(&base), "--wal", path(&archive), "--table", "public.wide", "--database", &live];
+    let said = ok(lifeboat(
+        &[&asked[..], &["--from", "2000-01-01T00:00:00Z", "--until", "2100-01-01T00:00:00Z", "--json"]].concat(),
+    ));
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let counts = |kind: &str| -> Vec<u64> {
+        said["moments"].as_array().unwrap().iter().map(|moment| moment[kind].as_u64().unwrap()).collect()
+    };
+    assert_eq!(counts("inserted"), [vec![ROWS; TRANSACTIONS], vec![0]].concat());
+    assert_eq!(counts("deleted"), [vec![0; TRANSACTIONS], vec![ROWS * TRANSACTIONS as u64]].concat());
+    // No more WAL lies beside a clone than replay needs.
+    let clone = Cloned::new(&base, &archive, root.path().join("c"), &["--name", "full"]);
+    assert_eq!(clone.ask("select count(*) from wide"), (ROWS * TRANSACTIONS as u64).to_string());
+    let (staged, all) = (segments(&root.path().join("c/wal")).len(), segments(&archive).len());
+    assert!(staged > 16 && staged < all, "{staged} of {all}");
+}
+
 #[test]
 fn a_base_backup_and_wal_in_a_snapshot_are_read_there_and_compressed_segments_too() {
     let (lab, scratch) = (&*LAB, LAB.scratch());

@@ -115,7 +115,7 @@ const HISTORY: usize = 32 << 10;
 const MADE: usize = 128 << 10;
 
 /// A zlib stream, decoded by `fdeflate`: rows of a custom archive are decoded twice in a whole recovery, and most of the
-/// time of reading a dump is spent here. It takes two thirds of the time that zlib-rs does.
+/// time of reading a dump is spent here. It is 1.3 times as fast as zlib-rs on rows of hexadecimal text, which hardly repeat.
 ///
 /// Up to three bytes after the end are not missed: they stay in its register. The checksum was right then.
 pub struct Inflate {

@@ -262,14 +262,37 @@ fn ends_of(
     read_along((base, wal), &[key], (from, Wanted::Ends), programs, progress, &mut each).map(drop)
 }
 
-/// The segments of a window from an instant on, found by halving; one more before it, since a transaction may have begun
-/// earlier than it ended.
+/// The segments of a window from an instant on, and one more, since a transaction may have begun earlier than it ended.
 pub fn from_instant<'a>(
-    (base, wal, window): (&Base, &Wal, &'a Window),
+    window: (&Base, &Wal, &'a Window),
     at: DateTime<Utc>,
     programs: &Path,
     progress: &Progress,
 ) -> Result<&'a [Key]> {
+    let first = first_from(window, at, programs, progress)?;
+    Ok(&window.2.segments[first.saturating_sub(2)..])
+}
+
+/// The same up to another instant.
+pub fn between_instants<'a>(
+    window: (&Base, &Wal, &'a Window),
+    (from, until): (DateTime<Utc>, DateTime<Utc>),
+    programs: &Path,
+    progress: &Progress,
+) -> Result<&'a [Key]> {
+    let segments = &window.2.segments;
+    let first = first_from(window, from, programs, progress)?.saturating_sub(2);
+    let last = first_from(window, until, programs, progress)?;
+    Ok(&segments[first..segments.len().min(last + 1)])
+}
+
+/// The first segment in which no transaction ended before an instant, found by halving.
+fn first_from(
+    (base, wal, window): (&Base, &Wal, &Window),
+    at: DateTime<Utc>,
+    programs: &Path,
+    progress: &Progress,
+) -> Result<usize> {
     // The first end of a transaction in a segment, or in one of those that follow.
     let begins = |from: usize| -> Result<Option<DateTime<Utc>>> {
         for key in window.segments[from..].iter().take(IDLE) {
@@ -289,5 +312,5 @@ pub fn from_instant<'a>(
         let middle = usize::midpoint(low, high);
         if begins(middle)?.is_some_and(|begins| begins < at) { low = middle + 1 } else { high = middle }
     }
-    Ok(&window.segments[low.saturating_sub(2)..])
+    Ok(low)
 }

@@ -12,7 +12,8 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Ends, from_instant, read_along};
+use super::reachable::from_instant;
+use super::{Ends, read_along};
 use crate::backup::base::Base;
 use crate::backup::wal::{Lsn, Wal, Window};
 use crate::error::{Error, Result};

@@ -100,11 +100,8 @@ impl Systems {
         moments.suspects = blocking(move || {
             let (base, on) = sources.at(&window)?;
             let programs = programs::server(base.major, None)?;
-            let read = |at| cluster::from_instant((base, &sources.wal, &on), at, &programs, &progress);
-            let (segments, after) = (read(from)?, read(until)?);
-            // Two before what was asked for, and then one that begins later.
-            let needed = segments.len() - after.len() + 3;
-            let segments = &segments[..needed.min(segments.len())];
+            let on = (base, &sources.wal, &on);
+            let segments = cluster::between_instants(on, (from, until), &programs, &progress)?;
             let search = waldump::Search { database, names: &names, others: &others, from, until };
             let all = (base.label.start, Wanted::All);
             let read =
