@@ -194,7 +194,7 @@ fn ask_use(aim: &Aim, clone: &Cloned, reached: &Reached) -> Question {
     Question {
         title: format!("It stands {}. What is it for?", text::clean(&clone.stop)),
         why: format!(
-            "Proved: replayed up to {}; the last commit in it is of {}{}.{} Look into it before you choose.",
+            "Proved: replayed up to {}; the last transaction in it ended {}{}.{} Look into it before you choose.",
             text::clean(&clone.proof.replay_lsn),
             shown(clone.proof.last_transaction),
             if reached.before == clone.proof.last_transaction { ", as the WAL said" } else { "" },

@@ -111,7 +111,7 @@ fn summary_of_moment(finding: &Finding) -> Option<String> {
         ),
         Finding::Reached(Err((why, _))) => why.clone(),
         Finding::Cloned(clone) => format!(
-            "stands {} in {}; replayed up to {}, last commit {}; {} of {} checks hold; the server said: {}",
+            "stands {} in {}; replayed up to {}, last transaction ended {}; {} of {} checks hold; the server said: {}",
             clone.stop,
             clone.folder,
             clone.proof.replay_lsn,
