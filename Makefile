@@ -22,8 +22,9 @@ drill: install-tools
 	@cargo build --locked
 	@cargo run --quiet --locked -- drill $(SCENARIO)
 
+# Tests wait for servers half of their time: half as many again run at once as there are processors.
 test: install-test-tools
-	PATH="$(CURDIR)/target/moto/bin:$$PATH" cargo test --locked
+	RUST_TEST_THREADS=$$(($$(nproc) * 3 / 2)) PATH="$(CURDIR)/target/moto/bin:$$PATH" cargo test --locked
 
 bench: install-test-tools
 	cargo bench --locked

@@ -45,7 +45,8 @@ pub fn wrapped(line: &Line, width: u16) -> Vec<Line<'static>> {
     if !word.is_empty() {
         place(&mut word, spaces);
     }
-    lines.into_iter().map(Line::from).collect()
+    // What lies between words has the line's own style, as a line that is selected.
+    lines.into_iter().map(|spans| Line::from(spans).style(line.style)).collect()
 }
 
 /// Wraps a paragraph that stands in by some columns.
@@ -81,6 +82,13 @@ mod tests {
         let line = Line::from(vec![Span::raw("one two"), Span::styled(", three", Style::new().bold())]);
         let lines: Vec<_> = wrapped(&line, 8).iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["one two,", "three"]);
+    }
+
+    #[test]
+    fn a_style_of_the_whole_line_has_no_gaps_between_words() {
+        let selected = Style::new().reversed();
+        let lines = wrapped(&Line::from(vec![Span::raw("one two"), Span::raw(" three")]).style(selected), 8);
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.style == selected), "{lines:?}");
     }
 
     #[test]
