@@ -44,7 +44,9 @@ impl Walk {
         }
     }
 
+    /// The screen, whole: what is waited for may be in the part of a frame that came first.
     fn text(&self) -> String {
+        self.terminal.settle();
         self.terminal.text()
     }
 }
