@@ -73,8 +73,10 @@ impl Terminal {
         nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP).unwrap();
     }
 
+    /// The screen's lines, without spaces at their ends: whether those were ever drawn depends on the frames before.
     pub fn text(&self) -> String {
-        self.parser.lock().unwrap().screen().contents()
+        let contents = self.parser.lock().unwrap().screen().contents();
+        contents.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
 
     pub fn written(&self) -> Vec<u8> {
