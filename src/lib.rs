@@ -66,6 +66,7 @@
 //! | how is a file written, and put in the place of another? | `files/write.rs`, `files/put.rs` |
 //! | how is a whole snapshot searched? | `files/catalog.rs` |
 //! | how are rows compared? | `postgres/diff.rs` |
+//! | why are few rows of a clone staged? | `postgres/diff/touched.rs` |
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
 //! | what can be reached from a base backup and WAL? | `backup/base.rs`, `backup/wal.rs` |
 //! | what does an incremental base backup rest on? | `backup/chain.rs`; combined in `postgres/cluster/combine.rs` |

@@ -41,8 +41,8 @@ use crate::backup::wal::{Form, Key, Wal, head, name};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
-pub(super) use ask::connect;
 pub use ask::{Database, count, database, definitions, large_objects, rows, sequences};
+pub(super) use ask::{connect, copied};
 pub use inspect::{Answer, ROWS, inspect};
 pub use reachable::{Ends, Reachable, between_instants, chosen, ends, locate, reachable, read_along, windows};
 pub use run::{Proof, USER, drop_clone, keep, open, resume, start};

@@ -16,13 +16,15 @@ pub(super) mod compare;
 mod count;
 pub(super) mod key;
 pub(super) mod page;
+mod touched;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::archive;
-use super::connect::Session;
+use super::connect::{Server, Session, server_error};
 use super::name::Name;
+use super::origin::Origin;
 use super::schema::{ForeignKey, Key, Kind, Live};
 use super::stage::{self, Scratch, StagedColumn};
 use crate::error::{Error, Result};
@@ -81,7 +83,7 @@ pub struct TableDiff {
     pub key: Option<Key>,
     /// Every column of either side, as [`pairs`] puts them.
     pub pairs: Vec<Pair>,
-    /// All rows that were staged.
+    /// All rows of the backup, whether or not they had to be staged.
     pub backup_rows: u64,
     /// All rows that production had in the comparison's snapshot.
     pub live_rows: u64,
@@ -262,17 +264,58 @@ pub async fn diff(
     staged_rows: u64,
     progress: &Progress,
 ) -> Result<(Table, TableDiff)> {
-    if table.live.row_security {
-        return Err(Error::refused(format!("row-level security of {} hides rows from this role", table.live.name))
-            .hint("Connect as its owner or as a role with BYPASSRLS."));
-    }
-    if table.live.kind == Kind::Other {
-        return Err(Error::refused(format!("{} is not a table: rows cannot be compared with it", table.live.name)));
-    }
+    comparable(&table.live)?;
     progress.begin(format!("comparing {}", table.live.name), Unit::Rows, None);
     key::choose(client, scratch, &mut table, choice).await?;
     let compared = stage::stoppable(client, progress, compare::run(client, scratch, &table)).await?;
     let outcome =
         stage::stoppable(client, progress, count::run(client, scratch, &table, staged_rows, compared)).await?;
     Ok((table, outcome))
+}
+
+fn comparable(live: &Live) -> Result<()> {
+    if live.row_security {
+        return Err(Error::refused(format!("row-level security of {} hides rows from this role", live.name))
+            .hint("Connect as its owner or as a role with BYPASSRLS."));
+    }
+    if live.kind == Kind::Other {
+        return Err(Error::refused(format!("{} is not a table: rows cannot be compared with it", live.name)));
+    }
+    Ok(())
+}
+
+/// Compares a table of a clone of production's own cluster, where only rows that were touched since have to be staged.
+/// `table` is not staged yet. `None`: it has to be, and [`diff`] compares it.
+///
+/// Errors: as [`diff`], without those of a key, which is none of the operator's here.
+pub async fn diff_touched(
+    server: &Server,
+    scratch: &Scratch,
+    mut table: Table,
+    choice: &KeyChoice,
+    origin: &Origin,
+    progress: &Progress,
+) -> Result<Option<(Table, TableDiff)>> {
+    let client = &server.client;
+    comparable(&table.live)?;
+    // Columns that the operator named are proven to be a key, for which all rows are needed.
+    if matches!(choice, KeyChoice::Named(_)) {
+        return Ok(None);
+    }
+    let Some(clone) = origin.connect().await? else { return Ok(None) };
+    key::choose(client, scratch, &mut table, choice).await?;
+    let work = async {
+        let failed = |error| server_error(error, &format!("comparing {}", table.live.name));
+        // While one side's rows are read the other one waits.
+        let patience = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
+        client.batch_execute(&format!("{}; {patience}", compare::BEGIN)).await.map_err(failed)?;
+        let system = &server.facts.system_identifier;
+        let Some(touched) = touched::find(client, system, &clone, &table, progress).await? else { return Ok(None) };
+        let all = touched.backup_rows;
+        touched::compare(client, scratch, clone, &table, touched, progress).await.map(|compared| Some((all, compared)))
+    };
+    let outcome = stage::stoppable(client, progress, work).await;
+    let Some((all, compared)) = stage::finish(client, outcome).await? else { return Ok(None) };
+    let outcome = stage::stoppable(client, progress, count::run(client, scratch, &table, all, compared)).await?;
+    Ok(Some((table, outcome)))
 }

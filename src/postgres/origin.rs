@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio_postgres::Client;
+
 use super::archive::{Archive, Estimate, Table};
 use super::cluster;
 use super::name::{Name, quote_list};
@@ -56,6 +58,21 @@ impl Origin {
     /// Whether it is a clone.
     pub fn is_clone(&self) -> bool {
         self.clone.is_some()
+    }
+
+    /// In which encoding rows come. Sessions of a clone are asked for UTF8, and get what is there where the database knows
+    /// none.
+    pub fn encoding(&self) -> Option<&str> {
+        let encoding = self.archive.header.encoding.as_deref();
+        if self.is_clone() && encoding != Some("SQL_ASCII") { Some("UTF8") } else { encoding }
+    }
+
+    /// Connects to the clone, if it is one.
+    pub(super) async fn connect(&self) -> Result<Option<Client>> {
+        match &self.clone {
+            Some(clone) => cluster::connect(&clone.folder, &clone.database).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// How many rows a table has. May block.

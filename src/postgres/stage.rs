@@ -310,10 +310,9 @@ pub async fn stage(
     let encoding = encoding_option(client, spec.encoding.as_deref()).await?;
     let table = scratch.table("t", spec.number);
     let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
-    let create = create_sql(&table, spec);
     let loaded = if let Some(second) = second {
         // The table is there before two transactions fill it, and goes again when one of them fails.
-        client.batch_execute(&format!("{create}; COMMIT")).await.map_err(failed)?;
+        client.batch_execute(&format!("BEGIN; {}; COMMIT", create_sql(&table, spec))).await.map_err(failed)?;
         let sql = copy_sql(&table, spec, &encoding);
         let outcome = async {
             for session in [client, second] {
@@ -324,11 +323,9 @@ pub async fn stage(
         let outcome = finish(client, outcome.await).await;
         finish(second, outcome).await
     } else {
-        // The table is created in the transaction that fills it, so FREEZE spares every later scan the hint bits.
-        let sql = copy_sql(&table, spec, &format!(", FREEZE{encoding}"));
         let outcome = async {
-            client.batch_execute(&create).await.map_err(failed)?;
-            copy(client, &sql, &spec.table, rows, source, progress).await
+            client.batch_execute("BEGIN").await.map_err(failed)?;
+            load(client, &table, spec, &encoding, rows, source, progress).await
         };
         finish(client, outcome.await).await
     };
@@ -344,10 +341,26 @@ pub async fn stage(
     staged
 }
 
+/// Creates a staging table and fills it, in the transaction of the caller: so FREEZE spares every later scan the hint bits.
+pub(super) async fn load(
+    client: &Session,
+    table: &str,
+    spec: &Spec,
+    encoding: &str,
+    rows: impl Read + Send + 'static,
+    source: Option<Source>,
+    progress: &Progress,
+) -> Result<Staged> {
+    let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
+    client.batch_execute(&create_sql(table, spec)).await.map_err(failed)?;
+    let sql = copy_sql(table, spec, &format!(", FREEZE{encoding}"));
+    copy(client, &sql, &spec.table, rows, source, progress).await
+}
+
 fn create_sql(table: &str, spec: &Spec) -> String {
     let definitions: Vec<_> = spec.columns.iter().map(StagedColumn::definition).collect();
     format!(
-        "BEGIN; SET LOCAL statement_timeout = 0; DROP TABLE IF EXISTS {table}; \
+        "SET LOCAL statement_timeout = 0; DROP TABLE IF EXISTS {table}; \
          CREATE UNLOGGED TABLE {table} ({}) WITH (autovacuum_enabled = off)",
         definitions.join(", ")
     )

@@ -25,6 +25,7 @@ mod resume;
 mod sandbox;
 mod stage;
 mod tidy;
+mod touched;
 mod walk;
 mod worker;
 

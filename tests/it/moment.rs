@@ -42,7 +42,7 @@ pub const MIGRATION: &str = r#"begin; alter table shop.people add column email t
 
 /// A server that archives, a base backup, and a day's work around an incident.
 pub struct World {
-    cluster: Cluster,
+    pub cluster: Cluster,
     root: tempfile::TempDir,
     /// What the lost tables were like.
     lost: String,
@@ -111,11 +111,11 @@ impl World {
         self.root.path().join(name)
     }
 
-    fn conninfo(&self) -> String {
+    pub fn conninfo(&self) -> String {
         self.cluster.conninfo("shop")
     }
 
-    fn sql(&self, sql: &str) -> String {
+    pub fn sql(&self, sql: &str) -> String {
         psql(&self.conninfo(), sql)
     }
 

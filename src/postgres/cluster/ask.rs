@@ -133,25 +133,38 @@ pub async fn large_objects(into: &Path, database: &str) -> Result<u64> {
 /// The rows of a clone's table as COPY text, as they come. Has to be called, and read, while the runtime lives.
 pub async fn rows(into: &Path, database: &str, table: &Name, columns: &str) -> Result<impl Read + Send + 'static> {
     let client = connect(into, database).await?;
-    let sql = format!("COPY {} ({columns}) TO STDOUT", table.sql());
-    let stream = client.copy_out(&sql).await;
-    let stream = stream.map_err(|error| server_error(error, &format!("reading {table} of the clone")))?;
+    Ok(copied(client, table, std::iter::once(format!("{} ({columns})", table.sql()))))
+}
+
+/// What COPY says of one thing after the other, tables or queries, as it comes.
+pub(in super::super) fn copied(
+    client: Client,
+    table: &Name,
+    things: impl Iterator<Item = String> + Send + 'static,
+) -> impl Read + Send + 'static {
     let (sender, receiver) = mpsc::channel(WAITING);
+    let doing = format!("reading {table} of the clone");
     tokio::spawn(async move {
-        let mut stream = std::pin::pin!(stream.ready_chunks(ROWS));
-        while let Some(rows) = stream.next().await {
-            let length = rows.iter().flatten().map(Bytes::len).sum();
-            let mut piece = BytesMut::with_capacity(length);
-            let joined = rows.into_iter().try_for_each(|row| row.map(|row| piece.extend_from_slice(&row)));
-            let piece = joined.map(|()| piece.freeze()).map_err(|error| std::io::Error::other(error.to_string()));
-            // Nobody reads on when the rows are not wanted any more.
-            if sender.send(piece).await.is_err() {
-                break;
+        let failed = |error| std::io::Error::other(server_error(error, &doing));
+        for thing in things {
+            let stream = match client.copy_out(&format!("COPY {thing} TO STDOUT")).await {
+                Ok(stream) => stream,
+                Err(error) => return drop(sender.send(Err(failed(error))).await),
+            };
+            let mut stream = std::pin::pin!(stream.ready_chunks(ROWS));
+            while let Some(rows) = stream.next().await {
+                let length = rows.iter().flatten().map(Bytes::len).sum();
+                let mut piece = BytesMut::with_capacity(length);
+                let joined = rows.into_iter().try_for_each(|row| row.map(|row| piece.extend_from_slice(&row)));
+                let piece = joined.map(|()| piece.freeze()).map_err(failed);
+                // Nobody reads on when the rows are not wanted any more.
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
             }
         }
-        drop(client);
     });
-    Ok(Stream { receiver, piece: Bytes::new() })
+    Stream { receiver, piece: Bytes::new() }
 }
 
 struct Stream {

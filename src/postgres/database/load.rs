@@ -98,7 +98,7 @@ impl Way {
             ))
             .hint("Restore this dump by hand with pg_restore."));
         }
-        let encoding = stage::encoding_option(client, origin.archive.header.encoding.as_deref()).await?;
+        let encoding = stage::encoding_option(client, origin.encoding()).await?;
         let rows = origin.rows(&table).await?.stream;
         let plain = kind == "r" && !table.columns.is_empty();
         Ok(Self { table, rows, plain, encoding })

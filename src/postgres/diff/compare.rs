@@ -24,28 +24,38 @@ pub(super) struct Compared {
     pub live_rows: u64,
 }
 
-/// Fills `diff<i>`.
+/// Begins the transaction of a comparison: one snapshot for all its statements, or rows that the application writes meanwhile
+/// would spoil the sums.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+
+/// Compares all rows of both sides.
 pub(super) async fn run(client: &Client, scratch: &Scratch, table: &Table) -> Result<Compared> {
     let settings = settings(client, scratch, table).await?;
-    let diff = table.diff(scratch);
-    let select = if table.key.is_some() { keyed(scratch, table) } else { multiset(scratch, table) };
     let outcome = async {
         let failed = |error| server_error(error, &format!("comparing {}", table.live.name));
-        // One snapshot for both statements, or rows that the application writes meanwhile would spoil the sums.
-        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {settings}; DROP TABLE IF EXISTS {diff}");
-        client.batch_execute(&begin).await.map_err(failed)?;
+        client.batch_execute(&format!("{BEGIN}; {settings}")).await.map_err(failed)?;
         let count = format!("SELECT pg_catalog.count(*) FROM {}", table.source());
         let live_rows: i64 = client.query_one(&count, &[]).await.map_err(failed)?.get(0);
-        let create = format!("CREATE UNLOGGED TABLE {diff} WITH (autovacuum_enabled = off) AS {select}");
-        client.batch_execute(&create).await.map_err(failed)?;
-        client.batch_execute(&format!("CREATE UNIQUE INDEX ON {diff} (n)")).await.map_err(failed)?;
+        fill(client, scratch, table, &table.source()).await?;
         Ok(Compared { live_rows: live_rows.unsigned_abs() })
     };
     stage::finish(client, outcome.await).await
 }
 
+/// Fills `diff<i>` with what differs between the staged rows and those of production that `live` selects.
+pub(super) async fn fill(client: &Client, scratch: &Scratch, table: &Table, live: &str) -> Result<()> {
+    let failed = |error| server_error(error, &format!("comparing {}", table.live.name));
+    let diff = table.diff(scratch);
+    let select = if table.key.is_some() { keyed(scratch, table, live) } else { multiset(scratch, table, live) };
+    let create = format!(
+        "DROP TABLE IF EXISTS {diff}; CREATE UNLOGGED TABLE {diff} WITH (autovacuum_enabled = off) AS {select}; \
+         CREATE UNIQUE INDEX ON {diff} (n)"
+    );
+    client.batch_execute(&create).await.map_err(failed)
+}
+
 /// Settings for the planner, for this transaction only.
-async fn settings(client: &Client, scratch: &Scratch, table: &Table) -> Result<String> {
+pub(super) async fn settings(client: &Client, scratch: &Scratch, table: &Table) -> Result<String> {
     let failed = |error| server_error(error, &format!("sizing the comparison of {}", table.live.name));
     let staging = table.staging(scratch);
     let first = table.key_columns.first().map_or("", |column| column.name.as_str());
@@ -75,7 +85,7 @@ pub(in crate::postgres) fn by_place(table: &Table) -> bool {
 }
 
 /// The classes in `diff<i>`: `m`issing, `c`hanged, e`x`tra; and rows with NULL in the key, `u` of the backup, `v` of production.
-fn keyed(scratch: &Scratch, table: &Table) -> String {
+fn keyed(scratch: &Scratch, table: &Table, live: &str) -> String {
     let key = &table.key_columns;
     let differing: Vec<_> = table
         .compared()
@@ -120,7 +130,6 @@ fn keyed(scratch: &Scratch, table: &Table) -> String {
         place = if by_place(table) { "l.ctid AS l, l.tableoid AS l_table," } else { "" },
         cols = cols.join(", "),
         values = values.join(", "),
-        live = table.source(),
         staging = table.staging(scratch),
         join = join(key, |_, column| column.staged("b"), |_, column| column.live("l")),
         filter = filter.join("\n OR "),
@@ -129,7 +138,7 @@ fn keyed(scratch: &Scratch, table: &Table) -> String {
 
 /// Without a key, equal rows are numbered on each side and paired by row text and number; what is left over is missing or
 /// extra, copy by copy.
-fn multiset(scratch: &Scratch, table: &Table) -> String {
+fn multiset(scratch: &Scratch, table: &Table, source: &str) -> String {
     let texts = |value: &dyn Fn(&StagedColumn, &Target) -> String| {
         let cells: Vec<_> =
             table.compared().filter_map(|(_, column)| Some(value(column, column.target.as_ref()?))).collect();
@@ -148,11 +157,10 @@ fn multiset(scratch: &Scratch, table: &Table) -> String {
             FROM (SELECT hash, place, pg_catalog.row_number() OVER (PARTITION BY hash) AS copy
                   FROM (SELECT {staged} AS hash, ctid AS place FROM {staging}) s) b
             FULL JOIN (SELECT hash, place, source, version, pg_catalog.row_number() OVER (PARTITION BY hash) AS copy
-                  FROM (SELECT {live} AS hash, ctid AS place, tableoid AS source, xmin AS version FROM {source}) s) l
+                  FROM (SELECT {live} AS hash, ctid AS place, tableoid AS source, xmin AS version FROM {source} r) s) l
             ON b.hash = l.hash AND b.copy = l.copy
             WHERE b.copy IS NULL OR l.copy IS NULL) d",
         staging = table.staging(scratch),
-        source = table.source(),
     )
 }
 

@@ -91,7 +91,7 @@ pub(super) fn from_origin(record: &Record, point: &str, dump: &str) -> Next {
         return Next::Refuse(refusal);
     }
     if !record.stage() {
-        return Next::Ask(ask_stage(&chosen, found));
+        return Next::Ask(ask_stage(&chosen, found, point));
     }
     let Some(keys) = record.keys().or_else(|| chosen.iter().all(|table| has_key(table)).then_some(&[])) else {
         return Next::Ask(ask_key(&chosen));
@@ -455,17 +455,26 @@ fn unfit(chosen: &[&TableState]) -> Option<Refusal> {
     None
 }
 
-fn ask_stage(chosen: &[&TableState], found: &Tables) -> Question {
+fn ask_stage(chosen: &[&TableState], found: &Tables, point: &str) -> Question {
     let bytes: u64 = chosen.iter().filter_map(|table| table.backup.compressed_size).sum();
     let rows: u64 = chosen.iter().filter_map(|table| table.backup_rows.map(|estimate| estimate.rows)).sum();
+    let how_many = if point == CLONE {
+        format!(
+            "Of about {}, only those that somebody has touched since; all, where that cannot be told. Into a schema of \
+             Lifeboat's own.",
+            text::counted(rows, "row", "rows")
+        )
+    } else {
+        format!(
+            "About {} ({} compressed) into a schema of Lifeboat's own.",
+            text::counted(rows, "row", "rows"),
+            text::bytes(bytes)
+        )
+    };
     let load = Choice {
         label: "Load them beside production".into(),
         consequences: vec![
-            format!(
-                "About {} ({} compressed) into a schema of Lifeboat's own.",
-                text::counted(rows, "row", "rows"),
-                text::bytes(bytes)
-            ),
+            how_many,
             "Unlogged tables, nobody else can read them, removed at the end. No table of yours is touched.".into(),
         ],
         fact: Fact::Stage,

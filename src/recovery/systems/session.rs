@@ -136,11 +136,18 @@ impl Session {
             };
             // Another recovery's claim forbids writing, not looking; it is told again before anything is frozen.
             claim::claim(&server.client, live.oid).await?;
-            let (context, rows) = {
+            let pairs = diff::pairs(live, &table.columns, &table.copied);
+            let staged = stage::columns(&server.client, live, &pairs, &table.copied).await?;
+            let (live, key_columns) = (live.clone(), Vec::new());
+            let context = diff::Table { number, live, pairs, staged, key: None, key_columns };
+            let known = diff::diff_touched(server, &scratch, context.clone(), &key, origin, progress).await?;
+            let (context, diff) = if let Some(known) = known {
+                known
+            } else {
                 let second = second.as_ref().filter(|_| large(name)).map(|second| &second.client);
-                stage_one((server, second), &scratch, number, origin, table, live, progress).await?
+                let rows = stage_one((server, second), &scratch, &context, origin, table, progress).await?;
+                diff::diff(&server.client, &scratch, context, &key, rows, progress).await?
             };
-            let (context, diff) = diff::diff(&server.client, &scratch, context, &key, rows, progress).await?;
             compared.push(context);
             diffs.push(diff);
         }
@@ -149,26 +156,23 @@ impl Session {
     }
 }
 
-/// Loads one table's rows beside production; what the diff needs to know of it, and how many rows there are.
+/// Loads one table's rows beside production. Returns how many there are.
 async fn stage_one(
     (server, second): (&Server, Option<&connect::Session>),
     scratch: &Scratch,
-    number: usize,
+    context: &diff::Table,
     origin: &Origin,
     table: &Table,
-    live: &schema::Live,
     progress: &Progress,
-) -> Result<(diff::Table, u64)> {
-    let pairs = diff::pairs(live, &table.columns, &table.copied);
-    let staged = stage::columns(&server.client, live, &pairs, &table.copied).await?;
+) -> Result<u64> {
     let rows = origin.rows(table).await?;
     progress.begin(format!("staging {}", table.name), Unit::Bytes, table.compressed_size);
-    let encoding = origin.archive.header.encoding.clone();
-    let spec = stage::Spec { table: table.name.clone(), number, columns: staged.clone(), encoding };
+    let encoding = origin.encoding().map(str::to_owned);
+    let (number, columns) = (context.number, context.staged.clone());
+    let spec = stage::Spec { table: table.name.clone(), number, columns, encoding };
     let sessions = (&server.client, second);
     let loaded = stage::stage(sessions, scratch, &spec, rows.stream, Some(rows.source), progress).await?;
-    let context = diff::Table { number, live: live.clone(), pairs, staged, key: None, key_columns: Vec::new() };
-    Ok((context, loaded.rows))
+    Ok(loaded.rows)
 }
 
 /// How production is reached.
