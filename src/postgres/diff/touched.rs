@@ -108,11 +108,18 @@ pub(super) async fn find(
     })
 }
 
-/// The next transaction of either side, on the wheel of 2^32 numbers.
+/// The next transaction of the clone, on the wheel of 2^32 numbers, and how many production has begun since.
 struct History {
-    clone: u32,
-    /// How many production has begun since.
+    next: u32,
     since: u32,
+}
+
+impl History {
+    /// How long ago a transaction was; less is newer. `None`: production has used the number since, and means its own
+    /// transaction by it, not one of a turn of the wheel before.
+    fn age(&self, xid: u32) -> Option<u32> {
+        (xid.wrapping_sub(self.next) >= self.since).then(|| self.next.wrapping_sub(xid))
+    }
 }
 
 /// What a catalog says of a table, to be compared with the other side's.
@@ -154,7 +161,7 @@ async fn one_history(client: &Client, system: &str, clone: &Client, table: &Tabl
         return Ok(None);
     }
     let since = live_next.checked_sub(clone_next).filter(|since| *since < NO_RETURN);
-    Ok(since.and_then(|since| Some(History { clone: wheel(clone_next), since: u32::try_from(since).ok()? })))
+    Ok(since.and_then(|since| Some(History { next: wheel(clone_next), since: u32::try_from(since).ok()? })))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rows hold the lower half of a transaction's number")]
@@ -220,9 +227,7 @@ async fn shared(
         let (of_backup, of_live) = match (&one, &other) {
             (None, None) => break,
             (Some((at_backup, by)), Some((at_live, also_by))) if at_backup == at_live => {
-                // A number that production has used since means its own transaction, and not one of long ago.
-                let age = history.clone.wrapping_sub(*by);
-                if by == also_by && age.wrapping_neg() >= history.since {
+                if let (true, Some(age)) = (by == also_by, history.age(*by)) {
                     newest.push((age, *at_backup));
                     if newest.len() >= 2 * NEWEST {
                         newest.select_nth_unstable(NEWEST);
@@ -375,4 +380,26 @@ pub(super) async fn compare(
     compare::fill(client, scratch, table, &live).await?;
     client.batch_execute(&format!("DROP TABLE {list}")).await.map_err(failed)?;
     Ok(Compared { live_rows })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_came_back_is_not_the_same_transaction() {
+        let history = History { next: 1000, since: 50 };
+        assert_eq!(history.age(999), Some(1));
+        assert_eq!(history.age(3), Some(997));
+        assert_eq!((history.age(1000), history.age(1049)), (None, None));
+        // Of a turn before, and frozen long ago.
+        assert_eq!(history.age(1050), Some(u32::MAX - 49));
+        let over_the_end = History { next: u32::MAX - 5, since: 20 };
+        assert_eq!(
+            (over_the_end.age(u32::MAX), over_the_end.age(13), over_the_end.age(14)),
+            (None, None, Some(u32::MAX - 19))
+        );
+        assert_eq!(over_the_end.age(u32::MAX - 6), Some(1));
+        assert_eq!(History { next: 700, since: 0 }.age(700), Some(0), "nothing was begun since");
+    }
 }
