@@ -292,7 +292,8 @@ pub async fn clone(system: System, asked: Clone) -> Result<()> {
     }
     let (as_json, into) = (asked.json, absolute(asked.into.as_deref().unwrap_or(Path::new("")))?);
     let folder = into.clone();
-    let (state, stop) = blocking(move |progress| lay_out(system, &asked, &folder, progress)).await?;
+    let laid_out = blocking(move |progress| lay_out(system, &asked, &folder, progress)).await;
+    let (state, stop) = laid_out.map_err(cluster::full_disk)?;
     let proof = with_progress(&progress, cluster::start(&into, &stop, &progress)).await?;
     report(&into, &state, &proof, as_json)
 }

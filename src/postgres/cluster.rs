@@ -49,6 +49,11 @@ pub use run::{Proof, USER, drop_clone, keep, open, resume, start};
 pub use target::{Commit, Reach, Stop, Target, reach};
 
 const STATE: &str = "clone.json";
+/// As the system says it, and the programs that it says it to.
+const NO_SPACE: &str = "No space left on device";
+const FULL: &str = "the disk on which the clone is laid out is full";
+const ROOM: &str =
+    "Make room there, or have clones laid out on another disk: clones in the configuration, --into of lifeboat clone.";
 /// Of the socket's path; the kernel takes no more.
 const MAX_SOCKET_PATH: usize = 107;
 /// Files are copied in pieces of so many bytes.
@@ -394,6 +399,15 @@ fn folder(path: &Path) -> Result<()> {
 }
 
 /// Writes a new file; one that is there already is an error, and a link is not followed.
+/// A full disk is told as such, whatever it made fail: a file that could not be filled, a segment of WAL that did not come.
+pub fn full_disk(error: Error) -> Error {
+    if !error.detail.as_ref().is_some_and(|detail| detail.contains(NO_SPACE)) {
+        return error;
+    }
+    let detail = error.detail.map(|detail| format!("{}: {detail}", error.message));
+    Error { message: FULL.into(), detail, hints: vec![ROOM.into()], ..error }
+}
+
 fn write(path: &Path, from: &mut dyn Read) -> Result<()> {
     let file = fs::File::options().write(true).create_new(true).mode(0o600).open(path);
     let mut file = file.map_err(|error| failed(path, error))?;

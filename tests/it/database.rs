@@ -7,7 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use lifeboat::drill::cluster::Cluster;
+
 use crate::cluster::{database, pg_programs, psql};
+use crate::faults::Small;
 use crate::resume::{kills, random, workers};
 
 /// Most of what a database can hold: schemas, types, domains, functions, views, partitions, inheritance, generated and
@@ -454,6 +457,55 @@ fn fm_52_what_is_written_meanwhile_stays_behind_only_by_consent() {
     let after = count(&whole.conninfo);
     assert_eq!(kept + after, written.load(Ordering::Relaxed));
     assert!(kept > 0);
+}
+
+/// The disk becomes full while rows are loaded, while indexes are built; and where it is known before, nothing is begun.
+#[test]
+fn fm_22_a_full_disk_of_the_server_ends_a_whole_restore_and_leaves_production_as_it_was() {
+    let (disk, wal) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for folder in [disk.path(), wal.path()] {
+        std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let Some(small) = Small::mount(disk.path(), "500m") else {
+        crate::not_run("fm_22 needs the right to mount a file system");
+        return;
+    };
+    let mut cluster = Cluster::create(&disk.path().join("pg"), &pg_programs(), &[]).unwrap();
+    // WAL that cannot be written stops a server; it is kept apart, as where people know that.
+    cluster.kill();
+    let log = cluster.data().join("pg_wal");
+    assert!(Command::new("mv").arg(&log).arg(wal.path().join("pg_wal")).status().unwrap().success());
+    std::os::unix::fs::symlink(wal.path().join("pg_wal"), &log).unwrap();
+    cluster.start().unwrap();
+    psql(&cluster.conninfo("postgres"), "create database whole_full");
+    let (conninfo, folder) = (cluster.conninfo("whole_full"), tempfile::tempdir().unwrap());
+    let mut whole = Whole { name: "whole_full".into(), conninfo, folder, good: String::new() };
+    // Narrow rows: 2 MB of text, 14 MB of table, 9 MB of each index.
+    let rows = "create table n (i int); insert into n select i from generate_series(1, 400000) i";
+    psql(&whole.conninfo, &format!("{rows}; create index on n (i); create index on n (mod(i, 9), i)"));
+    whole.good = Whole::content(&whole.conninfo);
+    whole.dump("all.dump", &["-Fc"]);
+    psql(&whole.conninfo, "truncate n; insert into n values (1); checkpoint");
+    let damaged = Whole::content(&whole.conninfo);
+    let mut failed = Vec::new();
+    for free in [1, 11, 18, 27, 300] {
+        small.leave(free << 20);
+        let output = whole.exchange("all.dump");
+        let said = words(&output);
+        if output.status.success() {
+            break;
+        }
+        failed.push(said.lines().next().unwrap_or_default().to_owned());
+        assert!(said.contains("No space left on device") || said.contains("free, and the restored"), "{free}: {said}");
+        assert_eq!(whole.beside("restore"), Vec::<String>::new(), "{free}");
+        assert_eq!(Whole::content(&whole.conninfo), damaged, "{free}");
+    }
+    println!("{failed:#?}");
+    for phase in ["has 1.0 MB free", "loading", "creating indexes"] {
+        assert!(failed.iter().any(|line| line.contains(phase)), "{phase} in {failed:#?}");
+    }
+    assert_eq!(Whole::content(&whole.conninfo), whole.good, "with room enough");
+    drop(cluster);
 }
 
 /// Wherever it is killed, the name leads to a whole database: the damaged one, or the restored one.

@@ -435,6 +435,7 @@ fn findings_of_databases(look: &Look) -> Vec<(&'static str, Finding)> {
         program: "pg_restore 15.18".into(),
         missing_roles: vec![],
         missing_tablespaces: vec![],
+        free: None,
         refusal: None,
     };
     let standing = |production: Option<Production>, written| {

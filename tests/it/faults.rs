@@ -428,16 +428,26 @@ async fn fm_27_an_application_that_writes_all_the_while_loses_nothing() {
 }
 
 /// A file system of its own, unmounted at the end.
-struct Small(PathBuf);
+pub struct Small(PathBuf);
 
 impl Small {
-    fn mount(folder: &Path, size: &str) -> Option<Self> {
+    /// `None`: that takes a right that we do not have.
+    pub fn mount(folder: &Path, size: &str) -> Option<Self> {
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"])
             .arg(folder)
             .output()
             .unwrap();
         mounted.status.success().then(|| Self(folder.to_owned()))
+    }
+
+    /// Makes it so large that so many bytes are free.
+    pub fn leave(&self, free: u64) {
+        let facts = rustix::fs::statvfs(&self.0).unwrap();
+        let size = (facts.f_blocks - facts.f_bfree) * facts.f_frsize + free;
+        let mut resize = std::process::Command::new("mount");
+        resize.args(["-o", &format!("remount,size={size}")]).arg(&self.0);
+        assert!(resize.status().unwrap().success());
     }
 }
 

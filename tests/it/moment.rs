@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::cluster::{pg_programs, psql};
+use crate::faults::Small;
 use crate::resume::{kills, random, workers};
 
 /// Tables with everything that may hang on them.
@@ -400,4 +401,33 @@ fn fm_69_a_recovery_of_a_moment_that_is_killed_at_any_instant_leaves_nothing_beh
     }
     println!("{killed} were killed, {applied} had been applied");
     assert!(killed > runs / 4, "{killed} of {runs}");
+}
+
+/// While it is laid out, while WAL is replayed; production has another disk.
+#[test]
+fn fm_22_a_full_disk_of_the_clone_ends_it_and_leaves_nothing() {
+    let world = World::new("update shop.keeps set v = 'broken' where id <= 700");
+    let Some(small) = Small::mount(&world.path("clones"), "1m") else {
+        crate::not_run("fm_22 needs the right to mount a file system");
+        return;
+    };
+    let damaged = world.sql("table shop.keeps");
+    let answers = "moment = \"find\"\ntables = [\"shop.keeps\"]\nconsent = \"shop.keeps\"\n[[rows]]\ntable = \"shop.keeps\"\n\
+        classes = [\"changed\"]";
+    let mut failed = Vec::new();
+    for free in (0..200).step_by(8) {
+        small.leave((free << 20) + 64 * 1024);
+        let output = world.recovery(answers).output().unwrap();
+        if output.status.success() {
+            break;
+        }
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("the disk on which the clone is laid out is full"), "{free} MB: {said}");
+        failed.push(if said.contains("cannot fill") { "laying out" } else { "replay" });
+        assert_eq!((world.clones(), world.servers()), (vec![], 0), "{free} MB");
+        assert_eq!(world.sql("table shop.keeps"), damaged);
+    }
+    failed.dedup();
+    assert_eq!(failed, ["laying out", "replay"]);
+    assert_eq!(world.sql("select count(*) from shop.keeps where v = 'broken'"), "0", "with room enough");
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::NoTls;
 
 use super::inspect::forget_reader;
-use super::{PORT, State, Stop, boot, command, failed, own, save, state, sync};
+use super::{FULL, NO_SPACE, PORT, ROOM, State, Stop, boot, command, failed, own, save, state, sync};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Progress, Unit};
 
@@ -288,6 +288,11 @@ fn tail(into: &Path) -> String {
 fn gave_up(into: &Path) -> Error {
     let said = tail(into);
     let drop = format!("Remove what was laid out: lifeboat clone --drop {}", into.display());
+    let resume = format!("lifeboat clone --resume {}", into.display());
+    // A segment that did not fit looks to PostgreSQL like one that is not there.
+    if said.contains(NO_SPACE) {
+        return Error::target(FULL).detail(said).hint(ROOM).hint(format!("Go on: {resume}")).hint(drop);
+    }
     if said.contains("recovery ended before configured recovery target was reached") {
         return Error::refused("the WAL ended before the target was reached")
             .detail(said)
@@ -296,7 +301,7 @@ fn gave_up(into: &Path) -> Error {
     }
     Error::target("the clone's server ended before it stood at its target")
         .detail(said)
-        .hint(format!("Go on if it was killed: lifeboat clone --resume {}", into.display()))
+        .hint(format!("Go on if it was killed: {resume}"))
         .hint(drop)
 }
 

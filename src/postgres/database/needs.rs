@@ -15,6 +15,7 @@ use super::super::origin::Origin;
 use super::super::programs;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
+use crate::text;
 
 /// Rows of one table of the dump, each of them decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,9 @@ pub struct Needs {
     pub missing_roles: Vec<String>,
     /// Tablespaces that the server does not have: what lay in them goes to the default one.
     pub missing_tablespaces: Vec<String>,
+    /// Bytes that are free where the server keeps its databases; `None`: it is another machine, or does not say where.
+    #[serde(default)]
+    pub free: Option<u64>,
     /// Why it cannot be restored, with what can be done: a lowercase fragment and a sentence.
     pub refusal: Option<(String, String)>,
 }
@@ -57,6 +61,12 @@ impl Needs {
     /// COPY text of all tables.
     pub fn bytes(&self) -> u64 {
         self.counted.iter().map(|table| table.bytes).sum()
+    }
+
+    /// What the restored database takes at least, as far as it can be guessed: as much as production, whose indexes are not
+    /// in the dump, and not less than its text.
+    pub fn room(&self) -> u64 {
+        self.production.as_ref().map_or(0, |production| production.bytes).max(self.bytes())
     }
 }
 
@@ -141,7 +151,7 @@ pub async fn needs(
             )
         })
     });
-    Ok(Needs {
+    let needs = Needs {
         database: database.into(),
         server: server.into(),
         production: production(client, database).await?,
@@ -149,8 +159,37 @@ pub async fn needs(
         program: program.told(),
         missing_roles,
         missing_tablespaces,
+        free: free(client, server).await?,
         refusal,
-    })
+    };
+    let refusal = needs.refusal.clone().or_else(|| no_room(&needs));
+    Ok(Needs { refusal, ..needs })
+}
+
+/// Who restores onto a disk that becomes full stops everybody who writes to that server.
+fn no_room(needs: &Needs) -> Option<(String, String)> {
+    let free = needs.free.filter(|free| *free < needs.room())?;
+    Some((
+        format!(
+            "the server's disk has {} free, and the restored database takes about {}",
+            text::bytes(free),
+            text::bytes(needs.room())
+        ),
+        "Make room there, or restore into another server: a full disk would stop production too.".into(),
+    ))
+}
+
+/// Room in the server's data directory, where that is on this machine: behind a socket. An address may be a tunnel's.
+async fn free(client: &Client, server: &str) -> Result<Option<u64>> {
+    if !server.starts_with('/') {
+        return Ok(None);
+    }
+    // Not shown to everybody.
+    let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'data_directory'";
+    let row = client.query_opt(sql, &[]).await;
+    let row = row.map_err(|error| server_error(error, "asking where the server keeps its databases"))?;
+    let facts = row.and_then(|row| rustix::fs::statvfs(row.get::<_, &str>(0)).ok());
+    Ok(facts.map(|facts| facts.f_bavail.saturating_mul(facts.f_frsize)))
 }
 
 /// Refuses what could only be restored by running it, or not whole.

@@ -90,6 +90,11 @@ fn ask_restore(needs: &Needs) -> Question {
     if needs.production.is_some() {
         consequences.push("Production stays as it is. It shares the server's disk and processors meanwhile.".into());
     }
+    let free = match needs.free {
+        Some(free) => format!("{} are free", text::bytes(free)),
+        None => "how much is free cannot be seen from here".into(),
+    };
+    consequences.push(format!("On the server's disk about {}, and WAL besides; {free}.", text::bytes(needs.room())));
     if !needs.missing_roles.is_empty() {
         let create: Vec<_> =
             needs.missing_roles.iter().take(NAMED).map(|role| format!("CREATE ROLE {}", text::clean(role))).collect();

@@ -199,7 +199,8 @@ impl Systems {
             *self.counted.lock().await = None;
             let sources = self.sources(false, progress).await?;
             let (into, wanted, laying) = (folder.clone(), reached.clone(), progress.clone());
-            blocking(move || lay_out(&sources, &wanted, &into, &laying)).await?;
+            let laid_out = blocking(move || lay_out(&sources, &wanted, &into, &laying)).await;
+            laid_out.map_err(cluster::full_disk)?;
         }
         let outcome = async {
             let proof = match known {
@@ -216,10 +217,9 @@ impl Systems {
             let into = folder.clone();
             let _ = blocking(move || cluster::drop_clone(&into)).await;
         }
-        let proof = outcome.map_err(|error| Error {
-            hints: vec!["What was laid out is removed again. Give another moment, or try again.".into()],
-            ..error
-        })?;
+        let hint = "What was laid out is removed again. Give another moment, or try again.";
+        let removed = |error| cluster::full_disk(Error { hints: vec![hint.into()], ..error });
+        let proof = outcome.map_err(removed)?;
         let database = conninfo(&self.system)?.database()?;
         let found = cluster::database(&folder, &database).await?;
         let state = cluster::state(&folder)?;
