@@ -459,19 +459,21 @@ fn fm_52_what_is_written_meanwhile_stays_behind_only_by_consent() {
     assert!(kept > 0);
 }
 
-/// The disk becomes full while rows are loaded, while indexes are built; and where it is known before, nothing is begun.
+/// There is no room for WAL, and the server stops; the disk becomes full while rows are loaded, while indexes are built; and
+/// where that is known before, nothing is begun.
 #[test]
 fn fm_22_a_full_disk_of_the_server_ends_a_whole_restore_and_leaves_production_as_it_was() {
     let (disk, wal) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for folder in [disk.path(), wal.path()] {
         std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
-    let Some(small) = Small::mount(disk.path(), "500m") else {
+    let (Some(small), Some(small_wal)) = (Small::mount(disk.path(), "500m"), Small::mount(wal.path(), "500m")) else {
         crate::not_run("fm_22 needs the right to mount a file system");
         return;
     };
-    let mut cluster = Cluster::create(&disk.path().join("pg"), &pg_programs(), &[]).unwrap();
-    // WAL that cannot be written stops a server; it is kept apart, as where people know that.
+    let settings = ["min_wal_size=32MB", "max_wal_size=32MB", "wal_recycle=off"];
+    let mut cluster = Cluster::create(&disk.path().join("pg"), &pg_programs(), &settings).unwrap();
+    // WAL that cannot be written stops a server; it is on a disk of its own, as where people know that.
     cluster.kill();
     let log = cluster.data().join("pg_wal");
     assert!(Command::new("mv").arg(&log).arg(wal.path().join("pg_wal")).status().unwrap().success());
@@ -485,8 +487,18 @@ fn fm_22_a_full_disk_of_the_server_ends_a_whole_restore_and_leaves_production_as
     psql(&whole.conninfo, &format!("{rows}; create index on n (i); create index on n (mod(i, 9), i)"));
     whole.good = Whole::content(&whole.conninfo);
     whole.dump("all.dump", &["-Fc"]);
-    psql(&whole.conninfo, "truncate n; insert into n values (1); checkpoint");
+    psql(&whole.conninfo, "truncate n; insert into n values (1); checkpoint; checkpoint");
     let damaged = Whole::content(&whole.conninfo);
+    small_wal.leave(1 << 20);
+    let output = whole.exchange("all.dump");
+    assert!(!output.status.success(), "the server has stopped");
+    cluster.kill();
+    small_wal.leave(300 << 20);
+    cluster.start().unwrap();
+    settle(&whole, "no room for WAL");
+    assert_eq!(whole.beside("restore"), Vec::<String>::new(), "{}", words(&output));
+    assert_eq!(Whole::content(&whole.conninfo), damaged, "{}", words(&output));
+    println!("{}", words(&output));
     let mut failed = Vec::new();
     for free in [1, 11, 18, 27, 300] {
         small.leave(free << 20);
