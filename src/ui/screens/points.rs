@@ -55,7 +55,7 @@ fn columns() -> [Column; 7] {
 }
 
 impl Points {
-    /// Selects the proposed point, or else the first; nothing is known of what lies inside.
+    /// Selects the proposed point, or else the newest one that may hold a dump; what lies inside of others is not known yet.
     pub fn new(
         title: String,
         why: String,
@@ -63,7 +63,10 @@ impl Points {
         incident: Option<Incident>,
         now: DateTime<Utc>,
     ) -> Self {
-        let selected = ranked.iter().position(|ranked| matches!(ranked.place, Place::Proposed { .. })).unwrap_or(0);
+        // Where nothing is proposed, the newest one that can be used.
+        let proposed = ranked.iter().position(|ranked| matches!(ranked.place, Place::Proposed { .. }));
+        let usable = || ranked.iter().position(|ranked| !matches!(ranked.place, Place::NoDump));
+        let selected = proposed.or_else(usable).unwrap_or(0);
         let cursor = Cursor { selected, top: selected.saturating_sub(3), ..Cursor::default() };
         Self {
             title,
