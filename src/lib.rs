@@ -97,6 +97,8 @@
 //!   is refused in words.
 //! - A clone is read as a dump is: its own `pg_dump` writes its definitions as an archive without rows, and rows are copied out
 //!   as they are asked for ([`postgres::origin`]). So rows, whole databases and what is decided about them have one code.
+//! - Not all rows of a clone are staged before they are compared: where it and production have one history, rows in the same
+//!   place, written by the same transaction, are the same (`postgres/diff/touched.rs`). Staging has the touched ones only.
 //! - A clone does not stay paused at its target: a transaction that it stopped just before is still in progress there, and what
 //!   that one was about to drop is locked. It is proved while it is paused; then replay ends, and its sessions are read-only.
 //!   So the moment one commit later is laid out anew, as the one before is.
