@@ -8,6 +8,7 @@
 //!   which two sessions fill, is dropped again when one of them fails.
 //! - What is dropped carries our mark; a schema of somebody else is never touched.
 
+mod binary;
 mod cast;
 mod columns;
 mod copy;
@@ -18,10 +19,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+pub(super) use binary::Columns;
 pub(super) use columns::live_types;
 pub use columns::{Compare, StagedColumn, Target, columns};
 pub use copy::Source;
-pub(super) use copy::{copy, copy_by_two, encoding_option};
+pub(super) use copy::{Statement, copy, copy_by_two, encoding_option};
 
 use super::connect::{Session, server_error, session_name};
 use super::name::{Name, quote, quote_list};
@@ -325,7 +327,7 @@ pub async fn stage(
         finish(second, outcome).await
     } else {
         // The table is created in the transaction that fills it, so FREEZE spares every later scan the hint bits.
-        let sql = copy_sql(&table, spec, &format!(", FREEZE{encoding}"));
+        let sql = Statement::text(copy_sql(&table, spec, &format!(", FREEZE{encoding}")));
         let outcome = async {
             client.batch_execute(&create).await.map_err(failed)?;
             copy(client, &sql, &spec.table, rows, source, progress).await
