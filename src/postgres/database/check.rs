@@ -92,11 +92,12 @@ pub struct Checked {
 
 /// Gathers statistics, counts and compares. `queries` are those of the configuration, each with the least that it has to give.
 ///
-/// Both databases are looked at at once: the statistics take one processor for as long as counting production takes another.
+/// Both databases are looked at at once, while a second session in the restored one gathers its statistics: that takes one
+/// processor for as long as counting takes another. Queries of the configuration come after it, for their plans' sake.
 ///
 /// Errors: a table has other rows than the dump.
 pub async fn check(
-    restored: &Client,
+    [restored, gathering]: [&Client; 2],
     production: Option<&Client>,
     loaded: &[Counted],
     queries: &[(String, i64)],
@@ -106,16 +107,14 @@ pub async fn check(
         (tables(restored).await?, if let Some(client) = production { tables(client).await? } else { Vec::new() });
     let total = (here.len() + there.len()) as u64;
     progress.begin("gathering statistics, and counting rows on both sides", Unit::Items, Some(total));
-    let ours = async {
-        let analyze = restored.batch_execute("SET statement_timeout = 0; ANALYZE; RESET statement_timeout");
-        stoppable(progress, analyze, "gathering statistics").await?;
-        Ok::<_, Error>((count_all(restored, &here, None, progress).await?, objects(restored).await?))
-    };
+    let statistics = gathering.batch_execute("SET statement_timeout = 0; ANALYZE");
+    let statistics = stoppable(progress, statistics, "gathering statistics");
+    let ours = async { Ok::<_, Error>((count_all(restored, &here, None, progress).await?, objects(restored).await?)) };
     let theirs = async {
         let Some(client) = production else { return Ok(None) };
         Ok(Some((count_all(client, &there, Some(PATIENCE), progress).await?, objects(client).await?)))
     };
-    let ((ours, made), theirs) = tokio::try_join!(ours, theirs)?;
+    let ((ours, made), theirs, ()) = tokio::try_join!(ours, theirs, statistics)?;
     let mut rows: BTreeMap<Name, Rows> = BTreeMap::new();
     let mut of = |table: &Name, tell: &dyn Fn(&mut Rows)| {
         let new = Rows { table: table.clone(), dump: None, restored: None, production: None };
