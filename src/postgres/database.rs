@@ -12,7 +12,11 @@
 //! `pg_restore` of at least the version that made the dump: it knows what an entry of each version means (owners, access
 //! methods, defaults of old versions), and it would take years to know as much. It is given the table of contents alone, a
 //! file of some kilobytes, from which it can create everything and can load nothing. Rows go by our own COPY, several tables
-//! at once, out of the repository: `pg_restore` can read in parallel only what was first copied to a disk.
+//! at once, out of the repository: `pg_restore` can read in parallel only what was first copied to a disk. Where the columns
+//! allow it they go in binary form, which takes a server less work than text does (`postgres/stage/binary.rs`).
+//!
+//! Indexes are built under the server's own `maintenance_work_mem`. More of it was slower: of 5 million texts 6 s with the
+//! default 64 MB, 8 s with 256 MB to 1 GB, whose sorts no longer stay in a processor's cache.
 //!
 //! Invariants:
 //! - The name of production's database leads to a whole database at any instant: both renames are one transaction.

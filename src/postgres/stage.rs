@@ -8,6 +8,7 @@
 //!   which two sessions fill, is dropped again when one of them fails.
 //! - What is dropped carries our mark; a schema of somebody else is never touched.
 
+mod binary;
 mod cast;
 mod columns;
 mod copy;
@@ -18,10 +19,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+pub(super) use binary::Columns;
 pub(super) use columns::live_types;
 pub use columns::{Compare, StagedColumn, Target, columns};
 pub use copy::Source;
-pub(super) use copy::{copy, copy_by_two, encoding_option};
+pub(super) use copy::{Statement, copy, copy_by_two, encoding_option};
 
 use super::connect::{Session, server_error, session_name};
 use super::name::{Name, quote, quote_list};
@@ -353,7 +355,7 @@ pub(super) async fn load(
 ) -> Result<Staged> {
     let failed = |error| server_error(error, &format!("creating the staging table of {}", spec.table));
     client.batch_execute(&create_sql(table, spec)).await.map_err(failed)?;
-    let sql = copy_sql(table, spec, &format!(", FREEZE{encoding}"));
+    let sql = Statement::text(copy_sql(table, spec, &format!(", FREEZE{encoding}")));
     copy(client, &sql, &spec.table, rows, source, progress).await
 }
 

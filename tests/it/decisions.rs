@@ -418,6 +418,7 @@ fn restored() -> Restored {
         oid: 17,
         loaded: vec![Counted { table: Name::new("public", "orders"), rows: 1000, bytes: 100_000 }],
         notes: vec![],
+        took_ms: 11_000,
         written_before: Some(5),
     }
 }

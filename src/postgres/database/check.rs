@@ -10,6 +10,7 @@ use tokio_postgres::error::SqlState;
 use super::super::connect::server_error;
 use super::super::name::{Name, quote};
 use super::needs::Counted;
+use super::restore::stoppable;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
@@ -89,39 +90,49 @@ pub struct Checked {
     pub asked: Vec<Asked>,
 }
 
-/// Counts and compares. `queries` are those of the configuration, each with the least that it has to give.
+/// Gathers statistics, counts and compares. `queries` are those of the configuration, each with the least that it has to give.
+///
+/// Both databases are looked at at once, while a second session in the restored one gathers its statistics: that takes one
+/// processor for as long as counting takes another. Queries of the configuration come after it, for their plans' sake.
 ///
 /// Errors: a table has other rows than the dump.
 pub async fn check(
-    restored: &Client,
+    [restored, gathering]: [&Client; 2],
     production: Option<&Client>,
     loaded: &[Counted],
     queries: &[(String, i64)],
     progress: &Progress,
 ) -> Result<Checked> {
-    let mut rows: BTreeMap<Name, Rows> = BTreeMap::new();
-    let new = |table: &Name| Rows { table: table.clone(), dump: None, restored: None, production: None };
-    for counted in loaded {
-        rows.entry(counted.table.clone()).or_insert_with(|| new(&counted.table)).dump = Some(counted.rows);
-    }
     let (here, there) =
         (tables(restored).await?, if let Some(client) = production { tables(client).await? } else { Vec::new() });
-    let mut not_counted = Vec::new();
-    progress.begin("counting rows on both sides", Unit::Items, Some((here.len() + there.len()) as u64));
-    for table in &here {
-        progress.check()?;
-        let number = count(restored, table, None).await?;
-        rows.entry(table.clone()).or_insert_with(|| new(table)).restored = number;
-        progress.advance(1);
+    let total = (here.len() + there.len()) as u64;
+    progress.begin("gathering statistics, and counting rows on both sides", Unit::Items, Some(total));
+    let statistics = gathering.batch_execute("SET statement_timeout = 0; ANALYZE");
+    let statistics = stoppable(progress, statistics, "gathering statistics");
+    let ours = async { Ok::<_, Error>((count_all(restored, &here, None, progress).await?, objects(restored).await?)) };
+    let theirs = async {
+        let Some(client) = production else { return Ok(None) };
+        Ok(Some((count_all(client, &there, Some(PATIENCE), progress).await?, objects(client).await?)))
+    };
+    let ((ours, made), theirs, ()) = tokio::try_join!(ours, theirs, statistics)?;
+    let mut rows: BTreeMap<Name, Rows> = BTreeMap::new();
+    let mut of = |table: &Name, tell: &dyn Fn(&mut Rows)| {
+        let new = Rows { table: table.clone(), dump: None, restored: None, production: None };
+        tell(rows.entry(table.clone()).or_insert(new));
+    };
+    for counted in loaded {
+        of(&counted.table, &|rows| rows.dump = Some(counted.rows));
     }
-    if let Some(client) = production {
-        for table in &there {
-            progress.check()?;
-            let number = count(client, table, Some(PATIENCE)).await?;
+    for (table, number) in here.iter().zip(ours) {
+        of(table, &|rows| rows.restored = number);
+    }
+    let (mut not_counted, mut found) = (Vec::new(), (Vec::new(), 0));
+    if let Some((numbers, objects)) = theirs {
+        for (table, number) in there.iter().zip(numbers) {
             not_counted.extend(number.is_none().then(|| table.clone()));
-            rows.entry(table.clone()).or_insert_with(|| new(table)).production = number;
-            progress.advance(1);
+            of(table, &|rows| rows.production = number);
         }
+        found = differences(&made, &objects);
     }
     let rows: Vec<Rows> = rows.into_values().collect();
     let partitioned = |table: &Rows| table.restored.is_none();
@@ -136,17 +147,14 @@ pub async fn check(
         ))
         .hint("Something on the server writes to databases by itself. Nothing of production was changed."));
     }
-    progress.begin("comparing the objects of both databases", Unit::Items, None);
-    let (differences, different) = match production {
-        Some(production) => differences(&objects(restored).await?, &objects(production).await?),
-        None => (Vec::new(), 0),
-    };
+    progress.begin("looking at constraints and sequences", Unit::Items, None);
     let mut asked = Vec::new();
     for (query, at_least) in queries {
         progress.check()?;
         asked.push(Asked { query: query.clone(), at_least: *at_least, found: ask(restored, query).await? });
     }
     let (not_valid, behind) = (not_valid(restored).await?, behind(restored).await?);
+    let (differences, different) = found;
     Ok(Checked { rows, not_counted, differences, different, not_valid, behind, asked })
 }
 
@@ -161,6 +169,22 @@ pub async fn tables(client: &Client) -> Result<Vec<Name>> {
     );
     let rows = client.query(&sql, &[]).await.map_err(|error| server_error(error, "listing tables"))?;
     Ok(rows.iter().map(|row| Name::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
+}
+
+/// Of each table.
+async fn count_all(
+    client: &Client,
+    tables: &[Name],
+    patience: Option<&str>,
+    progress: &Progress,
+) -> Result<Vec<Option<u64>>> {
+    let mut counted = Vec::new();
+    for table in tables {
+        progress.check()?;
+        counted.push(count(client, table, patience).await?);
+        progress.advance(1);
+    }
+    Ok(counted)
 }
 
 /// `None`: it took too long.

@@ -20,8 +20,9 @@ pub(super) fn at_once() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_AT_ONCE)
 }
 
-/// Loads all tables: those that are a large part of everything one after the other, each by two sessions; then the others,
-/// several at once, each in a transaction of its own. Few tables would leave sessions without work: then two share each.
+/// Loads all tables, several at once, each in a transaction of its own. But first, one after the other, those that are a large
+/// part of everything and have to go as text ([`stage::Columns`]), each by two sessions: the server then takes longer than
+/// decoding does. Few tables would leave sessions without work: then two share each of these.
 pub(super) async fn load(
     conninfo: &Conninfo,
     recovery: &str,
@@ -39,8 +40,12 @@ pub(super) async fn load(
     let mut loaded = Vec::new();
     if !large.is_empty() {
         let (one, other) = tokio::try_join!(connect(&conninfo, &name), connect(&conninfo, &name))?;
-        for wanted in &large {
-            loaded.push(load_by_two([&one.client, &other.client], origin, wanted, progress).await?);
+        for wanted in large {
+            if binary(&one.client, origin, &wanted.table).await?.is_some() {
+                small.push(wanted);
+            } else {
+                loaded.push(load_by_two([&one.client, &other.client], origin, &wanted, progress).await?);
+            }
         }
     }
     // The largest first, so that all sessions end together.
@@ -78,6 +83,7 @@ struct Way {
     /// extension has rows of its own.
     plain: bool,
     encoding: String,
+    binary: Option<stage::Columns>,
 }
 
 impl Way {
@@ -101,16 +107,34 @@ impl Way {
         let encoding = stage::encoding_option(client, origin.encoding()).await?;
         let rows = origin.rows(&table).await?.stream;
         let plain = kind == "r" && !table.columns.is_empty();
-        Ok(Self { table, rows, plain, encoding })
+        let binary = binary(client, origin, &table.name).await?;
+        Ok(Self { table, rows, plain, encoding, binary })
     }
 
-    fn copy(&self, options: &str) -> String {
+    fn copy(&self, freeze: &str) -> stage::Statement {
         let columns = match self.table.copied.as_slice() {
             [] => String::new(),
             columns => format!(" ({})", quote_list(columns)),
         };
-        format!("COPY {}{columns} FROM STDIN WITH (FORMAT text{options}{})", self.table.name.sql(), self.encoding)
+        let copy = format!("COPY {}{columns} FROM STDIN WITH (FORMAT", self.table.name.sql());
+        let binary = self.binary.clone().map(|columns| (format!("{copy} binary{freeze})"), columns));
+        stage::Statement::text(format!("{copy} text{freeze}{})", self.encoding)).or_binary(binary)
     }
+}
+
+/// The columns of a table's rows, when these can be sent in binary form. Text in it is in the session's encoding, UTF8.
+async fn binary(client: &Session, origin: &Origin, table: &Name) -> Result<Option<stage::Columns>> {
+    let Some(copied) = origin.archive.table(table).map(|table| &table.copied) else { return Ok(None) };
+    if origin.encoding() != Some("UTF8") {
+        return Ok(None);
+    }
+    let sql = "SELECT a.atttypid FROM pg_catalog.unnest($2::text[]) WITH ORDINALITY c(name, place)
+        JOIN pg_catalog.pg_attribute a ON a.attname = c.name AND a.attrelid = pg_catalog.to_regclass($1)
+        WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY c.place";
+    let rows = client.query(sql, &[&table.sql(), copied]).await;
+    let types: Vec<u32> =
+        rows.map_err(|error| server_error(error, &format!("loading {table}")))?.iter().map(|row| row.get(0)).collect();
+    Ok(stage::Columns::of(&types).filter(|_| types.len() == copied.len()))
 }
 
 async fn begin(session: &Session, table: &Name, also: &str) -> Result<()> {
@@ -139,7 +163,7 @@ async fn load_by_two(
         begin(session, &way.table.name, "").await?;
     }
     let clients = sessions.map(|session| &**session);
-    let outcome = stage::copy_by_two(clients, &way.copy(""), &way.table.name, way.rows, None, progress).await;
+    let outcome = stage::copy_by_two(clients, way.copy("").as_text(), &way.table.name, way.rows, None, progress).await;
     let outcome = stage::finish(sessions[0], outcome).await;
     as_counted(wanted, &stage::finish(sessions[1], outcome).await?)
 }

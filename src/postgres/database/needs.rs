@@ -1,7 +1,7 @@
 //! What a dump needs to be restored whole, and what the server has: looked at before anything is made.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
+use std::io::BufRead as _;
 use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
@@ -284,17 +284,18 @@ fn count(archive: &Archive, progress: &Progress) -> Result<Vec<Counted>> {
         let mut rows = archive.rows(table)?;
         let read = rows.compressed_bytes_read();
         let (mut lines, mut bytes, mut before) = (0, 0, 0);
-        let mut chunk = vec![0; 256 << 10];
         loop {
             progress.check()?;
-            let filled = rows.read(&mut chunk).map_err(|error| {
+            let text = rows.fill_buf().map_err(|error| {
                 Error::from_read(error, || format!("cannot read the rows of {} from the backup", table.name))
             })?;
-            if filled == 0 {
+            if text.is_empty() {
                 break;
             }
-            lines += memchr::memchr_iter(b'\n', &chunk[..filled]).count() as u64;
-            bytes += filled as u64;
+            lines += memchr::memchr_iter(b'\n', text).count() as u64;
+            let length = text.len();
+            rows.consume(length);
+            bytes += length as u64;
             let now = read.load(Ordering::Relaxed);
             progress.advance(now - before);
             before = now;

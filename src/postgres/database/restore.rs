@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -36,6 +37,9 @@ pub struct Restored {
     pub loaded: Vec<Counted>,
     /// What could not be applied, and does no harm to the rest: an owner or a grant to a role that is not there.
     pub notes: Vec<String>,
+    /// How long that took: not the counting before it, nor the checks after.
+    #[serde(default)]
+    pub took_ms: u64,
     /// What [`super::written`] said of production when the restore began.
     pub written_before: Option<u64>,
 }
@@ -51,7 +55,7 @@ pub async fn restore(
     needs: &Needs,
     progress: &Progress,
 ) -> Result<Restored> {
-    let archive = &origin.archive;
+    let (archive, begun) = (&origin.archive, Instant::now());
     let database = restore_name(recovery)?;
     progress.begin("creating the database", Unit::Items, None);
     super::drop_restored(client, recovery).await?;
@@ -103,9 +107,6 @@ pub async fn restore(
             }
         }
     }
-    progress.begin("gathering statistics for the planner", Unit::Items, None);
-    stoppable(progress, server.client.batch_execute("SET statement_timeout = 0; ANALYZE"), "gathering statistics")
-        .await?;
     // They name the database, which has another name yet; production has its own.
     let of_database = archive.entries().iter().filter(|entry| {
         entry.kind == "DATABASE PROPERTIES" || (entry.kind == "ACL" && entry.name.starts_with("DATABASE "))
@@ -116,11 +117,12 @@ pub async fn restore(
     notes.sort();
     notes.dedup();
     let oid = server.facts.database_oid;
-    Ok(Restored { database, oid, loaded, notes, written_before: None })
+    let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Restored { database, oid, loaded, notes, took_ms, written_before: None })
 }
 
 /// Waits for a statement, or for the wish to stop; the session is not used any more then, and the server ends what it did.
-async fn stoppable<T>(
+pub(super) async fn stoppable<T>(
     progress: &Progress,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
     doing: &str,

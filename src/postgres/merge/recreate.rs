@@ -373,7 +373,7 @@ async fn write(
         };
         let folder = std::path::Path::new(&recreation.folder);
         let rows = cluster::rows(folder, &recreation.database, &table.name, columns).await?;
-        let staged = stage::copy(client, &sql, &table.name, rows, None, progress).await?;
+        let staged = stage::copy(client, &stage::Statement::text(sql), &table.name, rows, None, progress).await?;
         if staged.rows != table.rows {
             return Err(Error::target(format!(
                 "{} of {} rows of {} came out of the clone",

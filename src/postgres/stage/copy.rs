@@ -14,6 +14,7 @@ use tokio_postgres::{Client, CopyInSink};
 use super::super::connect::server_error;
 use super::super::name::Name;
 use super::Staged;
+use super::binary::{Columns, END, HEAD};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -31,8 +32,57 @@ pub struct Source {
     pub total: Option<u64>,
 }
 
-/// One message of the reading thread: bytes, and the number of line ends in them.
-type Chunk = Result<(Bytes, u64)>;
+/// The form of a COPY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Binary,
+}
+
+/// What the reading thread hands on; in binary form whole rows.
+struct Piece {
+    bytes: Bytes,
+    form: Form,
+    /// Line ends in text.
+    rows: u64,
+    /// Bytes of text that these are or were.
+    text: u64,
+}
+
+type Chunk = Result<Piece>;
+
+/// A COPY into a table.
+#[derive(Debug)]
+pub struct Statement {
+    /// In text form.
+    text: String,
+    /// In binary form, for a table that takes it.
+    binary: Option<(String, Columns)>,
+}
+
+impl Statement {
+    /// Only in text form.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), binary: None }
+    }
+
+    /// The same in binary form, while that is possible.
+    pub fn or_binary(self, binary: Option<(String, Columns)>) -> Self {
+        Self { binary, ..self }
+    }
+
+    /// As several sessions say it.
+    pub fn as_text(&self) -> &str {
+        &self.text
+    }
+
+    fn in_form(&self, form: Form) -> (&str, Form) {
+        match (form, &self.binary) {
+            (Form::Binary, Some((sql, _))) => (sql, form),
+            _ => (&self.text, Form::Text),
+        }
+    }
+}
 
 /// `, ENCODING '...'` for an encoding that the server knows.
 pub(in super::super) async fn encoding_option(client: &Client, encoding: Option<&str>) -> Result<String> {
@@ -57,28 +107,30 @@ const PART: u64 = 64 * 1024 * 1024;
 /// Sends rows to a COPY, in parts that are one transaction, which the caller has begun and ends.
 pub(in super::super) async fn copy(
     client: &Client,
-    sql: &str,
+    statement: &Statement,
     table: &Name,
     rows: impl Read + Send + 'static,
     source: Option<Source>,
     progress: &Progress,
 ) -> Result<Staged> {
-    let mut part = Part::begin(client, sql, table, 0).await?;
-    let mut reader = Reader::start(rows, table, source, progress)?;
-    let mut staged = Staged { rows: 0, bytes: 0 };
+    let columns = statement.binary.as_ref().map(|(_, columns)| columns.clone());
+    let mut reader = Reader::start(rows, table, columns, source, progress)?;
+    let (mut part, mut staged): (Option<Part<'_>>, _) = (None, Staged { rows: 0, bytes: 0 });
     // Returning drops the sink, which tells the server that the COPY failed.
-    while let Some(mut bytes) = reader.next().await? {
-        if part.bytes >= PART
-            && let Some(end) = memchr::memrchr(b'\n', &bytes)
+    while let Some(mut piece) = reader.next().await? {
+        if let Some(rest) = part.as_ref().and_then(|part| part.rest(&piece))
+            && let Some(mut full) = part.take()
         {
-            let head = bytes.split_to(end + 1);
-            part.send(head, progress).await?;
-            staged.rows += part.finish().await?;
-            part = Part::begin(client, sql, table, staged.rows).await?;
+            full.send(piece.bytes.split_to(rest), progress).await?;
+            staged.rows += full.finish().await?;
         }
-        part.send(bytes, progress).await?;
+        let part = match &mut part {
+            Some(part) => part,
+            none => none.insert(Part::begin(client, statement.in_form(piece.form), table, staged.rows).await?),
+        };
+        part.send(piece.bytes, progress).await?;
     }
-    staged.rows += part.finish().await?;
+    staged.rows += if let Some(last) = part { last.finish().await? } else { 0 };
     staged.bytes = reader.bytes;
     reader.all_taken(staged)
 }
@@ -98,13 +150,13 @@ pub(in super::super) async fn copy_by_two(
     source: Option<Source>,
     progress: &Progress,
 ) -> Result<Staged> {
-    let mut reader = Reader::start(rows, table, source, progress)?;
+    let mut reader = Reader::start(rows, table, None, source, progress)?;
     let (to_first, first) = mpsc::channel(WAITING_TURN);
     let (to_second, second) = mpsc::channel(WAITING_TURN);
     // Each piece with the number of rows before its turn.
     let sharing = async {
         let (mut is_firsts, mut before, mut sent) = (true, 0, 0);
-        while let Some(mut bytes) = reader.next().await? {
+        while let Some(Piece { mut bytes, .. }) = reader.next().await? {
             let end = if sent >= TURN { memchr::memrchr(b'\n', &bytes) } else { None };
             let head = bytes.split_to(end.map_or(0, |end| end + 1));
             let turn = |is_firsts| if is_firsts { &to_first } else { &to_second };
@@ -144,7 +196,7 @@ async fn turns(
             Some(present) if present.before == before => present,
             ended => {
                 rows += if let Some(ended) = ended { ended.finish().await? } else { 0 };
-                Part::begin(client, sql, table, before).await?
+                Part::begin(client, (sql, Form::Text), table, before).await?
             }
         };
         present.send(bytes, progress).await?;
@@ -169,6 +221,7 @@ impl<'a> Reader<'a> {
     fn start(
         rows: impl Read + Send + 'static,
         table: &'a Name,
+        columns: Option<Columns>,
         source: Option<Source>,
         progress: &'a Progress,
     ) -> Result<Self> {
@@ -176,31 +229,31 @@ impl<'a> Reader<'a> {
         let shown = table.to_string();
         std::thread::Builder::new()
             .name("staging".into())
-            .spawn(move || read(rows, &shown, &sender))
+            .spawn(move || read(rows, &shown, columns, &sender))
             .map_err(|error| Error::target("this machine gives us no thread to read with").detail(error))?;
         Ok(Self { receiver, table, source, progress, lines: 0, bytes: 0, told: 0 })
     }
 
     /// `None`: that was the last one.
-    async fn next(&mut self) -> Result<Option<Bytes>> {
+    async fn next(&mut self) -> Result<Option<Piece>> {
         let chunk = tokio::select! {
             biased;
             () = self.progress.cancelled() => return Err(Error::cancelled()),
             chunk = self.receiver.recv() => chunk,
         };
         let Some(chunk) = chunk else { return Ok(None) };
-        let (bytes, ends) = chunk?;
-        self.lines += ends;
-        self.bytes += bytes.len() as u64;
+        let piece = chunk?;
+        self.lines += piece.rows;
+        self.bytes += piece.text;
         match &self.source {
-            None => self.progress.advance(bytes.len() as u64),
+            None => self.progress.advance(piece.text),
             Some(source) => {
                 let read = source.read.load(Ordering::Relaxed);
                 self.progress.advance(read.saturating_sub(self.told));
                 self.told = self.told.max(read);
             }
         }
-        Ok(Some(bytes))
+        Ok(Some(piece))
     }
 
     /// A server stops reading at an end marker in the middle of the rows without a word, and takes a cut-off last row.
@@ -218,6 +271,7 @@ impl<'a> Reader<'a> {
 /// One COPY of several in the same transaction.
 struct Part<'a> {
     sink: Pin<Box<CopyInSink<Bytes>>>,
+    form: Form,
     table: &'a Name,
     /// Rows that went before.
     before: u64,
@@ -225,9 +279,23 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    async fn begin(client: &Client, sql: &str, table: &'a Name, before: u64) -> Result<Self> {
+    async fn begin(client: &Client, (sql, form): (&str, Form), table: &'a Name, before: u64) -> Result<Self> {
         let sink = client.copy_in(sql).await.map_err(|error| failed(error, table, before))?;
-        Ok(Self { sink: Box::pin(sink), table, before, bytes: 0 })
+        let mut part = Self { sink: Box::pin(sink), form, table, before, bytes: 0 };
+        if form == Form::Binary {
+            part.put(Bytes::from_static(HEAD)).await?;
+        }
+        Ok(part)
+    }
+
+    /// How much of a piece still belongs to it, when it is full or of another form: text up to its last row, which may have
+    /// begun before.
+    fn rest(&self, piece: &Piece) -> Option<usize> {
+        match (self.form, piece.form) {
+            (Form::Text, Form::Text) if self.bytes >= PART => Some(memchr::memrchr(b'\n', &piece.bytes)? + 1),
+            (Form::Binary, Form::Binary) if self.bytes >= PART => Some(0),
+            (one, other) => (one != other).then_some(0),
+        }
     }
 
     async fn send(&mut self, bytes: Bytes, progress: &Progress) -> Result<()> {
@@ -235,11 +303,18 @@ impl<'a> Part<'a> {
         tokio::select! {
             biased;
             () = progress.cancelled() => Err(Error::cancelled()),
-            sent = self.sink.send(bytes) => sent.map_err(|error| failed(error, self.table, self.before)),
+            sent = self.put(bytes) => sent,
         }
     }
 
+    async fn put(&mut self, bytes: Bytes) -> Result<()> {
+        self.sink.send(bytes).await.map_err(|error| failed(error, self.table, self.before))
+    }
+
     async fn finish(mut self) -> Result<u64> {
+        if self.form == Form::Binary {
+            self.put(Bytes::from_static(END)).await?;
+        }
         self.sink.as_mut().finish().await.map_err(|error| failed(error, self.table, self.before))
     }
 }
@@ -268,13 +343,17 @@ fn digits(text: &str) -> usize {
     text.bytes().take_while(u8::is_ascii_digit).count()
 }
 
-/// Runs in a thread of its own. Ends at the end of the rows, at an error, or when nobody listens any more.
-fn read(mut rows: impl Read, table: &str, sender: &mpsc::Sender<Chunk>) {
+/// Runs in a thread of its own. Ends at the end of the rows, at an error, or when nobody listens any more. What cannot be
+/// converted for these columns stays text, with all that follows.
+fn read(mut rows: impl Read, table: &str, mut columns: Option<Columns>, sender: &mpsc::Sender<Chunk>) {
+    // A row in binary form is whole; of one that is cut, the beginning waits here, always less than a chunk.
+    let mut cut = Bytes::new();
     loop {
         let mut chunk = BytesMut::zeroed(CHUNK);
-        let filled = match fill(&mut rows, &mut chunk) {
-            Ok(0) => break,
-            Ok(filled) => filled,
+        chunk[..cut.len()].copy_from_slice(&cut);
+        let filled = match fill(&mut rows, &mut chunk[cut.len()..]) {
+            Ok(0) if cut.is_empty() => break,
+            Ok(filled) => cut.len() + filled,
             Err(error) => {
                 let message = || format!("cannot read the rows of {table} from the backup");
                 let _ = sender.blocking_send(Err(Error::from_read(error, message)));
@@ -282,8 +361,17 @@ fn read(mut rows: impl Read, table: &str, sender: &mpsc::Sender<Chunk>) {
             }
         };
         chunk.truncate(filled);
-        let ends = memchr::memchr_iter(b'\n', &chunk).count() as u64;
-        if sender.blocking_send(Ok((chunk.freeze(), ends))).is_err() {
+        let mut chunk = chunk.freeze();
+        let piece = if let Some(converted) = columns.as_ref().and_then(|columns| columns.convert(&chunk)) {
+            cut = chunk.split_off(converted.taken);
+            let (form, text) = (Form::Binary, converted.taken as u64);
+            Piece { bytes: converted.bytes, form, rows: converted.rows, text }
+        } else {
+            (cut, columns) = (Bytes::new(), None);
+            let (rows, text) = (memchr::memchr_iter(b'\n', &chunk).count() as u64, chunk.len() as u64);
+            Piece { bytes: chunk, form: Form::Text, rows, text }
+        };
+        if sender.blocking_send(Ok(piece)).is_err() {
             return;
         }
     }

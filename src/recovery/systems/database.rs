@@ -67,11 +67,14 @@ impl Systems {
         let outcome = async {
             let mut restored = database::restore(at, recovery, &origin, &needs, progress).await?;
             restored.written_before = written_before;
-            let inside = connect::connect(&conninfo.to_database(&restored.database), &session_name(recovery)).await?;
+            let (beside, name) = (conninfo.to_database(&restored.database), session_name(recovery));
+            let (inside, gathering) =
+                tokio::try_join!(connect::connect(&beside, &name), connect::connect(&beside, &name))?;
             let queries: Vec<_> =
                 self.system.checks.iter().map(|check| (check.query.clone(), check.at_least)).collect();
             let other = production.as_ref().map(|production| &*production.client);
-            let checked = database::check(&inside.client, other, &restored.loaded, &queries, progress).await?;
+            let sessions: [&tokio_postgres::Client; 2] = [&inside.client, &gathering.client];
+            let checked = database::check(sessions, other, &restored.loaded, &queries, progress).await?;
             Ok((restored, checked, inside))
         };
         let outcome = outcome.await;
