@@ -1,6 +1,9 @@
 //! A whole database of 1.3 GB: the peer is `restic restore` and `pg_restore -j2`, which looks at nothing before or after. So two
 //! more lines say where the time goes: our restore by itself, and the peer with our checks done by hand. And how long clients
 //! are out of reach while names are exchanged.
+//!
+//! Of our 16 s on two processors 3 are the first decoding, which keeps one of them, 5 the load, 1 the checks, and 6 the indexes,
+//! which `pg_restore` has the server build in either case.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};

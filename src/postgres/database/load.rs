@@ -1,4 +1,7 @@
 //! Rows of a dump go into the tables that were created for them: by COPY, straight from the repository.
+//!
+//! One session that sends a large table in binary form, with FREEZE, was faster on two processors than two that send text: they
+//! wait for each other's pages and log, and leave the hint bits to later scans (6 s instead of 7.3 s for 750 MB of rows).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,7 +125,8 @@ impl Way {
     }
 }
 
-/// The columns of a table's rows, when these can be sent in binary form. Text in it is in the session's encoding, UTF8.
+/// The columns of a table's rows, when these can be sent in binary form. Text in it is in the session's encoding, UTF8; instants
+/// are whole microseconds, but on a server before version 10 that was built otherwise.
 async fn binary(client: &Session, origin: &Origin, table: &Name) -> Result<Option<stage::Columns>> {
     let Some(copied) = origin.archive.table(table).map(|table| &table.copied) else { return Ok(None) };
     if origin.encoding() != Some("UTF8") {
@@ -130,7 +134,7 @@ async fn binary(client: &Session, origin: &Origin, table: &Name) -> Result<Optio
     }
     let sql = "SELECT a.atttypid FROM pg_catalog.unnest($2::text[]) WITH ORDINALITY c(name, place)
         JOIN pg_catalog.pg_attribute a ON a.attname = c.name AND a.attrelid = pg_catalog.to_regclass($1)
-        WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY c.place";
+        WHERE a.attnum > 0 AND NOT a.attisdropped AND pg_catalog.current_setting('integer_datetimes') = 'on' ORDER BY c.place";
     let rows = client.query(sql, &[&table.sql(), copied]).await;
     let types: Vec<u32> =
         rows.map_err(|error| server_error(error, &format!("loading {table}")))?.iter().map(|row| row.get(0)).collect();
