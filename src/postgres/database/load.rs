@@ -1,7 +1,8 @@
 //! Rows of a dump go into the tables that were created for them: by COPY, straight from the repository.
 //!
 //! One session that sends a large table in binary form, with FREEZE, was faster on two processors than two that send text: they
-//! wait for each other's pages and log, and leave the hint bits to later scans (6 s instead of 7.3 s for 750 MB of rows).
+//! wait for each other's pages and log, and leave the hint bits to later scans (6 s instead of 7.3 s for 750 MB of rows). To read
+//! ahead in one more thread, so that rows are taken apart while the next ones are decoded, gained nothing: both are busy.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
