@@ -33,15 +33,20 @@ async fn fm_14_a_way_that_dribbles_stalls_or_is_cut_anywhere_leaves_all_or_nothi
 
     let (mut applied, mut runs) = (0, 0);
     for (what, piece, half) in MANGLED {
-        for run in 0..8 {
+        for run in 0..9 {
             again(&mut repair).await;
             wire.left.store(i64::MAX, Ordering::SeqCst);
             wire.piece.store(usize::MAX, Ordering::SeqCst);
             let client = session(&way).await;
             wire.half.store(half, Ordering::SeqCst);
             wire.piece.store(piece, Ordering::SeqCst);
-            // The last bytes are those of COMMIT and its reply.
-            let left = if run < 4 { total * run / 4 + 1 } else { total - 8 * (run - 4) - 1 };
+            // The last bytes are those of COMMIT and its reply, unless other tests have given the server more to tell since they
+            // were counted; so one has bytes enough.
+            let left = match run {
+                0..4 => total * run / 4 + 1,
+                4..8 => total - 8 * (run - 4) - 1,
+                _ => 2 * total,
+            };
             wire.left.store(left, Ordering::SeqCst);
             let merge = all_or_nothing(&repair, client, std::future::ready(()), &after);
             let outcome = tokio::time::timeout(Duration::from_mins(1), merge).await;
