@@ -398,7 +398,6 @@ fn folder(path: &Path) -> Result<()> {
     own(path)
 }
 
-/// Writes a new file; one that is there already is an error, and a link is not followed.
 /// A full disk is told as such, whatever it made fail: a file that could not be filled, a segment of WAL that did not come.
 pub fn full_disk(error: Error) -> Error {
     if !error.detail.as_ref().is_some_and(|detail| detail.contains(NO_SPACE)) {
@@ -408,6 +407,7 @@ pub fn full_disk(error: Error) -> Error {
     Error { message: FULL.into(), detail, hints: vec![ROOM.into()], ..error }
 }
 
+/// Writes a new file; one that is there already is an error, and a link is not followed.
 fn write(path: &Path, from: &mut dyn Read) -> Result<()> {
     let file = fs::File::options().write(true).create_new(true).mode(0o600).open(path);
     let mut file = file.map_err(|error| failed(path, error))?;

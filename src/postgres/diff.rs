@@ -7,6 +7,8 @@
 //!                        n | class | live_xmin | cols | b (ctid in t<i>) | k1, k2, ...
 //! ```
 //!
+//! Out of a clone of production's own cluster `t<i>` has only the rows that somebody has touched since (`diff/touched.rs`).
+//!
 //! Invariants:
 //! - The comparison and the count of production's rows see one snapshot, so every row of both sides is in exactly one
 //!   class; a sum that does not add up is an error, never a rounding.
