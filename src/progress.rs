@@ -117,6 +117,11 @@ impl Progress {
         self.cell.send_replace(report);
     }
 
+    /// Says what is being done now, within the same piece of work.
+    pub fn now(&self, doing: impl Into<String>) {
+        self.cell.send_modify(|report| report.doing = doing.into());
+    }
+
     /// Adds to what is done.
     pub fn advance(&self, amount: u64) {
         self.cell.send_modify(|report| report.done += amount);

@@ -40,6 +40,7 @@ use super::name::Name;
 use super::schema::OnDelete;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+pub use ddl::{Alone, Key};
 use decode::{Codec, Packed};
 use input::Input;
 pub use rows::Rows;

@@ -100,6 +100,69 @@ pub fn statements(text: &str) -> Vec<Statement> {
     found
 }
 
+/// An index or a key, when a definition makes it and does nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alone {
+    /// An index of this table, which is no partitioned one.
+    Index(Name),
+    /// A key that is all columns and no options.
+    Key(Key),
+}
+
+/// A key of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Not a partitioned one.
+    pub table: Name,
+    /// Its name, and that of its index.
+    pub constraint: String,
+    /// Else it only says that values are unique.
+    pub primary: bool,
+    /// At least one.
+    pub columns: Vec<String>,
+}
+
+impl Alone {
+    /// `None` for all else, and for tables that are named without their schema.
+    pub fn of(definition: &str) -> Option<Self> {
+        let mut tokens = Tokens::new(definition);
+        let end = tokens.end_of_statement();
+        if end + 1 < tokens.list.len() {
+            return None;
+        }
+        tokens.list.truncate(end);
+        if tokens.words(&["create", "index"]) || tokens.words(&["create", "unique", "index"]) {
+            tokens.identifier()?;
+            // ON ONLY would be read as a table of that name, which USING does not follow.
+            let table = if tokens.words(&["on"]) { tokens.reference()? } else { return None };
+            return tokens.is_word("using").then_some(Self::Index(Name { schema: table.schema?, name: table.name }));
+        }
+        if !tokens.words(&["alter", "table", "only"]) {
+            return None;
+        }
+        let table = tokens.reference()?;
+        let table = Name { schema: table.schema?, name: table.name };
+        let constraint = if tokens.words(&["add", "constraint"]) { tokens.identifier()? } else { return None };
+        let primary = tokens.words(&["primary", "key"]);
+        let mut columns = Vec::new();
+        if !(primary || tokens.words(&["unique"])) || !tokens.symbol('(') {
+            return None;
+        }
+        loop {
+            columns.push(tokens.identifier()?);
+            if !tokens.symbol(',') {
+                break;
+            }
+        }
+        (tokens.symbol(')') && tokens.peek().is_none()).then_some(Self::Key(Key {
+            table,
+            constraint,
+            primary,
+            columns,
+        }))
+    }
+}
+
 /// What a column's type ends at.
 const AFTER_TYPE: &[&str] = &[
     "collate",
@@ -393,5 +456,46 @@ impl<'a> Tokens<'a> {
             }
         }
         Some(Statement::ForeignKey(table, Foreign { constraint, columns, parent, parent_columns, on_delete }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_or_a_key_is_told_when_nothing_else_is_done() {
+        let index = |table: &str| Some(Alone::Index(Name::new("public", table)));
+        for (definition, alone) in [
+            ("CREATE INDEX i ON public.t USING btree (a);\n", index("t")),
+            ("CREATE UNIQUE INDEX \"I;\" ON public.\"T\" USING gin (f(';'::text)) WHERE (a > 1)", index("T")),
+            ("CREATE INDEX i ON ONLY public.t USING btree (a);", None),
+            ("CREATE INDEX i ON t USING btree (a);", None),
+            ("CREATE INDEX i ON public.t USING btree (a);\n\nALTER TABLE public.t CLUSTER ON i;\n", None),
+            ("CREATE INDEX CONCURRENTLY i ON public.t USING btree (a);", None),
+        ] {
+            assert_eq!(Alone::of(definition), alone, "{definition}");
+        }
+        let key = |key: &str| Alone::of(&format!("ALTER TABLE ONLY public.t\n    ADD CONSTRAINT \"K\" {key};\n"));
+        let expected = |primary, columns: &[&str]| {
+            let columns = columns.iter().map(|column| (*column).to_owned()).collect();
+            Some(Alone::Key(Key { table: Name::new("public", "t"), constraint: "K".into(), primary, columns }))
+        };
+        assert_eq!(key("PRIMARY KEY (id, \"B c\")"), expected(true, &["id", "B c"]));
+        assert_eq!(key("UNIQUE (id)"), expected(false, &["id"]));
+        for other in [
+            "UNIQUE NULLS NOT DISTINCT (id)",
+            "UNIQUE (id) DEFERRABLE",
+            "UNIQUE (id) INCLUDE (a)",
+            "PRIMARY KEY (id) WITH (fillfactor='70')",
+            "PRIMARY KEY (id, at WITHOUT OVERLAPS)",
+            "PRIMARY KEY (id) USING INDEX TABLESPACE fast",
+            "CHECK ((id > 0))",
+            "FOREIGN KEY (id) REFERENCES public.u(id)",
+            "PRIMARY KEY (id); DROP TABLE public.t",
+        ] {
+            assert_eq!(key(other), None, "{other}");
+        }
+        assert_eq!(Alone::of(""), None);
     }
 }

@@ -72,7 +72,7 @@ pub async fn restore(
     };
     let definitions = archive.entries().len() as u64;
     let mut notes = restorer.run("creating tables and functions", &["--section=pre-data"], definitions).await?;
-    let loaded = load(conninfo, recovery, &database, origin, needs, progress).await?;
+    let (loaded, built) = load(conninfo, recovery, &database, origin, needs, progress).await?;
     let of_kind = |kind: &str| archive.entries().iter().filter(|entry| entry.kind == kind).collect::<Vec<_>>();
     let sequences = of_kind("SEQUENCE SET");
     if !sequences.is_empty() {
@@ -92,8 +92,10 @@ pub async fn restore(
         let list = Restorer::list(folder.path(), large_objects.iter().map(|entry| entry.dump_id))?;
         notes.extend(restorer.pipe(archive, &list).await?);
     }
-    let jobs = format!("--jobs={}", at_once());
-    notes.extend(restorer.run("creating indexes and constraints", &["--section=post-data", &jobs], definitions).await?);
+    let left = archive.entries().iter().map(|entry| entry.dump_id).filter(|id| !built.contains(id));
+    let (jobs, list) = (format!("--jobs={}", at_once()), Restorer::list(folder.path(), left)?);
+    let arguments = ["--section=post-data", &jobs, &list];
+    notes.extend(restorer.run("creating constraints, triggers and other indexes", &arguments, definitions).await?);
     let server = connect(&conninfo.to_database(&database), &session_name(recovery)).await?;
     if origin.is_clone() {
         // Definitions alone leave them empty; they are listed after those that they build on.
