@@ -228,10 +228,13 @@ async fn ask(client: &Client, query: &str) -> Result<std::result::Result<i64, St
     }))
 }
 
-/// Every object of the database's users, with its definition hashed.
+/// What an object's owner and grants are listed as, before the object itself.
+const OWNED: &str = "owner and grants of ";
+
+/// Every object of the database's users, with its definition hashed, and its owner and grants, whoever granted them.
 async fn objects(client: &Client) -> Result<BTreeMap<String, String>> {
     let sql = format!(
-        "WITH n AS (SELECT oid, nspname FROM pg_catalog.pg_namespace n WHERE {OURS}),
+        "WITH n AS (SELECT oid, nspname, nspowner, nspacl FROM pg_catalog.pg_namespace n WHERE {OURS}),
         ext AS (SELECT classid, objid FROM pg_catalog.pg_depend WHERE deptype = 'e'),
         o(object, definition) AS (
             SELECT 'schema ' || nspname, '' FROM n
@@ -242,7 +245,7 @@ async fn objects(client: &Client) -> Result<BTreeMap<String, String>> {
                 ELSE (SELECT pg_catalog.string_agg(pg_catalog.format('%s %s %s %s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
                         a.attnotnull, pg_catalog.pg_get_expr(f.adbin, f.adrelid)), ',' ORDER BY a.attname)
                     FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
-                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END || pg_catalog.pg_get_userbyid(c.relowner)
+                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END
                 FROM pg_catalog.pg_class c JOIN n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
                 AND NOT EXISTS (SELECT FROM ext WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = c.oid)
             UNION ALL SELECT 'index ' || pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.pg_get_indexdef(c.oid)
@@ -262,8 +265,30 @@ async fn objects(client: &Client) -> Result<BTreeMap<String, String>> {
             UNION ALL SELECT 'type ' || t.oid::regtype, (SELECT pg_catalog.string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder)
                 FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid)
                 FROM pg_catalog.pg_type t JOIN n ON n.oid = t.typnamespace WHERE t.typtype IN ('e', 'd', 'r')
-                AND NOT EXISTS (SELECT FROM ext WHERE classid = 'pg_catalog.pg_type'::regclass AND objid = t.oid))
-        SELECT object, pg_catalog.md5(coalesce(definition, '')) FROM o"
+                AND NOT EXISTS (SELECT FROM ext WHERE classid = 'pg_catalog.pg_type'::regclass AND objid = t.oid)),
+        owned(object, owner, kind, acl, columns) AS (
+            SELECT 'schema ' || nspname, nspowner, 'n', nspacl, NULL FROM n
+            UNION ALL SELECT CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'S' THEN 'sequence '
+                    WHEN 'f' THEN 'foreign table ' ELSE 'table ' END || pg_catalog.format('%I.%I', n.nspname, c.relname),
+                c.relowner, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END, c.relacl,
+                (SELECT pg_catalog.string_agg(a.attname || a.attacl::text, ',' ORDER BY a.attname) FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped)
+                FROM pg_catalog.pg_class c JOIN n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+            UNION ALL SELECT 'function ' || p.oid::regprocedure, p.proowner, 'f', p.proacl, NULL
+                FROM pg_catalog.pg_proc p JOIN n ON n.oid = p.pronamespace
+            UNION ALL SELECT 'type ' || t.oid::regtype, t.typowner, 'T', t.typacl, NULL
+                FROM pg_catalog.pg_type t JOIN n ON n.oid = t.typnamespace)
+        SELECT object, pg_catalog.md5(coalesce(definition, '')) FROM o
+        UNION ALL SELECT '{OWNED}' || object, pg_catalog.md5(pg_catalog.concat(pg_catalog.pg_get_userbyid(owner), columns,
+                (SELECT pg_catalog.string_agg(pg_catalog.concat(' ', g.grantee::regrole, g.privilege_type, g.is_grantable), '' ORDER BY g.grantee::regrole::text, g.privilege_type)
+                FROM pg_catalog.aclexplode(coalesce(acl, pg_catalog.acldefault(kind::\"char\", owner))) g)))
+            FROM owned WHERE object IN (SELECT object FROM o)
+        UNION ALL SELECT pg_catalog.format('default privileges of %s for %s in %s', pg_catalog.pg_get_userbyid(d.defaclrole),
+                CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' ELSE 'schemas' END,
+                coalesce(n.nspname, 'every schema')),
+                (SELECT pg_catalog.string_agg(pg_catalog.concat(' ', g.grantee::regrole, g.privilege_type, g.is_grantable), '' ORDER BY g.grantee::regrole::text, g.privilege_type)
+                FROM pg_catalog.aclexplode(d.defaclacl) g)
+            FROM pg_catalog.pg_default_acl d LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace"
     );
     let rows =
         client.query(&sql, &[]).await.map_err(|error| server_error(error, "listing the objects of a database"))?;
@@ -275,13 +300,15 @@ fn differences(restored: &BTreeMap<String, String>, production: &BTreeMap<String
     let mut all: Vec<Difference> = Vec::new();
     for (object, definition) in restored {
         let how = match production.get(object) {
+            // That the object itself is missing says enough.
+            None if object.starts_with(OWNED) => continue,
             None => How::OnlyRestored,
             Some(other) if other != definition => How::Different,
             Some(_) => continue,
         };
         all.push(Difference { object: object.clone(), how });
     }
-    let only = production.keys().filter(|object| !restored.contains_key(*object));
+    let only = production.keys().filter(|object| !restored.contains_key(*object) && !object.starts_with(OWNED));
     all.extend(only.map(|object| Difference { object: object.clone(), how: How::OnlyProduction }));
     all.sort_by(|a, b| a.object.cmp(&b.object));
     let number = all.len() as u64;

@@ -4,7 +4,11 @@ use chrono::{DateTime, Utc};
 
 use super::super::record::{Finding, Incident, Look, Record};
 use super::join;
+use crate::postgres::database::{Checked, How};
 use crate::text::{self, counted};
+
+/// So many objects are named.
+const NAMED: usize = 20;
 
 /// What a finding says, for the journal; `None` for looks that the recovery does not go on from.
 pub fn summary(record: &Record, look: &Look, finding: &Finding) -> Option<(String, String)> {
@@ -150,10 +154,11 @@ fn summary_of_database(finding: &Finding) -> Option<String> {
             let tables =
                 restored.loaded.iter().map(|table| format!("{}: {} rows", table.table, text::count(table.rows)));
             format!(
-                "{}, {} not applied{notes}, {} objects differ from production{checks}; {}",
+                "{}, {} not applied{notes}, {} from production{}{checks}; {}",
                 restored.database,
                 text::count(restored.notes.len() as u64),
-                text::count(checked.different),
+                counted(checked.different, "object differs", "objects differ"),
+                differences(checked),
                 join(tables)
             )
         }
@@ -166,6 +171,22 @@ fn summary_of_database(finding: &Finding) -> Option<String> {
         Finding::WayBack(Err(why)) => why.clone(),
         _ => return None,
     })
+}
+
+/// The first of them, by name.
+fn differences(checked: &Checked) -> String {
+    let named = checked.differences.iter().take(NAMED).map(|difference| {
+        let how = match difference.how {
+            How::OnlyRestored => "only restored",
+            How::OnlyProduction => "only in production",
+            How::Different => "not the same",
+        };
+        format!("{}: {how}", difference.object.replace('\n', " "))
+    });
+    let named: Vec<_> = named.collect();
+    let more = checked.different.saturating_sub(named.len() as u64);
+    let more = if more > 0 { format!("; {} more", text::count(more)) } else { String::new() };
+    if named.is_empty() { String::new() } else { format!(" ({}{more})", named.join("; ")) }
 }
 
 fn summary_of_files(finding: &Finding) -> Option<String> {
