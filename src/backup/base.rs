@@ -98,7 +98,7 @@ pub fn find(place: &Place, progress: &Progress) -> Result<Found> {
         progress.begin("asking pgbackrest for its backups", Unit::Items, None);
         return stanza.bases();
     }
-    let found = search(place, |_| true, progress)?;
+    let found = all(place, progress)?;
     if found.is_empty() {
         return Err(Error::operator(format!("there is no base backup in {}", place.shown()))
             .hint("Give the folder that pg_basebackup wrote: with PG_VERSION and backup_label, or with base.tar.")
@@ -108,7 +108,12 @@ pub fn find(place: &Place, progress: &Progress) -> Result<Found> {
     Ok(found)
 }
 
-/// The same for trees alone, of which there may be none: tars would have to be read to know what they are.
+/// The same, of which there may be none.
+pub(super) fn all(place: &Place, progress: &Progress) -> Result<Found> {
+    search(place, |_| true, progress)
+}
+
+/// The same for trees alone: tars would have to be read to know what they are.
 pub(super) fn trees(place: &Place, progress: &Progress) -> Result<Found> {
     search(place, |shape| shape == Shape::Tree, progress)
 }

@@ -3,10 +3,8 @@
 //!
 //! `backup_label` says on which one: `INCREMENTAL FROM LSN` is where that one begins, and no two begin at the same place.
 
-use std::path::Path;
-
 use super::Place;
-use super::base::{Base, Shape, trees};
+use super::base::{Base, Found, all, trees};
 use super::wal::Lsn;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -33,7 +31,7 @@ impl Chain {
             "the backup chain of {shown} is broken: the base backup that begins at {start} on timeline {timeline} is missing"
         ))
         .hint(format!(
-            "Look for its folder, whose backup_label has \"START WAL LOCATION: {start}\", and put it beside {shown}."
+            "Look for its folder, whose backup_label has \"START WAL LOCATION: {start}\": it has to be beside {shown}."
         ));
         for unusable in &self.unusable {
             error = error.hint(unusable.clone());
@@ -43,17 +41,21 @@ impl Chain {
 }
 
 impl Base {
-    /// What an incremental base backup rests on, looked for in the folders beside it. `None`: it is a full one.
-    ///
-    /// Errors: it is stored in a way that is not combined here.
+    /// What an incremental base backup rests on, looked for in the folders beside it; in a snapshot, beside it in the same one.
+    /// `None`: it is a full one. Tars are looked into only when trees do not lead to a full one: they have to be read whole.
     pub fn chain(&self, progress: &Progress) -> Result<Option<Chain>> {
         let Some(first) = self.label.incremental_from else { return Ok(None) };
-        let folder = std::path::absolute(self.tree_on_disk()?).map_err(|error| {
-            Error::operator("the place of the base backup is no path").detail(error).hint("Give a whole path.")
-        })?;
-        let beside = Place::Disk(folder.parent().unwrap_or(&folder).to_owned());
+        let beside = beside(&self.place)?;
+        let mut chain = self.chain_of(first, trees(&beside, progress)?);
+        if chain.missing.is_some() {
+            chain = self.chain_of(first, all(&beside, progress)?);
+        }
+        Ok(Some(chain))
+    }
+
+    fn chain_of(&self, first: (u32, Lsn), found: Found) -> Chain {
         let (mut earlier, mut unusable) = (Vec::new(), Vec::new());
-        for (shown, base) in trees(&beside, progress)? {
+        for (shown, base) in found {
             match base {
                 Ok(base) if base.system == self.system && base.label.start < self.label.start => earlier.push(base),
                 Ok(_) => {}
@@ -65,28 +67,28 @@ impl Base {
             .iter()
             .filter(|base| base.label.incremental_from.is_none_or(|from| follow(&earlier, from).1.is_none()));
         let usable = missing.and_then(|_| whole.max_by_key(|base| base.label.start)).cloned().map(Box::new);
-        Ok(Some(Chain { ancestors, missing, usable, unusable }))
+        Chain { ancestors, missing, usable, unusable }
     }
+}
 
-    /// Where its tree is, for what has to be given to PostgreSQL's own programs.
-    pub fn tree_on_disk(&self) -> Result<&Path> {
-        let shown = self.place.shown();
-        match (&self.place, self.shape) {
-            (Place::Disk(folder), Shape::Tree) => Ok(folder),
-            (Place::Snapshot { .. }, Shape::Tree | Shape::Tar(_)) => {
-                Err(Error::refused(format!("{shown} is an incremental base backup in a snapshot"))
-                    .hint("Restore its folder and those of the base backups before it beside each other on a disk, then name it there."))
-            }
-            (Place::PgBackRest(_), _) | (_, Shape::PgBackRest) => {
-                Err(Error::bug("what a backup of pgBackRest rests on is for pgbackrest to know"))
-            }
-            (Place::Disk(_), Shape::Tar(_)) => {
-                Err(Error::refused(format!("{shown} is an incremental base backup in tars"))
-                    .hint("Unpack it and the base backups before it, each into a folder of its own beside the others.")
-                    .hint("In each: tar -xf base.tar; tar -xf pg_wal.tar -C pg_wal; backup_manifest beside them."))
-            }
+/// The folder that a base backup's folder is in.
+fn beside(place: &Place) -> Result<Place> {
+    Ok(match place {
+        Place::Disk(folder) => {
+            let folder = std::path::absolute(folder).map_err(|error| {
+                Error::operator("the place of the base backup is no path").detail(error).hint("Give a whole path.")
+            })?;
+            Place::Disk(folder.parent().unwrap_or(&folder).to_owned())
         }
-    }
+        Place::Snapshot { repository, snapshot, path } => Place::Snapshot {
+            repository: repository.clone(),
+            snapshot: snapshot.clone(),
+            path: path.trim_end_matches('/').rsplit_once('/').map_or("", |(parent, _)| parent).to_owned(),
+        },
+        Place::PgBackRest(_) => {
+            return Err(Error::bug("what a backup of pgBackRest rests on is for pgbackrest to know"));
+        }
+    })
 }
 
 /// What leads from a base backup to a full one, the nearest first, and what is missing on the way.

@@ -4,6 +4,7 @@
 //!   INTO/clone.json     what it is; a folder without it is not ours, and is never removed
 //!   INTO/wal/           the segments: links to the archive, or unpacked out of a snapshot; read by cp, never written
 //!   INTO/tablespaces/   the trees of tablespaces, by number
+//!   INTO/chain/         while a chain of incremental base backups is combined: those that are not trees on a disk
 //!   INTO/data/          the data directory; global/pg_control comes last, and without it nothing can be started
 //!   INTO/log            what the server says
 //!   INTO/.s.PGSQL.5432  its socket; there is no other way in

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use lifeboat::drill::cluster::Cluster;
 use serde_json::Value;
@@ -103,8 +104,7 @@ fn a_chain_of_incremental_base_backups_is_combined_and_a_broken_one_is_told_with
     assert_eq!(sums(&clone), expected);
     assert_eq!(clone.ask("select count(*), sum(length(t)) from big"), "20000|10000000");
     assert_eq!(clone.ask("show archive_mode"), "off");
-    let left =
-        ok(std::process::Command::new("find").arg(&clone.folder).args(["-name", "INCREMENTAL.*"]).output().unwrap());
+    let left = ok(Command::new("find").arg(&clone.folder).args(["-name", "INCREMENTAL.*"]).output().unwrap());
     assert_eq!(left, "");
     drop(clone);
     let clone = Cloned::new(&moved("one"), &archive, scratch.join("c"), &["--programs", path(&programs), "--to", &at]);
@@ -128,11 +128,7 @@ fn a_chain_of_incremental_base_backups_is_combined_and_a_broken_one_is_told_with
     drop(clone);
 
     // With WAL missing as well, what is lost is said.
-    let start = ok(std::process::Command::new("head")
-        .args(["-n", "1"])
-        .arg(moved("two").join("backup_label"))
-        .output()
-        .unwrap());
+    let start = ok(Command::new("head").args(["-n", "1"]).arg(moved("two").join("backup_label")).output().unwrap());
     let cut = start.split("file ").nth(1).unwrap().trim_end().trim_end_matches(')').to_owned();
     let gone = segments(&archive).into_iter().rfind(|name| *name < cut).unwrap();
     fs::rename(archive.join(&gone), scratch.join(&gone)).unwrap();
@@ -146,24 +142,63 @@ fn a_chain_of_incremental_base_backups_is_combined_and_a_broken_one_is_told_with
 }
 
 #[test]
-fn an_incremental_base_backup_in_tars_is_refused_with_what_to_do() {
+fn a_chain_is_combined_out_of_tars_and_out_of_a_snapshot() {
     let lab = Lab::new();
     lab.sql("create table ledger (id int primary key, v int)");
     lab.add(1, 100);
-    lab.base("full", None);
-    let mut command = lab.cluster.command("pg_basebackup").unwrap();
-    command.arg("-D").arg(lab.folder("tars")).args(["-c", "fast", "--no-sync", "-Ft", "--incremental"]);
-    ok(command.arg(lab.folder("full").join("backup_manifest")).output().unwrap());
-    // Without anything written since, there would be nothing to switch from.
+    lab.base("backups/full", None);
     lab.add(101, 200);
+    let mut command = lab.cluster.command("pg_basebackup").unwrap();
+    command.arg("-D").arg(lab.folder("backups/one")).args(["-c", "fast", "--no-sync", "-Ft", "-z", "--incremental"]);
+    ok(command.arg(lab.folder("backups/full/backup_manifest")).output().unwrap());
+    lab.add(201, 300);
+    lab.base("backups/two", Some("backups/one"));
+    let (xid, _) = lab.add(301, 400);
+    let expected = lab.sql("select count(*), sum(v), max(id) from ledger");
+    lab.add(401, 500);
     let last = lab.sql("select pg_walfile_name(pg_switch_wal())");
     while !lab.folder("archive").join(&last).exists() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    let (programs, archive, into) = (fetched(18), lab.folder("archive"), lab.root.path().join("c"));
-    let (tars, programs) = (lab.folder("tars"), path(&programs));
-    let asked = ["clone", path(&tars), "--wal", path(&archive), "--into", path(&into), "--xid", "3"];
-    let said = refused(&[&asked[..], &["--programs", programs]].concat());
-    assert!(said.contains("is an incremental base backup in tars") && said.contains("Unpack it"), "{said}");
-    assert!(!into.exists());
+    let (programs, archive, scratch) = (fetched(18), lab.folder("archive"), lab.root.path());
+    let target = ["--programs", path(&programs), "--xid", &xid];
+    // A tree that rests on tars, and tars that rest on a tree.
+    for newest in ["two", "one"] {
+        let clone = Cloned::new(&lab.folder("backups").join(newest), &archive, scratch.join("c"), &target);
+        assert_eq!(sums(&clone), expected, "{newest}");
+        assert!(!clone.folder.join("chain").exists(), "{newest}");
+    }
+
+    let (repository, password) = (scratch.join("repository"), scratch.join("password"));
+    fs::write(&password, "secret").unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).env("XDG_CONFIG_HOME", "/nonexistent");
+        command.env("RESTIC_REPOSITORY", &repository).env("RESTIC_PASSWORD_FILE", &password);
+        ok(command.output().unwrap())
+    };
+    run("restic", &["init", "-q"]);
+    run("restic", &["backup", "-q", "--no-cache", path(&lab.folder("backups"))]);
+    let newest = || {
+        let snapshots: Value = serde_json::from_str(&run("restic", &["snapshots", "--json", "--no-cache"])).unwrap();
+        let id = snapshots.as_array().unwrap().last().unwrap()["short_id"].as_str().unwrap().to_owned();
+        format!("{id}:{}", path(&lab.folder("backups/two")))
+    };
+    let (base, folder) = (newest(), scratch.join("c"));
+    let asked = ["clone", &base, "--wal", path(&archive), "--into", path(&folder), "--json"];
+    let report = serde_json::from_str(&run(env!("CARGO_BIN_EXE_lifeboat"), &[&asked[..], &target].concat())).unwrap();
+    let clone = Cloned { folder: folder.clone(), report };
+    assert_eq!(sums(&clone), expected);
+    drop(clone);
+
+    // Only the newest is in the snapshot.
+    run("restic", &["backup", "-q", "--no-cache", path(&lab.folder("backups/two"))]);
+    let base = newest();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+    let asked = ["clone", &base, "--wal", path(&archive), "--into", path(&folder)];
+    command.args([&asked[..], &target].concat()).env("XDG_CONFIG_HOME", "/nonexistent");
+    let output = command.env("RESTIC_REPOSITORY", &repository).env("RESTIC_PASSWORD_FILE", &password).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("is broken"), "{said}");
+    assert!(!scratch.join("c").exists());
 }

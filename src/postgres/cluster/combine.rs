@@ -1,9 +1,15 @@
 //! A full data directory out of a chain of incremental base backups, by the server's own `pg_combinebackup`.
+//!
+//! It reads trees on a disk. A part that is in a snapshot, or in tars, is laid out in `INTO/chain/` first and removed after.
 
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::{Spec, command, failed};
-use crate::backup::base::Base;
+use super::{Spec, command, failed, folder, write};
+use crate::backup::base::{Base, Member, Shape};
+use crate::backup::{EntryKind, Place};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
@@ -26,12 +32,12 @@ pub(super) fn fill(spec: &Spec, ancestors: &[Base], progress: &Progress) -> Resu
                 "pg_combinebackup FULL INCREMENTAL… -o FOLDER -T OLD=NEW, then lifeboat clone FOLDER --tablespace.",
             ));
     }
-    let data = spec.into.join("data");
+    let (data, chain) = (spec.into.join("data"), spec.into.join("chain"));
     let mut command = command(spec.programs, "pg_combinebackup")?;
     command.args(["--no-sync", "--no-manifest", "--output"]).arg(&data);
-    for part in all() {
-        let folder = part.tree_on_disk()?;
-        command.arg(std::path::absolute(folder).map_err(|error| failed(folder, error))?);
+    folder(&chain)?;
+    for (number, part) in all().enumerate() {
+        command.arg(on_disk(part, &chain.join(number.to_string()), progress)?);
     }
     progress.begin("combining incremental base backups", Unit::Items, None);
     let cannot = |error| Error::operator("pg_combinebackup does not run").detail(error);
@@ -52,7 +58,7 @@ pub(super) fn fill(spec: &Spec, ancestors: &[Base], progress: &Progress) -> Resu
     };
     if !status.success() {
         let mut bytes = Vec::new();
-        let read = std::io::Seek::rewind(&mut said).and_then(|()| std::io::Read::read_to_end(&mut said, &mut bytes));
+        let read = std::io::Seek::rewind(&mut said).and_then(|()| said.read_to_end(&mut bytes));
         read.map_err(cannot)?;
         let from = bytes.len().saturating_sub(SAID);
         return Err(Error::backup("pg_combinebackup cannot make a full base backup of the chain")
@@ -60,5 +66,36 @@ pub(super) fn fill(spec: &Spec, ancestors: &[Base], progress: &Progress) -> Resu
             .hint("Check each base backup of the chain with pg_verifybackup, and that the server's user may read them.")
             .hint("An older full base backup and all WAL since lead to the same moment."));
     }
+    fs::remove_dir_all(&chain).map_err(|error| failed(&chain, error))?;
     super::strip(&data)
+}
+
+/// Where a base backup is a tree that the program can read; `into` is where it is laid out otherwise, as it is.
+fn on_disk(part: &Base, into: &Path, progress: &Progress) -> Result<PathBuf> {
+    if let (Place::Disk(tree), Shape::Tree) = (&part.place, part.shape) {
+        return std::path::absolute(tree).map_err(|error| failed(tree, error));
+    }
+    progress.begin(format!("unpacking {}", part.place.shown()), Unit::Bytes, None);
+    folder(into)?;
+    part.each(&std::collections::BTreeMap::new(), progress, |member: Member, stream: &mut dyn Read| {
+        let path = into.join(&member.path);
+        if member.is_folder {
+            return if path.is_dir() { Ok(()) } else { folder(&path) };
+        }
+        if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
+            folder(parent)?;
+        }
+        progress.advance(member.size);
+        write(&path, stream)
+    })?;
+    // Beside tars, not in them.
+    const MANIFEST: &str = "backup_manifest";
+    let manifest = into.join(MANIFEST);
+    let is_there = |place: &Place| {
+        Ok::<bool, Error>(place.list("")?.iter().any(|node| node.name == MANIFEST && node.kind == EntryKind::File))
+    };
+    if !manifest.exists() && is_there(&part.place)? {
+        write(&manifest, &mut part.place.open(MANIFEST)?)?;
+    }
+    Ok(into.to_owned())
 }
