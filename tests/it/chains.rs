@@ -127,6 +127,37 @@ fn a_chain_of_incremental_base_backups_is_combined_and_a_broken_one_is_told_with
     assert_eq!(sums(&clone), expected);
     drop(clone);
 
+    // A recovery takes the one that is whole by itself, and tells of the other.
+    let clones = scratch.join("clones");
+    fs::create_dir(&clones).unwrap();
+    let (config, answers) = (scratch.join("config.toml"), scratch.join("answers.toml"));
+    let text = format!(
+        "[[system]]\nname = \"s\"\ndatabase = \"{}\"\nbase_backups = [\"{}\"]\nwal_archive = \"{}\"\nclones = \"{}\"\n",
+        lab.cluster.conninfo("postgres"),
+        path(&lab.folder("backups")),
+        path(&archive),
+        path(&clones)
+    );
+    fs::write(&config, text).unwrap();
+    fs::write(&answers, format!("moment = \"xid {xid}\"\nkeep_clone = true\nconsent = \"\"\n")).unwrap();
+    let recover = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.args(["--config", path(&config), "recover", "--answers", path(&answers)]).env("HOME", scratch);
+        let search = format!("{}:{}", path(&programs), std::env::var("PATH").unwrap());
+        command.env("XDG_STATE_HOME", scratch.join("state")).env("PATH", search).output().unwrap()
+    };
+    let report = ok(recover());
+    assert!(report.contains(path(&moved("full"))) && !report.contains(path(&moved("two"))), "{report}");
+    let kept = fs::read_dir(&clones).unwrap().next().unwrap().unwrap().path();
+    ok(lifeboat(&["clone", "--drop", path(&kept)]));
+    // The newest is taken again when it is whole.
+    fs::rename(scratch.join("elsewhere"), moved("one")).unwrap();
+    let report = ok(recover());
+    assert!(report.contains(path(&moved("two"))), "{report}");
+    let kept = fs::read_dir(&clones).unwrap().next().unwrap().unwrap().path();
+    ok(lifeboat(&["clone", "--drop", path(&kept)]));
+    fs::rename(moved("one"), scratch.join("elsewhere")).unwrap();
+
     // With WAL missing as well, what is lost is said.
     let start = ok(Command::new("head").args(["-n", "1"]).arg(moved("two").join("backup_label")).output().unwrap());
     let cut = start.split("file ").nth(1).unwrap().trim_end().trim_end_matches(')').to_owned();

@@ -153,7 +153,7 @@ impl Systems {
                     after: reach.after,
                     earlier: reach.earlier,
                     later: reach.later,
-                    bytes: base.stored.map_or_else(|| size(&base.place, "", 0), Ok)?,
+                    bytes: taken(base, &progress)?,
                     segments: window.segments.len() as u64,
                     folder: folder.display().to_string(),
                     free: free.map(|facts| facts.f_bavail.saturating_mul(facts.f_frsize)),
@@ -390,8 +390,13 @@ fn open(given: &[String], archive: &str, repository: Option<&Repository>, progre
     }
     bases.sort_by_key(|base| std::cmp::Reverse(base.label.start));
     for base in &bases {
-        let reachable = programs::server(base.major, None)
-            .and_then(|programs| cluster::reachable(&base.place.shown(), base, &wal, &programs, progress));
+        let reachable = base.chain(progress).and_then(|chain| match chain.and_then(|chain| chain.broken(base)) {
+            Some(broken) => Err(broken),
+            None => {
+                let programs = programs::server(base.major, None)?;
+                cluster::reachable(&base.place.shown(), base, &wal, &programs, progress)
+            }
+        });
         progress.check()?;
         match reachable {
             Ok(reachable) => windows.extend(reachable),
@@ -502,6 +507,15 @@ fn lay_out(sources: &Sources, reached: &Reached, into: &Path, progress: &Progres
     outcome.map(drop).inspect_err(|_| {
         let _ = cluster::drop_clone(into);
     })
+}
+
+/// Bytes that a base backup takes when it is laid out, as they are stored: with those that it rests on.
+fn taken(base: &Base, progress: &Progress) -> Result<u64> {
+    let mut sum = base.stored.map_or_else(|| size(&base.place, "", 0), Ok)?;
+    for ancestor in base.chain(progress)?.iter().flat_map(|chain| &chain.ancestors) {
+        sum = sum.saturating_add(size(&ancestor.place, "", 0)?);
+    }
+    Ok(sum)
 }
 
 /// Bytes of a folder, as they are stored.
