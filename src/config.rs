@@ -4,6 +4,7 @@
 //! - Invariant: the file holds no secret. A key or a URL that would carry one is refused, with the place it belongs.
 //! - Invariant: an error names the file, the line and the key, and never repeats a value: it could be a misplaced secret.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ const SYSTEM: &[&str] = &[
     "tags",
     "excludes",
     "base_backups",
+    "tablespaces",
     "wal_archive",
     "clones",
     "rpo",
@@ -67,6 +69,9 @@ pub struct System {
     /// Folders with base backups in or beneath them: on disk, or as `restic:PATH` in the newest snapshot that has it; or
     /// `pgbackrest:STANZA`.
     pub base_backups: Vec<String>,
+    /// Where base backups that are trees have the copies of their tablespaces, by number: a whole path, or the name of a folder
+    /// beside the base backup's own.
+    pub tablespaces: BTreeMap<u32, String>,
     /// Where the server archives its WAL: a folder on disk, `restic:PATH`, or `pgbackrest:STANZA`.
     pub wal_archive: Option<String>,
     /// The folder that clusters as of a moment in time are laid out in; `None`: the one for temporary files.
@@ -139,6 +144,7 @@ impl System {
             tags: Vec::new(),
             excludes: None,
             base_backups: Vec::new(),
+            tablespaces: BTreeMap::new(),
             wal_archive: None,
             clones: None,
             rpo: None,
@@ -234,6 +240,7 @@ fn system(value: &Value<'_>) -> Result<(System, usize)> {
             tags: keys.take("tags").map(|value| value.texts()).transpose()?.unwrap_or_default(),
             excludes: keys.take("excludes").map(|value| value.path()).transpose()?,
             base_backups: keys.take("base_backups").map(|value| value.texts()).transpose()?.unwrap_or_default(),
+            tablespaces: keys.take("tablespaces").map(|value| tablespaces(&value)).transpose()?.unwrap_or_default(),
             wal_archive: keys.take("wal_archive").map(text).transpose()?,
             clones: keys.take("clones").map(|value| value.path()).transpose()?,
             rpo: keys.take("rpo").map(duration).transpose()?,
@@ -249,6 +256,19 @@ fn system(value: &Value<'_>) -> Result<(System, usize)> {
         },
         name.at,
     ))
+}
+
+fn tablespaces(value: &Value<'_>) -> Result<BTreeMap<u32, String>> {
+    let one = |given: &String| {
+        let (number, folder) = given.split_once('=')?;
+        Some((number.parse().ok()?, folder.to_owned()))
+    };
+    let all: Option<BTreeMap<u32, String>> = value.texts()?.iter().map(one).collect();
+    all.ok_or_else(|| {
+        value
+            .wrong("does not say where a tablespace is")
+            .hint("Write tablespaces = [\"16384=/backup/fast\"]: the number, and the folder of its copy.")
+    })
 }
 
 fn checks(value: Option<Value<'_>>) -> Result<Vec<Check>> {

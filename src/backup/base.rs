@@ -304,7 +304,7 @@ impl Base {
             "tablespace {oid} is a symlink to {was}, which leads out of the base backup and is not followed"
         ))
         .hint(format!(
-            "Say where its copy is: --tablespace {oid}=FOLDER (of pg_basebackup's -T; a folder PG_{}_… is in it).",
+            "Say where its copy is (of pg_basebackup's -T; a folder PG_{}_… is in it): tablespaces = [\"{oid}=FOLDER\"] in the configuration, --tablespace {oid}=FOLDER of lifeboat clone.",
             self.major
         ))
     }

@@ -3,7 +3,6 @@
 //!
 //! `backup_label` says on which one: `INCREMENTAL FROM LSN` is where that one begins, and no two begin at the same place.
 
-use super::Place;
 use super::base::{Base, Found, all, trees};
 use super::wal::Lsn;
 use crate::error::{Error, Result};
@@ -45,7 +44,7 @@ impl Base {
     /// `None`: it is a full one. Tars are looked into only when trees do not lead to a full one: they have to be read whole.
     pub fn chain(&self, progress: &Progress) -> Result<Option<Chain>> {
         let Some(first) = self.label.incremental_from else { return Ok(None) };
-        let beside = beside(&self.place)?;
+        let beside = self.place.parent()?;
         let mut chain = self.chain_of(first, trees(&beside, progress)?);
         if chain.missing.is_some() {
             chain = self.chain_of(first, all(&beside, progress)?);
@@ -69,26 +68,6 @@ impl Base {
         let usable = missing.and_then(|_| whole.max_by_key(|base| base.label.start)).cloned().map(Box::new);
         Chain { ancestors, missing, usable, unusable }
     }
-}
-
-/// The folder that a base backup's folder is in.
-fn beside(place: &Place) -> Result<Place> {
-    Ok(match place {
-        Place::Disk(folder) => {
-            let folder = std::path::absolute(folder).map_err(|error| {
-                Error::operator("the place of the base backup is no path").detail(error).hint("Give a whole path.")
-            })?;
-            Place::Disk(folder.parent().unwrap_or(&folder).to_owned())
-        }
-        Place::Snapshot { repository, snapshot, path } => Place::Snapshot {
-            repository: repository.clone(),
-            snapshot: snapshot.clone(),
-            path: path.trim_end_matches('/').rsplit_once('/').map_or("", |(parent, _)| parent).to_owned(),
-        },
-        Place::PgBackRest(_) => {
-            return Err(Error::bug("what a backup of pgBackRest rests on is for pgbackrest to know"));
-        }
-    })
 }
 
 /// What leads from a base backup to a full one, the nearest first, and what is missing on the way.

@@ -69,6 +69,24 @@ impl Place {
         }
     }
 
+    /// The folder that it is in; of one that has none above it, itself.
+    pub fn parent(&self) -> Result<Self> {
+        Ok(match self {
+            Self::Disk(folder) => {
+                let folder = std::path::absolute(folder).map_err(|error| {
+                    Error::operator("the place of the base backup is no path").detail(error).hint("Give a whole path.")
+                })?;
+                Self::Disk(folder.parent().unwrap_or(&folder).to_owned())
+            }
+            Self::Snapshot { repository, snapshot, path } => Self::Snapshot {
+                repository: repository.clone(),
+                snapshot: snapshot.clone(),
+                path: path.trim_end_matches('/').rsplit_once('/').map_or("", |(parent, _)| parent).to_owned(),
+            },
+            Self::PgBackRest(_) => self.clone(),
+        })
+    }
+
     /// For people: a path, `1a2b3c4d:/path`, or `pgbackrest:STANZA`.
     pub fn shown(&self) -> String {
         match self {

@@ -130,6 +130,7 @@ fn the_commented_example_is_read() {
     assert_eq!(archive.environment, Environment::Staging);
     assert!(archive.repository.as_ref().unwrap().password_command.is_some());
     assert_eq!(shop.checks, [Check { query: "SELECT count(*) FROM public.orders".into(), at_least: 45678 }]);
+    assert_eq!(shop.tablespaces, [(16384, "fast".to_owned())].into());
     for key in SYSTEM.iter().chain(REPOSITORY).chain(CHECK) {
         let shown = text.contains(&format!("{key} =")) || text.contains(&format!("[[system.{key}]]"));
         assert!(shown, "the example does not show {key}");
@@ -144,6 +145,16 @@ fn a_check_has_a_query_and_a_whole_number() {
         ["query = \"select 1\"", "at_least = 1", "query = \"select 1\"\nat_least = \"1\"", "query = 1\nat_least = 1"]
     {
         let error = check(wrong).unwrap_err();
+        assert!(error.message.contains("line") && !error.hints.is_empty(), "{wrong}: {error:?}");
+    }
+}
+
+#[test]
+fn a_tablespace_is_a_number_and_a_folder() {
+    let given = |value: &str| parse(&format!("[[system]]\nname = \"a\"\ntablespaces = {value}\n"));
+    assert_eq!(given("[\"1=/a=b\"]").unwrap().systems[0].tablespaces, [(1, "/a=b".to_owned())].into());
+    for wrong in ["[\"fast\"]", "[\"fast=/a\"]", "[\"-1=/a\"]", "\"1=/a\"", "[1]"] {
+        let error = given(wrong).unwrap_err();
         assert!(error.message.contains("line") && !error.hints.is_empty(), "{wrong}: {error:?}");
     }
 }

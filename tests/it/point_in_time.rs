@@ -628,6 +628,40 @@ fn fm_70_a_tree_with_a_tablespace_asks_for_its_copy_and_keeps_it_in_the_clone() 
     assert_eq!(fs::read_link(into.join("data/pg_tblspc").join(&oid)).unwrap(), into.join("tablespaces").join(&oid));
     assert_eq!(clone.rows(), lab.ledger[5].rows);
     assert_eq!(fingerprint(&archive), before);
+    drop(clone);
+
+    // In a recovery, the configuration says where; else the base backup is told as one that cannot be used.
+    let home = scratch.path();
+    let recover = |tablespaces: &str| {
+        let config = format!(
+            "[[system]]\nname = \"s\"\ndatabase = \"{}\"\nbase_backups = [\"{}\"]\nwal_archive = \"{}\"\nclones = \"{}\"\n{tablespaces}",
+            lab.conninfo(),
+            path(&tree),
+            path(&archive),
+            path(home)
+        );
+        fs::write(home.join("config.toml"), config).unwrap();
+        fs::write(home.join("answers"), format!("moment = \"xid {xid}\"\nkeep_clone = true\nconsent = \"\"\n"))
+            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.arg("--config").arg(home.join("config.toml")).args(["recover", "--answers"]).arg(home.join("answers"));
+        command.env("HOME", home).output().unwrap()
+    };
+    let output = recover("");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains(&format!("tablespaces = [\"{oid}=FOLDER\"]")), "{said}");
+    for given in ["tree-space".to_owned(), path(&lab.base_folder("tree-space")).to_owned()] {
+        ok(recover(&format!("tablespaces = [\"{oid}={given}\"]\n")));
+        let clones = fs::read_dir(home).unwrap().map(|entry| entry.unwrap().path());
+        let folder = clones.into_iter().find(|at| path(at).contains("lifeboat-clone-")).unwrap();
+        let report = serde_json::json!({ "conninfo": format!("host={} port=5432 user=postgres", path(&folder)) });
+        let clone = Cloned { folder, report };
+        assert_eq!(
+            (clone.ask("select a from far"), clone.rows()),
+            ("42".into(), lab.ledger[5].rows.clone()),
+            "{given}"
+        );
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::backup::{EntryKind, Place};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
+const MANIFEST: &str = "backup_manifest";
 /// Of what the program said, in bytes.
 const SAID: usize = 4000;
 
@@ -89,7 +90,6 @@ fn on_disk(part: &Base, into: &Path, progress: &Progress) -> Result<PathBuf> {
         write(&path, stream)
     })?;
     // Beside tars, not in them.
-    const MANIFEST: &str = "backup_manifest";
     let manifest = into.join(MANIFEST);
     let is_there = |place: &Place| {
         Ok::<bool, Error>(place.list("")?.iter().any(|node| node.name == MANIFEST && node.kind == EntryKind::File))

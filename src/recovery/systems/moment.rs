@@ -10,6 +10,7 @@ use super::{Evidence, Systems, blocking, conninfo};
 use crate::backup::base::{self, Base};
 use crate::backup::wal::{Wal, Window};
 use crate::backup::{EntryKind, Place, Repository};
+use crate::config::System;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::archive::{Archive, ReadSeek, Source};
 use crate::postgres::cluster::{self, Answer, PORT, Reachable, Spec, Target, USER};
@@ -33,10 +34,17 @@ const MAX_DEPTH: usize = 32;
 #[derive(Clone)]
 pub(super) struct Sources {
     /// The newest first.
-    bases: Vec<Base>,
+    bases: Vec<Stored>,
     wal: Wal,
     windows: Vec<Reachable>,
     notes: Vec<String>,
+}
+
+/// A base backup, and where the copies of its tablespaces are, as far as the configuration says.
+#[derive(Clone)]
+struct Stored {
+    base: Base,
+    copies: BTreeMap<u32, Place>,
 }
 
 /// The beginning of the name of every clone's folder; the recovery's id comes after it.
@@ -58,8 +66,8 @@ impl Systems {
         };
         let restic = self.system.base_backups.iter().chain([&archive]).any(|given| given.starts_with(RESTIC));
         let repository = if restic { Some(self.repository().await?) } else { None };
-        let (given, progress) = (self.system.base_backups.clone(), progress.clone());
-        let sources = blocking(move || open(&given, &archive, repository.as_ref(), &progress)).await?;
+        let (system, progress) = (self.system.clone(), progress.clone());
+        let sources = blocking(move || open(&system, &archive, repository.as_ref(), &progress)).await?;
         Ok(held.insert(sources).clone())
     }
 
@@ -140,8 +148,7 @@ impl Systems {
         let (system, near) = self.asked_of_production(recovery, aim).await;
         let (aim, progress) = (aim.clone(), progress.clone());
         let found = blocking(move || match find(&sources, &aim, near, &progress) {
-            Ok((base, window, reach)) => {
-                base.check_copies(&BTreeMap::new())?;
+            Ok((Stored { base, copies }, window, reach)) => {
                 let parent = folder.parent().unwrap_or(Path::new("/"));
                 let free = rustix::fs::statvfs(parent).ok();
                 Ok(Ok(Box::new(Reached {
@@ -153,7 +160,7 @@ impl Systems {
                     after: reach.after,
                     earlier: reach.earlier,
                     later: reach.later,
-                    bytes: taken(base, &progress)?,
+                    bytes: taken(base, copies, &progress)?,
                     segments: window.segments.len() as u64,
                     folder: folder.display().to_string(),
                     free: free.map(|facts| facts.f_bavail.saturating_mul(facts.f_frsize)),
@@ -367,19 +374,19 @@ fn place(given: &str, repository: Option<&Repository>) -> Result<Place> {
     Ok(Place::Snapshot { repository: repository.clone(), snapshot, path: path.into() })
 }
 
-fn open(given: &[String], archive: &str, repository: Option<&Repository>, progress: &Progress) -> Result<Sources> {
+fn open(system: &System, archive: &str, repository: Option<&Repository>, progress: &Progress) -> Result<Sources> {
     let wal = Wal::open(place(archive, repository)?, progress)?;
-    let (mut bases, mut windows, mut notes): (Vec<Base>, _, _) = (Vec::new(), Vec::new(), Vec::new());
-    for given in given {
+    let (mut bases, mut windows, mut notes): (Vec<Stored>, _, _) = (Vec::new(), Vec::new(), Vec::new());
+    for given in &system.base_backups {
         let found = place(given, repository).and_then(|place| base::find(&place, progress));
         progress.check()?;
         match found {
             Ok(found) => {
                 for (shown, base) in found {
-                    match base {
-                        Ok(base) => {
-                            notes.extend(base.notes.iter().map(|note| format!("{shown}: {note}")));
-                            bases.push(base);
+                    match base.and_then(|base| Ok(Stored { copies: copies(system, &base, repository)?, base })) {
+                        Ok(stored) => {
+                            notes.extend(stored.base.notes.iter().map(|note| format!("{shown}: {note}")));
+                            bases.push(stored);
                         }
                         Err(error) => notes.push(format!("{shown}: {}", error.message)),
                     }
@@ -388,14 +395,15 @@ fn open(given: &[String], archive: &str, repository: Option<&Repository>, progre
             Err(error) => notes.push(format!("{given}: {}", error.message)),
         }
     }
-    bases.sort_by_key(|base| std::cmp::Reverse(base.label.start));
-    for base in &bases {
-        let reachable = base.chain(progress).and_then(|chain| match chain.and_then(|chain| chain.broken(base)) {
-            Some(broken) => Err(broken),
-            None => {
-                let programs = programs::server(base.major, None)?;
-                cluster::reachable(&base.place.shown(), base, &wal, &programs, progress)
+    bases.sort_by_key(|stored| std::cmp::Reverse(stored.base.label.start));
+    for Stored { base, copies } in &bases {
+        let usable = base.check_copies(copies).and_then(|()| base.chain(progress));
+        let reachable = usable.and_then(|chain| {
+            if let Some(broken) = chain.and_then(|chain| chain.broken(base)) {
+                return Err(broken);
             }
+            let programs = programs::server(base.major, None)?;
+            cluster::reachable(&base.place.shown(), base, &wal, &programs, progress)
         });
         progress.check()?;
         match reachable {
@@ -410,14 +418,28 @@ fn open(given: &[String], archive: &str, repository: Option<&Repository>, progre
 }
 
 impl Sources {
+    fn stored(&self, shown: &str) -> Option<&Stored> {
+        self.bases.iter().find(|stored| stored.base.place.shown() == shown)
+    }
+
     /// The base backup and the window behind what was shown.
     fn at(&self, reachable: &Reachable) -> Result<(&Base, Window)> {
-        let base = self.bases.iter().find(|base| base.place.shown() == reachable.base);
-        let base = base.ok_or_else(|| Error::bug("a base backup was lost"))?;
+        let Stored { base, .. } = self.stored(&reachable.base).ok_or_else(|| Error::bug("a base backup was lost"))?;
         let windows = cluster::chosen(base, &self.wal, Some(reachable.timeline))?;
         let window = windows.into_iter().next().ok_or_else(|| Error::bug("a window was lost"))?;
         Ok((base, window))
     }
+}
+
+/// Where the copies of a base backup's tablespaces are, as far as the configuration says.
+fn copies(system: &System, base: &Base, repository: Option<&Repository>) -> Result<BTreeMap<u32, Place>> {
+    let mut copies = BTreeMap::new();
+    for oid in base.tablespaces.keys() {
+        let Some(given) = system.tablespaces.get(oid) else { continue };
+        let is_whole = given.starts_with('/') || given.starts_with(RESTIC);
+        copies.insert(*oid, if is_whole { place(given, repository)? } else { base.place.parent()?.inside(given) });
+    }
+    Ok(copies)
 }
 
 /// The newest base backup from which the target can be reached.
@@ -426,7 +448,7 @@ fn find<'a>(
     aim: &Aim,
     near: Option<DateTime<Utc>>,
     progress: &Progress,
-) -> Result<(&'a Base, Window, cluster::Reach)> {
+) -> Result<(&'a Stored, Window, cluster::Reach)> {
     let may = |reachable: &&Reachable| {
         reachable.refusal.is_none()
             && aim.timeline.is_none_or(|timeline| timeline == reachable.timeline)
@@ -437,7 +459,8 @@ fn find<'a>(
             }
     };
     let mut failed = None;
-    for base in &sources.bases {
+    for stored in &sources.bases {
+        let base = &stored.base;
         let shown = base.place.shown();
         let on: Vec<_> = sources.windows.iter().filter(|window| window.base == shown).filter(may).collect();
         if on.is_empty() {
@@ -448,7 +471,7 @@ fn find<'a>(
         let programs = programs::server(base.major, None)?;
         let target = (&aim.target, aim.before, near);
         match cluster::locate((base, &sources.wal, &windows), target, &programs, progress) {
-            Ok((window, reach)) => return Ok((base, window, reach)),
+            Ok((window, reach)) => return Ok((stored, window, reach)),
             Err(error) if error.kind == Kind::Cancelled => return Err(error),
             Err(error) => failed = Some(failed.unwrap_or(error)),
         }
@@ -489,10 +512,10 @@ fn lay_out(sources: &Sources, reached: &Reached, into: &Path, progress: &Progres
     if cluster::state(into).is_ok() {
         cluster::drop_clone(into)?;
     }
-    let base = sources.bases.iter().find(|base| base.place.shown() == reached.base);
-    let base = base.ok_or_else(|| Error::refused("the base backup is not there any more").hint("Look again."))?;
+    let stored = sources.stored(&reached.base);
+    let Stored { base, copies } =
+        stored.ok_or_else(|| Error::refused("the base backup is not there any more").hint("Look again."))?;
     let programs = programs::server(base.major, None)?;
-    let copies = BTreeMap::new();
     let windows = cluster::chosen(base, &sources.wal, Some(reached.timeline))?;
     let window = windows.first().ok_or_else(|| Error::bug("a window was lost"))?;
     cluster::prepare(into, &programs, base.system)?;
@@ -501,7 +524,7 @@ fn lay_out(sources: &Sources, reached: &Reached, into: &Path, progress: &Progres
     let segments = &window.segments[..needed];
     let outcome = cluster::stage(base, &sources.wal, segments, &into.join("wal"), progress).and_then(|()| {
         let (timeline, stop) = (reached.timeline, &reached.stop);
-        let spec = Spec { base, copies: &copies, timeline, stop, into, programs: &programs, durable: false };
+        let spec = Spec { base, copies, timeline, stop, into, programs: &programs, durable: false };
         cluster::lay_out(&spec, progress)
     });
     outcome.map(drop).inspect_err(|_| {
@@ -509,11 +532,13 @@ fn lay_out(sources: &Sources, reached: &Reached, into: &Path, progress: &Progres
     })
 }
 
-/// Bytes that a base backup takes when it is laid out, as they are stored: with those that it rests on.
-fn taken(base: &Base, progress: &Progress) -> Result<u64> {
+/// Bytes that a base backup takes when it is laid out, as they are stored: with its tablespaces, and those that it rests on.
+fn taken(base: &Base, copies: &BTreeMap<u32, Place>, progress: &Progress) -> Result<u64> {
     let mut sum = base.stored.map_or_else(|| size(&base.place, "", 0), Ok)?;
-    for ancestor in base.chain(progress)?.iter().flat_map(|chain| &chain.ancestors) {
-        sum = sum.saturating_add(size(&ancestor.place, "", 0)?);
+    let chain = base.chain(progress)?;
+    let ancestors = chain.iter().flat_map(|chain| &chain.ancestors).map(|ancestor| &ancestor.place);
+    for place in copies.values().chain(ancestors) {
+        sum = sum.saturating_add(size(place, "", 0)?);
     }
     Ok(sum)
 }
