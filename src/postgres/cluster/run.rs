@@ -82,7 +82,7 @@ pub async fn open(into: &Path, proof: &Proof, progress: &Progress) -> Result<()>
         save(into, &known)?;
     }
     let lost = |error: tokio_postgres::Error| {
-        Error::target("the clone does not end its replay").detail(error).hint("Look at its log.")
+        ended(into, Error::target("the clone does not end its replay").detail(error).hint("Look at its log."))
     };
     let began = Instant::now();
     let mut asked = false;
@@ -125,7 +125,12 @@ async fn run(into: &Path, words: &str, progress: &Progress) -> Result<Proof> {
     }
     progress.begin("replaying WAL segments", Unit::Items, None);
     let line = wait(into, words, progress).await?;
-    prove(into, &known, line).await
+    prove(into, &known, line).await.map_err(|error| ended(into, error))
+}
+
+/// What was wrong with a query, or with the server: one that ends while it is asked loses the connection, and its log says why.
+fn ended(into: &Path, error: Error) -> Error {
+    if error.kind == Kind::Target && tail(into).contains(NO_SPACE) { gave_up(into) } else { error }
 }
 
 /// What was not put on disk does not outlive its machine.
