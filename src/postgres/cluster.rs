@@ -401,7 +401,8 @@ fn folder(path: &Path) -> Result<()> {
 
 /// A full disk is told as such, whatever it made fail: a file that could not be filled, a segment of WAL that did not come.
 pub fn full_disk(error: Error) -> Error {
-    if !error.detail.as_ref().is_some_and(|detail| detail.contains(NO_SPACE)) {
+    // The second is PostgreSQL's number for it.
+    if !error.detail.as_ref().is_some_and(|detail| detail.contains(NO_SPACE) || detail.contains("SQLSTATE:  53100")) {
         return error;
     }
     let detail = error.detail.map(|detail| format!("{}: {detail}", error.message));

@@ -25,6 +25,7 @@ use crate::progress::{Progress, Unit};
 pub const USER: &str = "postgres";
 /// How long a server may take to stop.
 const PATIENCE: Duration = Duration::from_mins(1);
+const SEE_LOG: &str = "Look at its log.";
 /// Between two looks at the log.
 const LOOK: Duration = Duration::from_millis(20);
 /// Of the log's end that an error carries.
@@ -82,7 +83,7 @@ pub async fn open(into: &Path, proof: &Proof, progress: &Progress) -> Result<()>
         save(into, &known)?;
     }
     let lost = |error: tokio_postgres::Error| {
-        ended(into, Error::target("the clone does not end its replay").detail(error).hint("Look at its log."))
+        ended(into, super::ask::failed("the clone does not end its replay", SEE_LOG, error))
     };
     let began = Instant::now();
     let mut asked = false;
@@ -162,7 +163,7 @@ pub async fn keep(into: &Path, progress: &Progress) -> Result<()> {
         Ok(()) => client.batch_execute("CHECKPOINT").await,
         failed => failed,
     };
-    done.map_err(|error| Error::target("the clone cannot be put on disk").detail(error).hint("Look at its log."))?;
+    done.map_err(|error| super::ask::failed("the clone cannot be put on disk", SEE_LOG, error))?;
     sync(into)?;
     known.boot = None;
     save(into, &known)?;
@@ -313,9 +314,7 @@ fn gave_up(into: &Path) -> Error {
 async fn prove(into: &Path, known: &State, log: String) -> Result<Proof> {
     const ASK: &str = "SELECT pg_is_wal_replay_paused(), pg_last_wal_replay_lsn()::text, \
         pg_last_xact_replay_timestamp(), (SELECT system_identifier FROM pg_control_system())";
-    let lost = |error: tokio_postgres::Error| {
-        Error::target("the clone cannot be asked where it stands").detail(error).hint("Look at its log.")
-    };
+    let lost = |error| super::ask::failed("the clone cannot be asked where it stands", SEE_LOG, error);
     let host = into.to_str().unwrap_or_default();
     let mut config = tokio_postgres::Config::new();
     config.host(host).port(PORT).user(USER).dbname("template1").connect_timeout(PATIENCE);

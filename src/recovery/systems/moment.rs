@@ -216,7 +216,9 @@ impl Systems {
             };
             // Whoever was killed before this had left it paused.
             cluster::open(&folder, &proof, progress).await?;
-            Ok(proof)
+            let database = conninfo(&self.system)?.database()?;
+            let found = cluster::database(&folder, &database).await?;
+            Ok((proof, database, found))
         };
         let outcome: Result<_> = outcome.await;
         if outcome.is_err() {
@@ -226,9 +228,7 @@ impl Systems {
         }
         let hint = "What was laid out is removed again. Give another moment, or try again.";
         let removed = |error| cluster::full_disk(Error { hints: vec![hint.into()], ..error });
-        let proof = outcome.map_err(removed)?;
-        let database = conninfo(&self.system)?.database()?;
-        let found = cluster::database(&folder, &database).await?;
+        let (proof, database, found) = outcome.map_err(removed)?;
         let state = cluster::state(&folder)?;
         let mut asked = Vec::new();
         for check in self.system.checks.iter().filter(|_| found.is_some()) {
@@ -282,7 +282,8 @@ impl Systems {
             };
             Archive::open(&Source::file("the clone's definitions", open), &Progress::default())
         });
-        Ok(held.insert(Origin::clone_of(folder, database, &archive.await?, &found)).clone())
+        let archive = archive.await.map_err(cluster::full_disk)?;
+        Ok(held.insert(Origin::clone_of(folder, database, &archive, &found)).clone())
     }
 
     pub(super) async fn recreation(
