@@ -483,6 +483,11 @@ impl Record {
         given.map_or(0, |given| self.answers.len() - given)
     }
 
+    /// How many answers have to be taken back before a moment in time can be chosen; `None`: there are no base backups for that.
+    pub fn back_to_moments(&self) -> Option<usize> {
+        self.wal.then(|| self.in_the_way(&Fact::Scope(Scope::Moment)))
+    }
+
     /// Drops the last answer. Returns whether there was one.
     pub fn back(&mut self) -> bool {
         let dropped = self.answers.pop();

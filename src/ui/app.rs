@@ -528,7 +528,10 @@ impl App {
                 marked: std::collections::BTreeSet::new(),
                 cursor: super::table::Cursor::default(),
             }),
-            Answers::Rows(diffs) => Screen::Rows(Box::new(RowsScreen::new(diffs))),
+            Answers::Rows(diffs) => {
+                let back = self.recovery.as_ref().and_then(|recovery| recovery.record().back_to_moments());
+                Screen::Rows(Box::new(RowsScreen::new(diffs).with_moments(back)))
+            }
             Answers::Files { point } => {
                 let points = self.recovery.as_ref().and_then(|recovery| recovery.record().points()).unwrap_or_default();
                 Screen::Files(Box::new(Files::new(point, incident, points)))

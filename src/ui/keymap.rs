@@ -61,6 +61,8 @@ pub enum Action {
     FilterColumn,
     /// Only rows of the selected row's transaction, then all.
     FilterTransaction,
+    /// Brings back the moment just before the selected transaction, out of base backups and WAL.
+    MomentBefore,
     /// Lists all differing rows again.
     FilterNone,
     /// Yes, to what a screen asks about deleting.
@@ -299,6 +301,13 @@ const BINDINGS: &[Binding] = &[
         places: &[P::Rows],
         label: "",
         help: "Show only rows that the selected row's transaction wrote, or all again.",
+    },
+    Binding {
+        keys: &[Key::Char('M')],
+        action: Action::MomentBefore,
+        places: &[P::Overview],
+        label: "",
+        help: "Bring back the moment just before the selected transaction, out of base backups and WAL, instead of the dump.",
     },
     Binding {
         keys: &[Key::Char('x')],

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use chrono::{FixedOffset, TimeZone as _, Utc};
 use crossterm::event::{KeyCode, KeyEvent};
+use lifeboat::postgres::cluster::Target;
 use lifeboat::postgres::diff::{Class, ColumnCount, Drift, Page, Pair, Row, TableDiff, TransactionCount};
 use lifeboat::postgres::name::Name;
 use lifeboat::postgres::schema::{ForeignKey, Key, KeySource, OnDelete};
-use lifeboat::recovery::record::Fact;
+use lifeboat::recovery::record::{Aim, Fact, Scope};
 use lifeboat::recovery::worker::Request;
 use lifeboat::ui::keymap::Action;
 use lifeboat::ui::screens::Command;
@@ -113,6 +114,23 @@ fn the_overview_tells_the_story_and_proposes_the_one_bad_transaction() {
     assert_eq!(choice.classes, BTreeSet::from([Class::Missing, Class::Changed]));
     assert_eq!(choice.transactions, Some(vec![774]));
     assert_eq!(choice.columns, Some(vec!["state".to_owned()]), "what honest work changed stays");
+}
+
+#[test]
+fn the_moment_before_a_transaction_is_a_key_away_where_base_backups_are_configured() {
+    let mut without = screen(vec![damaged()]);
+    assert!(!matches!(without.act(Action::MomentBefore), Some(Command::Instead { .. })));
+    let said = drawn(&mut without, 100, 30);
+    assert!(said.contains("base_backups") && !said.contains("M: the moment before it"), "{said}");
+    let mut screen = screen(vec![damaged()]).with_moments(Some(4));
+    screen.act(Action::NextPane);
+    let said = drawn(&mut screen, 100, 30);
+    assert!(said.contains("M: the moment before it"), "{said}");
+    let Some(Command::Instead { back: 4, facts }) = screen.act(Action::MomentBefore) else {
+        panic!("no other answers")
+    };
+    let aim = Aim { target: Target::Transaction(774), before: true, timeline: None };
+    assert_eq!(facts, [Fact::Scope(Scope::Moment), Fact::Aim(aim)]);
 }
 
 #[test]

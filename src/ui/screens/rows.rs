@@ -100,6 +100,8 @@ pub struct RowsScreen {
     checking: Option<(usize, Aim, String)>,
     /// After an error nothing is asked again by itself.
     stalled: bool,
+    /// Where a moment in time can be brought back: how many answers have to be taken back for it.
+    before_moment: Option<usize>,
 }
 
 impl RowsScreen {
@@ -126,7 +128,15 @@ impl RowsScreen {
             counting: None,
             checking: None,
             stalled: false,
+            before_moment: None,
         }
+    }
+
+    /// Offers the moment before a transaction; so many answers have to be taken back for it.
+    #[must_use]
+    pub fn with_moments(mut self, back: Option<usize>) -> Self {
+        self.before_moment = back;
+        self
     }
 
     /// Shows times in this zone instead of the terminal's, for pictures and tests.

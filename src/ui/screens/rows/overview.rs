@@ -12,8 +12,10 @@ use ratatui::text::{Line, Span, Text};
 
 use super::choosing::{Amount, Switch};
 use super::{Choosing, Notice, RowsScreen, View, story};
+use crate::postgres::cluster::Target;
 use crate::postgres::diff::{Class, Drift, Filter, Pair, TableDiff, TransactionCount};
 use crate::postgres::schema::{ForeignKey, Key, KeySource, OnDelete};
+use crate::recovery::record::{Aim, Fact, Scope};
 use crate::text;
 use crate::ui::keymap::Action;
 use crate::ui::screens::Command;
@@ -95,10 +97,30 @@ impl RowsScreen {
                 self.pick_only();
                 self.list(Filter::default());
             }
+            Action::MomentBefore => return self.moment_before(),
             Action::Back => return Some(Command::Back),
             _ => {}
         }
         None
+    }
+
+    /// Another recovery than from the dump: of the moment just before the selected transaction.
+    fn moment_before(&mut self) -> Option<Command> {
+        let Some(back) = self.before_moment else {
+            let how = "Base backups and WAL have to be configured for that: base_backups and wal_archive.";
+            self.notice = Some(Notice::Hint(how.into()));
+            return None;
+        };
+        let selected = match self.transaction_lines().get(self.transactions.selected) {
+            Some(TransactionLine::One(count)) => Some(count.xid),
+            Some(TransactionLine::Others(_)) | None => None,
+        };
+        let Some(xid) = selected else {
+            self.notice = Some(Notice::Hint("Select one transaction first: Tab goes to their list.".into()));
+            return None;
+        };
+        let aim = Aim { target: Target::Transaction(xid), before: true, timeline: None };
+        Some(Command::Instead { back, facts: vec![Fact::Scope(Scope::Moment), Fact::Aim(aim)] })
     }
 
     /// Moves the selection of the pane that has the focus; tells whether the key was for that.
@@ -334,8 +356,11 @@ impl RowsScreen {
             let Some(line) = lines.get(index) else { return Row { mark: Mark::Off, cells: Vec::new() } };
             self.transaction_row(line, choosing, theme)
         };
-        let other =
-            if area.width < WIDE && self.pane != Pane::Transactions { "  Tab: mark them, or columns" } else { "" };
+        let other = match self.pane {
+            Pane::Transactions if self.before_moment.is_some() && !lines.is_empty() => "  M: the moment before it",
+            Pane::Tables | Pane::Columns if area.width < WIDE => "  Tab: mark them, or columns",
+            _ => "",
+        };
         let table = Table {
             title: Line::from(vec![
                 Span::styled("By transaction that last wrote the row", theme.title()),
