@@ -63,13 +63,14 @@
 //! | what SQL does a merge run? | `postgres/merge/` |
 //! | how does a restored database take production's place? | `postgres/database/promote.rs` |
 //! | who runs a dump's definitions, and why? | the head of `postgres/database.rs` |
+//! | who builds a restored database's indexes, and when? | `postgres/database/load.rs`, `postgres/database/index.rs` |
 //! | how is a file written, and put in the place of another? | `files/write.rs`, `files/put.rs` |
 //! | how is a whole snapshot searched? | `files/catalog.rs` |
 //! | how are rows compared? | `postgres/diff.rs` |
 //! | why are few rows of a clone staged? | `postgres/diff/touched.rs` |
 //! | how is one table read out of a dump in a snapshot? | `postgres/archive.rs`, `backup.rs` |
 //! | what can be reached from a base backup and WAL? | `backup/base.rs`, `backup/wal.rs` |
-//! | what does an incremental base backup rest on? | `backup/chain.rs`; combined in `postgres/cluster/combine.rs` |
+//! | what does an incremental base backup rest on, wherever it is? | `backup/chain.rs`; combined in `postgres/cluster/combine.rs` |
 //! | how is a repository of pgBackRest read, and restored from? | `backup/pgbackrest.rs`, `postgres/cluster/restore.rs` |
 //! | how is a cluster laid out as of a moment, and proved? | `postgres/cluster.rs` and beside it |
 //! | how is such a cluster looked into, and why does no query change anything? | `postgres/cluster/inspect.rs` |
