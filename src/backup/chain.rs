@@ -52,6 +52,19 @@ impl Base {
         Ok(Some(chain))
     }
 
+    /// Whether it needs no other, or all that it rests on are among these, beside it: then nothing has to be looked for.
+    pub fn is_whole_among(&self, known: &[&Self]) -> Result<bool> {
+        let Some(first) = self.label.incremental_from else { return Ok(true) };
+        let beside = self.place.parent()?.shown();
+        let mut there = Vec::new();
+        for base in known.iter().filter(|base| base.system == self.system) {
+            if base.place.parent()?.shown() == beside {
+                there.push((*base).clone());
+            }
+        }
+        Ok(follow(&there, first).1.is_none())
+    }
+
     fn chain_of(&self, first: (u32, Lsn), found: Found) -> Chain {
         let (mut earlier, mut unusable) = (Vec::new(), Vec::new());
         for (shown, base) in found {

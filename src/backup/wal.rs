@@ -111,6 +111,8 @@ pub struct Wal {
     pub segments: BTreeMap<Key, Segment>,
     /// By timeline.
     pub histories: BTreeMap<u32, History>,
+    /// Segments that are too short, in words: being copied right now, or cut off. They are not used.
+    pub cut: Vec<String>,
     /// The names of `.backup` files.
     backups: BTreeSet<String>,
 }
@@ -212,10 +214,29 @@ impl Wal {
         let segments = named.into_iter().filter_map(|((timeline, log, number), segment)| {
             Some((key(&format!("{timeline:08X}{log:08X}{number:08X}"), size)?, segment))
         });
+        let segments = segments.collect();
         let mut wal =
-            Self { place, segment_size: size, system: head.system, segments: segments.collect(), histories, backups };
+            Self { place, segment_size: size, system: head.system, segments, histories, cut: Vec::new(), backups };
+        wal.leave_out_short();
         wal.ends_agree()?;
         Ok(wal)
+    }
+
+    /// A server refuses a segment that is too short, and ends. An `archive_command` that copies makes one for a moment.
+    fn leave_out_short(&mut self) {
+        let size = u64::from(self.segment_size);
+        let short = |_: &Key, segment: &mut Segment| segment.form == Form::Whole && segment.size < size;
+        self.cut = self
+            .segments
+            .extract_if(.., short)
+            .map(|(_, segment)| {
+                let (has, whole) = (crate::text::count(segment.size), crate::text::count(size));
+                format!(
+                    "{} is cut off, or being copied right now: it has {has} of {whole} bytes, and is not used",
+                    segment.file
+                )
+            })
+            .collect();
     }
 
     /// The first and the last segment of every timeline are of one cluster, and what their names say. Last ones that hold older

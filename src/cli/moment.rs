@@ -185,7 +185,7 @@ fn shown(at: Option<DateTime<Utc>>) -> String {
 
 pub async fn windows(system: System, asked: Windows) -> Result<()> {
     let as_json = asked.json;
-    let rows = blocking(move |progress| {
+    let (rows, cut) = blocking(move |progress| {
         let mut places = Places::new(system);
         let wal = places.wal(&asked.wal, progress)?;
         let mut rows = Vec::new();
@@ -195,7 +195,7 @@ pub async fn windows(system: System, asked: Windows) -> Result<()> {
                 rows.push((place, described));
             }
         }
-        Ok(rows)
+        Ok((rows, wal.cut))
     })
     .await?;
     if as_json {
@@ -206,7 +206,7 @@ pub async fn windows(system: System, asked: Windows) -> Result<()> {
                 Err(error) => json!({ "place": place, "error": error.message, "hints": error.hints }),
             })
             .collect();
-        return print(&json!({ "bases": rows }).to_string());
+        return print(&json!({ "bases": rows, "cut": cut }).to_string());
     }
     for (place, described) in rows {
         print(&format!("base backup {}", clean(&place)))?;
@@ -218,7 +218,7 @@ pub async fn windows(system: System, asked: Windows) -> Result<()> {
             }
         }
     }
-    Ok(())
+    cut.iter().try_for_each(|cut| print(&clean(cut)))
 }
 
 /// What can be reached from a base backup, as JSON and in words.

@@ -63,7 +63,8 @@ impl Archiving {
 
     fn archived(&self) {
         let last = self.psql("create table if not exists last (a int); select pg_walfile_name(pg_switch_wal())");
-        while !self.path("archive").join(&last).exists() {
+        // A copy is not done at once.
+        while !std::fs::metadata(self.path("archive").join(&last)).is_ok_and(|facts| facts.len() == 16 << 20) {
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -9,7 +9,7 @@ use lifeboat::drill::cluster::Cluster;
 use serde_json::Value;
 
 use crate::archive::fetched;
-use crate::cluster::psql;
+use crate::cluster::{archived, psql};
 use crate::point_in_time::{Cloned, lifeboat, ok, path, refused, segments};
 
 /// A server that archives and summarizes its WAL; it ends before its folder goes.
@@ -84,9 +84,7 @@ fn a_chain_of_incremental_base_backups_is_combined_and_a_broken_one_is_told_with
     lab.add(401, 500);
     let last = lab.sql("select pg_walfile_name(pg_switch_wal())");
     let archive = lab.folder("archive");
-    while !archive.join(&last).exists() {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    archived(&archive.join(&last));
     let programs = fetched(18);
     let scratch = lab.root.path();
 
@@ -188,9 +186,7 @@ fn a_chain_is_combined_out_of_tars_and_out_of_a_snapshot() {
     let expected = lab.sql("select count(*), sum(v), max(id) from ledger");
     lab.add(401, 500);
     let last = lab.sql("select pg_walfile_name(pg_switch_wal())");
-    while !lab.folder("archive").join(&last).exists() {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    archived(&lab.folder("archive").join(&last));
     let (programs, archive, scratch) = (fetched(18), lab.folder("archive"), lab.root.path());
     let target = ["--programs", path(&programs), "--xid", &xid];
     // A tree that rests on tars, and tars that rest on a tree.

@@ -1,6 +1,6 @@
 //! The servers that the tests share: one PostgreSQL for the whole binary, one database for each test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use lifeboat::drill::cluster::{Cluster, programs};
@@ -44,6 +44,15 @@ pub fn psql(conninfo: &str, sql: &str) -> String {
 }
 
 /// Where `pg_dump` and `pg_restore` of the shared server's version are.
+/// Waits until a segment of WAL is in an archive, all of it: `cp` is not done at once.
+pub fn archived(segment: &Path) {
+    let begun = std::time::Instant::now();
+    while !std::fs::metadata(segment).is_ok_and(|facts| facts.len() == 16 << 20) {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{} is not archived", segment.display());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 pub fn pg_programs() -> PathBuf {
     programs().unwrap()
 }

@@ -247,17 +247,16 @@ fn what_differs_from_production_is_named() {
     assert!(output.status.success(), "{}", words(&output));
     let found = words(&output);
     let (_, found) = found.split_once("7 objects differ from production (").unwrap_or_else(|| panic!("{found}"));
-    for difference in [
-        "default privileges of postgres for tables in public: only in production; ",
-        "index public.t_a_idx: only in production; ",
-        "owner and grants of function public.f(): not the same; ",
-        "owner and grants of sequence public.s: not the same; ",
-        "owner and grants of table public.t: not the same; ",
-        "table public.since: only in production; ",
-        "table public.u: only restored)",
-    ] {
-        assert!(found.contains(difference), "{difference} in {found}");
-    }
+    let expected = [
+        "default privileges of postgres for tables in public: only in production",
+        "index public.t_a_idx: only in production",
+        "table public.since: only in production",
+        "table public.u: only restored",
+        "owner and grants of function public.f(): not the same",
+        "owner and grants of sequence public.s: not the same",
+        "owner and grants of table public.t: not the same",
+    ];
+    assert!(found.starts_with(&(expected.join("; ") + ")")), "{found}");
     psql(&whole.maintenance(), &format!("drop database {}", whole.beside("restore")[0]));
 }
 

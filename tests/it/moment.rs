@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::cluster::{pg_programs, psql};
+use crate::cluster::{archived, pg_programs, psql};
 use crate::faults::Small;
 use crate::resume::{kills, random, workers};
 
@@ -101,11 +101,7 @@ impl World {
     /// Everything that was committed is in the archive when this returns.
     fn archived(&self) {
         let last = self.sql("insert into shop.keeps values (99999, 'now'); select pg_walfile_name(pg_switch_wal())");
-        let begun = Instant::now();
-        while !self.path("pg/archive").join(&last).exists() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{last} is not archived");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        archived(&self.path("pg/archive").join(last));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -298,9 +294,7 @@ fn a_database_that_was_dropped_comes_back_as_of_a_moment() {
     let postgres = world.cluster.conninfo("postgres");
     let before = psql(&postgres, "select to_char(now() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
     let last = psql(&postgres, "drop database shop; create table after (); select pg_walfile_name(pg_switch_wal())");
-    while !world.path("pg/archive").join(&last).exists() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    archived(&world.path("pg/archive").join(last));
     let said = world.refused("moment = \"find\"\ndatabase = \"exchange\"\nconsent = \"shop\"");
     assert!(said.contains("no transaction deleted, updated or dropped anything"), "{said}");
     world.recover(&format!("moment = \"{before}\"\ndatabase = \"exchange\"\nconsent = \"shop\""));

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use lifeboat::drill::cluster::Cluster;
 use serde_json::Value;
 
-use crate::cluster::{pg_programs, psql};
+use crate::cluster::{archived, pg_programs, psql};
 
 /// One transaction of the workload, and what the table held after it.
 struct Committed {
@@ -72,10 +72,7 @@ impl Lab {
         lab.base("late", &["-Ft"]);
         // The last segment is there once the server says so.
         let last = psql(&sql, "insert into far values (1); select pg_walfile_name(pg_switch_wal())");
-        let archived = lab.archive().join(last);
-        while !archived.exists() {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        archived(&lab.archive().join(last));
         lab
     }
 
@@ -321,9 +318,7 @@ fn wal_of_many_segments_is_read_without_a_seam() {
     }
     psql(&live, "select pg_create_restore_point('full'); delete from wide");
     let last = archive.join(psql(&live, "select pg_walfile_name(pg_switch_wal())"));
-    while !last.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    archived(&last);
     assert!(segments(&archive).len() > 20);
     let asked = ["moments", path(&base), "--wal", path(&archive), "--table", "public.wide", "--database", &live];
     let said = ok(lifeboat(
@@ -396,6 +391,29 @@ fn fm_69_a_gap_is_shown_and_what_lies_behind_it_is_refused_with_the_nearest_inst
     let said = refused(&["clone", path(&base), "--wal", path(&archive), "--to", &lab.at(49, 0), "--into", path(&into)]);
     assert!(said.contains("cannot be reached") || said.contains("nothing can be reached"), "{said}");
     assert!(said.contains(&format!("WAL segment {gone} is missing")), "{said}");
+    assert!(!into.exists());
+}
+
+#[test]
+fn fm_69_a_segment_that_is_cut_off_is_told_and_not_used() {
+    let (lab, scratch) = (&*LAB, LAB.scratch());
+    let (base, archive) = (lab.base_folder("tar"), archive_without(scratch.path(), |_| false));
+    let last = segments(&archive).pop().unwrap();
+    let at = lab.at(49, 0);
+    let cut = |bytes: u64| fs::File::options().write(true).open(archive.join(&last)).unwrap().set_len(bytes).unwrap();
+    cut(15_663_104);
+    let said = ok(lifeboat(&["windows", path(&base), "--wal", path(&archive)]));
+    assert!(said.contains(&format!("{last} is cut off, or being copied right now: it has 15,663,104")), "{said}");
+    // What lies before it is reached all the same.
+    let clone = Cloned::new(&base, &archive, scratch.path().join("c"), &["--to", &lab.at(5, 0)]);
+    assert_eq!(clone.rows(), lab.ledger[5].rows);
+    drop(clone);
+    // In the middle it is a gap; also when it is empty.
+    let first = segments(&archive)[2].clone();
+    fs::write(archive.join(&first), "").unwrap();
+    let into = scratch.path().join("c");
+    let said = refused(&["clone", path(&base), "--wal", path(&archive), "--to", &at, "--into", path(&into)]);
+    assert!(said.contains(&format!("WAL segment {first} is missing")), "{said}");
     assert!(!into.exists());
 }
 

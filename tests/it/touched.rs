@@ -2,7 +2,6 @@
 //! are found as by comparing all rows, and where places and transactions do not tell, all rows are compared.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use lifeboat::config::System;
 use lifeboat::drill::cluster::Cluster;
@@ -90,11 +89,7 @@ impl Sides {
 /// Everything that was committed is in the archive when this returns.
 fn archived(world: &World) {
     let last = world.sql("create table if not exists last (); select pg_walfile_name(pg_switch_wal())");
-    let begun = Instant::now();
-    while !world.path("pg/archive").join(&last).exists() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{last} is not archived");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    crate::cluster::archived(&world.path("pg/archive").join(last));
 }
 
 fn numbers(diff: &TableDiff) -> (u64, u64, u64, u64) {

@@ -310,7 +310,8 @@ fn differences(restored: &BTreeMap<String, String>, production: &BTreeMap<String
     }
     let only = production.keys().filter(|object| !restored.contains_key(*object) && !object.starts_with(OWNED));
     all.extend(only.map(|object| Difference { object: object.clone(), how: How::OnlyProduction }));
-    all.sort_by(|a, b| a.object.cmp(&b.object));
+    // What is there or not, and how it is defined, says more than whose it is.
+    all.sort_by_cached_key(|difference| (difference.object.starts_with(OWNED), difference.object.clone()));
     let number = all.len() as u64;
     all.truncate(NAMED);
     (all, number)

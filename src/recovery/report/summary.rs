@@ -181,7 +181,7 @@ fn differences(checked: &Checked) -> String {
             How::OnlyProduction => "only in production",
             How::Different => "not the same",
         };
-        format!("{}: {how}", difference.object.replace('\n', " "))
+        format!("{}: {how}", text::clean(&difference.object))
     });
     let named: Vec<_> = named.collect();
     let more = checked.different.saturating_sub(named.len() as u64);

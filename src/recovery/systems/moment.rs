@@ -378,6 +378,7 @@ fn place(given: &str, repository: Option<&Repository>) -> Result<Place> {
 fn open(system: &System, archive: &str, repository: Option<&Repository>, progress: &Progress) -> Result<Sources> {
     let wal = Wal::open(place(archive, repository)?, progress)?;
     let (mut bases, mut windows, mut notes): (Vec<Stored>, _, _) = (Vec::new(), Vec::new(), Vec::new());
+    notes.extend(wal.cut.iter().cloned());
     for given in &system.base_backups {
         let found = place(given, repository).and_then(|place| base::find(&place, progress));
         progress.check()?;
@@ -397,8 +398,10 @@ fn open(system: &System, archive: &str, repository: Option<&Repository>, progres
         }
     }
     bases.sort_by_key(|stored| std::cmp::Reverse(stored.base.label.start));
+    let known: Vec<&Base> = bases.iter().map(|stored| &stored.base).collect();
     for Stored { base, copies } in &bases {
-        let usable = base.check_copies(copies).and_then(|()| base.chain(progress));
+        let usable = base.check_copies(copies).and_then(|()| base.is_whole_among(&known));
+        let usable = usable.and_then(|is_whole| if is_whole { Ok(None) } else { base.chain(progress) });
         let reachable = usable.and_then(|chain| {
             if let Some(broken) = chain.and_then(|chain| chain.broken(base)) {
                 return Err(broken);
