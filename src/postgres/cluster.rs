@@ -177,10 +177,6 @@ pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
         folder(&root(Some(*oid)))?;
     }
     let mut place = |member: Member, stream: &mut dyn Read| {
-        let path = root(member.tablespace).join(&member.path);
-        if member.is_folder {
-            return if path.is_dir() { Ok(()) } else { folder(&path) };
-        }
         if is_left_out(&member) {
             return Ok(());
         }
@@ -191,11 +187,7 @@ pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
             control = Some(bytes);
             return Ok(());
         }
-        if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
-            folder(parent)?;
-        }
-        progress.advance(member.size);
-        write(&path, stream)
+        put(&root(member.tablespace), &member, stream, progress)
     };
     match (chain, &spec.base.place) {
         (None, Place::PgBackRest(stanza)) => control = Some(restore::fill(spec, stanza, progress)?),
@@ -234,6 +226,19 @@ pub fn lay_out(spec: &Spec, progress: &Progress) -> Result<State> {
     state.laid_out = true;
     save(into, &state)?;
     Ok(state)
+}
+
+/// Puts a file or folder of a base backup beneath a folder.
+fn put(root: &Path, member: &Member, stream: &mut dyn Read, progress: &Progress) -> Result<()> {
+    let path = root.join(&member.path);
+    if member.is_folder {
+        return if path.is_dir() { Ok(()) } else { folder(&path) };
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
+        folder(parent)?;
+    }
+    progress.advance(member.size);
+    write(&path, stream)
 }
 
 /// Waits until everything on the disk of a folder is there.

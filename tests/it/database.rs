@@ -241,13 +241,15 @@ fn what_differs_from_production_is_named() {
         &whole.conninfo,
         "create index on t (a); grant insert on t to whole_clerk; grant select (a) on t to whole_clerk; alter sequence s owner to whole_clerk;
          revoke all on function f() from public; create table since (id int); grant select on since to whole_clerk; drop table u;
-         alter default privileges in schema public grant select on tables to whole_clerk",
+         alter default privileges in schema public grant select on tables to whole_clerk;
+         alter default privileges revoke all on tables from postgres",
     );
     let output = whole.recovery("all.dump", "database = \"keep\"\nconsent = \"\"").output().unwrap();
     assert!(output.status.success(), "{}", words(&output));
     let found = words(&output);
-    let (_, found) = found.split_once("7 objects differ from production (").unwrap_or_else(|| panic!("{found}"));
+    let (_, found) = found.split_once("8 objects differ from production (").unwrap_or_else(|| panic!("{found}"));
     let expected = [
+        "default privileges of postgres for tables in every schema: only in production",
         "default privileges of postgres for tables in public: only in production",
         "index public.t_a_idx: only in production",
         "table public.since: only in production",

@@ -42,11 +42,11 @@ pub(super) async fn connect_as(into: &Path, user: &str, database: &str) -> Resul
 
 fn not_asked(into: &Path, error: tokio_postgres::Error) -> Error {
     let hint = format!("If its server was killed, start it again: lifeboat clone --resume {}", into.display());
-    failed(format!("the clone in {} cannot be asked", into.display()), &hint, error)
+    unanswered(format!("the clone in {} cannot be asked", into.display()), &hint, error)
 }
 
 /// What a clone's server did not do, with its own words.
-pub(super) fn failed(what: impl Into<String>, hint: &str, error: tokio_postgres::Error) -> Error {
+pub(super) fn unanswered(what: impl Into<String>, hint: &str, error: tokio_postgres::Error) -> Error {
     Error { message: what.into(), hints: vec![hint.into()], ..server_error(error, "asking the clone") }
 }
 

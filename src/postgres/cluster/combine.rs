@@ -2,14 +2,15 @@
 //!
 //! It reads trees on a disk. A part that is in a snapshot, or in tars, is laid out in `INTO/chain/` first and removed after.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::{Spec, command, failed, folder, write};
-use crate::backup::base::{Base, Member, Shape};
-use crate::backup::{EntryKind, Place};
+use super::{Spec, command, failed, folder, put, write};
+use crate::backup::Place;
+use crate::backup::base::{Base, Shape};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 
@@ -78,23 +79,10 @@ fn on_disk(part: &Base, into: &Path, progress: &Progress) -> Result<PathBuf> {
     }
     progress.begin(format!("unpacking {}", part.place.shown()), Unit::Bytes, None);
     folder(into)?;
-    part.each(&std::collections::BTreeMap::new(), progress, |member: Member, stream: &mut dyn Read| {
-        let path = into.join(&member.path);
-        if member.is_folder {
-            return if path.is_dir() { Ok(()) } else { folder(&path) };
-        }
-        if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
-            folder(parent)?;
-        }
-        progress.advance(member.size);
-        write(&path, stream)
-    })?;
+    part.each(&BTreeMap::new(), progress, |member, stream| put(into, &member, stream, progress))?;
     // Beside tars, not in them.
     let manifest = into.join(MANIFEST);
-    let is_there = |place: &Place| {
-        Ok::<bool, Error>(place.list("")?.iter().any(|node| node.name == MANIFEST && node.kind == EntryKind::File))
-    };
-    if !manifest.exists() && is_there(&part.place)? {
+    if !manifest.exists() && part.place.list("")?.iter().any(|node| node.name == MANIFEST) {
         write(&manifest, &mut part.place.open(MANIFEST)?)?;
     }
     Ok(into.to_owned())

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::NoTls;
 
+use super::ask::unanswered;
 use super::inspect::forget_reader;
 use super::{FULL, NO_SPACE, PORT, ROOM, State, Stop, boot, command, failed, own, save, state, sync};
 use crate::error::{Error, Kind, Result};
@@ -82,9 +83,8 @@ pub async fn open(into: &Path, proof: &Proof, progress: &Progress) -> Result<()>
         known.opened = Some(proof.clone());
         save(into, &known)?;
     }
-    let lost = |error: tokio_postgres::Error| {
-        ended(into, super::ask::failed("the clone does not end its replay", SEE_LOG, error))
-    };
+    let lost =
+        |error: tokio_postgres::Error| ended(into, unanswered("the clone does not end its replay", SEE_LOG, error));
     let began = Instant::now();
     let mut asked = false;
     loop {
@@ -163,7 +163,7 @@ pub async fn keep(into: &Path, progress: &Progress) -> Result<()> {
         Ok(()) => client.batch_execute("CHECKPOINT").await,
         failed => failed,
     };
-    done.map_err(|error| super::ask::failed("the clone cannot be put on disk", SEE_LOG, error))?;
+    done.map_err(|error| unanswered("the clone cannot be put on disk", SEE_LOG, error))?;
     sync(into)?;
     known.boot = None;
     save(into, &known)?;
@@ -314,7 +314,7 @@ fn gave_up(into: &Path) -> Error {
 async fn prove(into: &Path, known: &State, log: String) -> Result<Proof> {
     const ASK: &str = "SELECT pg_is_wal_replay_paused(), pg_last_wal_replay_lsn()::text, \
         pg_last_xact_replay_timestamp(), (SELECT system_identifier FROM pg_control_system())";
-    let lost = |error| super::ask::failed("the clone cannot be asked where it stands", SEE_LOG, error);
+    let lost = |error| unanswered("the clone cannot be asked where it stands", SEE_LOG, error);
     let host = into.to_str().unwrap_or_default();
     let mut config = tokio_postgres::Config::new();
     config.host(host).port(PORT).user(USER).dbname("template1").connect_timeout(PATIENCE);

@@ -236,18 +236,18 @@ async fn objects(client: &Client) -> Result<BTreeMap<String, String>> {
     let sql = format!(
         "WITH n AS (SELECT oid, nspname, nspowner, nspacl FROM pg_catalog.pg_namespace n WHERE {OURS}),
         ext AS (SELECT classid, objid FROM pg_catalog.pg_depend WHERE deptype = 'e'),
+        c AS (SELECT c.oid, c.relkind, c.relowner, c.relacl, CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view '
+                WHEN 'S' THEN 'sequence ' WHEN 'f' THEN 'foreign table ' ELSE 'table ' END || pg_catalog.format('%I.%I', n.nspname, c.relname) AS object
+            FROM pg_catalog.pg_class c JOIN n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+            AND NOT EXISTS (SELECT FROM ext WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = c.oid)),
         o(object, definition) AS (
             SELECT 'schema ' || nspname, '' FROM n
             UNION ALL SELECT 'extension ' || extname, '' FROM pg_catalog.pg_extension
-            UNION ALL SELECT CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'S' THEN 'sequence '
-                    WHEN 'f' THEN 'foreign table ' ELSE 'table ' END || pg_catalog.format('%I.%I', n.nspname, c.relname),
-                CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) WHEN c.relkind = 'S' THEN ''
+            UNION ALL SELECT c.object, CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) WHEN c.relkind = 'S' THEN ''
                 ELSE (SELECT pg_catalog.string_agg(pg_catalog.format('%s %s %s %s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
                         a.attnotnull, pg_catalog.pg_get_expr(f.adbin, f.adrelid)), ',' ORDER BY a.attname)
                     FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
-                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END
-                FROM pg_catalog.pg_class c JOIN n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-                AND NOT EXISTS (SELECT FROM ext WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = c.oid)
+                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END FROM c
             UNION ALL SELECT 'index ' || pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.pg_get_indexdef(c.oid)
                 FROM pg_catalog.pg_class c JOIN n ON n.oid = c.relnamespace WHERE c.relkind IN ('i', 'I')
                 AND NOT EXISTS (SELECT FROM ext WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = c.oid)
@@ -266,29 +266,26 @@ async fn objects(client: &Client) -> Result<BTreeMap<String, String>> {
                 FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid)
                 FROM pg_catalog.pg_type t JOIN n ON n.oid = t.typnamespace WHERE t.typtype IN ('e', 'd', 'r')
                 AND NOT EXISTS (SELECT FROM ext WHERE classid = 'pg_catalog.pg_type'::regclass AND objid = t.oid)),
-        owned(object, owner, kind, acl, columns) AS (
-            SELECT 'schema ' || nspname, nspowner, 'n', nspacl, NULL FROM n
-            UNION ALL SELECT CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'S' THEN 'sequence '
-                    WHEN 'f' THEN 'foreign table ' ELSE 'table ' END || pg_catalog.format('%I.%I', n.nspname, c.relname),
-                c.relowner, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END, c.relacl,
+        owned(object, owner, acl, columns, by_default) AS (
+            SELECT 'schema ' || nspname, nspowner, coalesce(nspacl, pg_catalog.acldefault('n', nspowner)), NULL, false FROM n
+            UNION ALL SELECT c.object, c.relowner,
+                coalesce(c.relacl, pg_catalog.acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", c.relowner)),
                 (SELECT pg_catalog.string_agg(a.attname || a.attacl::text, ',' ORDER BY a.attname) FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped)
-                FROM pg_catalog.pg_class c JOIN n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-            UNION ALL SELECT 'function ' || p.oid::regprocedure, p.proowner, 'f', p.proacl, NULL
+                    WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped), false FROM c
+            UNION ALL SELECT 'function ' || p.oid::regprocedure, p.proowner, coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner)), NULL, false
                 FROM pg_catalog.pg_proc p JOIN n ON n.oid = p.pronamespace
-            UNION ALL SELECT 'type ' || t.oid::regtype, t.typowner, 'T', t.typacl, NULL
-                FROM pg_catalog.pg_type t JOIN n ON n.oid = t.typnamespace)
+            UNION ALL SELECT 'type ' || t.oid::regtype, t.typowner, coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner)), NULL, false
+                FROM pg_catalog.pg_type t JOIN n ON n.oid = t.typnamespace
+            UNION ALL SELECT pg_catalog.format('default privileges of %s for %s in %s', pg_catalog.pg_get_userbyid(d.defaclrole),
+                    CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' ELSE 'schemas' END,
+                    coalesce(n.nspname, 'every schema')), d.defaclrole, d.defaclacl, NULL, true
+                FROM pg_catalog.pg_default_acl d LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace)
         SELECT object, pg_catalog.md5(coalesce(definition, '')) FROM o
-        UNION ALL SELECT '{OWNED}' || object, pg_catalog.md5(pg_catalog.concat(pg_catalog.pg_get_userbyid(owner), columns,
-                (SELECT pg_catalog.string_agg(pg_catalog.concat(' ', g.grantee::regrole, g.privilege_type, g.is_grantable), '' ORDER BY g.grantee::regrole::text, g.privilege_type)
-                FROM pg_catalog.aclexplode(coalesce(acl, pg_catalog.acldefault(kind::\"char\", owner))) g)))
-            FROM owned WHERE object IN (SELECT object FROM o)
-        UNION ALL SELECT pg_catalog.format('default privileges of %s for %s in %s', pg_catalog.pg_get_userbyid(d.defaclrole),
-                CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' ELSE 'schemas' END,
-                coalesce(n.nspname, 'every schema')),
-                (SELECT pg_catalog.string_agg(pg_catalog.concat(' ', g.grantee::regrole, g.privilege_type, g.is_grantable), '' ORDER BY g.grantee::regrole::text, g.privilege_type)
-                FROM pg_catalog.aclexplode(d.defaclacl) g)
-            FROM pg_catalog.pg_default_acl d LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace"
+        UNION ALL SELECT CASE WHEN by_default THEN '' ELSE '{OWNED}' END || object,
+            pg_catalog.md5(pg_catalog.concat(pg_catalog.pg_get_userbyid(owner), columns,
+                (SELECT pg_catalog.string_agg(pg_catalog.concat(' ', g.grantee::regrole, g.privilege_type, g.is_grantable), ''
+                    ORDER BY g.grantee::regrole::text, g.privilege_type) FROM pg_catalog.aclexplode(acl) g)))
+            FROM owned WHERE by_default OR object IN (SELECT object FROM o)"
     );
     let rows =
         client.query(&sql, &[]).await.map_err(|error| server_error(error, "listing the objects of a database"))?;

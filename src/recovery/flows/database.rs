@@ -83,7 +83,7 @@ fn ask_restore(needs: &Needs) -> Question {
             text::clean(&needs.server)
         ),
         format!(
-            "Definitions of the dump are run there, by {} and those of indexes by us: the dump's own SQL.",
+            "Definitions of the dump are run there, by {}, and those of indexes by Lifeboat: the dump's own SQL.",
             text::clean(&needs.program)
         ),
     ];
